@@ -1,0 +1,58 @@
+"""The Celery app that benchmarks run twice: as it is, and attached (``BENCH_DISPATCHED=1``). Both with the same settings.
+
+``BENCH_REDIS_URL`` is the broker. Tasks: ``bench.job`` does nothing, ``bench.started`` notes when it began, ``bench.sleep`` takes
+``cost / weight`` seconds, the weight being the worker's (``BENCH_WEIGHT``).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import cache
+
+import redis
+from celery import Celery
+
+from dispatcher.store.connection import celery_url, client_url
+from dispatcher.worker import attach
+
+URL = os.environ.get("BENCH_REDIS_URL", "redis://127.0.0.1:6379/0")
+
+app = Celery("bench", broker=celery_url(URL))
+app.conf.update(
+    task_default_queue="dispatch",
+    task_ignore_result=True,
+    task_acks_late=os.environ.get("BENCH_ACKS_LATE", "1") == "1",
+    task_reject_on_worker_lost=True,
+    worker_prefetch_multiplier=int(os.environ.get("BENCH_PREFETCH", "1")),
+    worker_hijack_root_logger=False,
+    broker_connection_retry_on_startup=True,
+    broker_transport_options={"visibility_timeout": 3600},
+)
+if os.environ.get("BENCH_DISPATCHED") == "1":
+    attach(app)
+
+
+@cache
+def ledger() -> redis.Redis:
+    """A client of the process that runs the task."""
+    return redis.Redis.from_url(client_url(URL))
+
+
+@app.task(name="bench.job")
+def job(number: int, pad: str = "") -> None:
+    """Nothing."""
+
+
+@app.task(name="bench.started")
+def started(sent_at: float) -> None:
+    """Note how long it took to get here, in seconds."""
+    took = time.time() - sent_at
+    ledger().rpush("bench:latency", took)
+
+
+@app.task(name="bench.sleep")
+def sleep(cost: float) -> None:
+    """Work of ``cost`` seconds on a worker of weight 1."""
+    time.sleep(cost / float(os.environ.get("BENCH_WEIGHT", "1")))
+    ledger().incr(f"bench:done:{os.environ.get('BENCH_NAME', '')}")

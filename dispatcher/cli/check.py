@@ -1,0 +1,91 @@
+"""``dispatcher check``: every mistake in the settings, and whether the Redis is fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import click
+import redis
+
+from dispatcher.cli.output import json_option, say
+from dispatcher.cli.session import Session
+from dispatcher.embedded import STATE_VARIABLE
+from dispatcher.errors import Invalid
+from dispatcher.settings import ENV_PREFIX, Settings, env_name
+
+OTHER_VARIABLES = (
+    STATE_VARIABLE, "DISPATCHER_WORKER_WEIGHT", "DISPATCHER_WORKER_MODELS", "DISPATCHER_WORKER_LABELS", "DISPATCHER_TRACES",
+)  # fmt: skip
+"""Variables that begin like settings and are none."""
+
+
+@click.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--offline", is_flag=True, help="Leave Redis alone.")
+@json_option
+@click.pass_context
+def check(ctx: click.Context, file: Path | None, offline: bool, as_json: bool) -> None:
+    """Say everything that is wrong with the settings and with Redis.
+
+    FILE is a settings or fleet file. Exit code 2 for mistakes in settings, 1 for a Redis that will not do.
+    """
+    session: Session = ctx.obj
+    mistakes, settings = _settings_mistakes(session, file)
+    server: dict[str, Any] | None = None
+    problems: list[str] = []
+    warnings: list[str] = []
+    if settings is not None and not offline:
+        try:
+            server = _server(session, settings)
+            problems, warnings = server.pop("problems"), server.pop("warnings")
+        except (Invalid, redis.RedisError) as exc:
+            problems = [str(exc)]
+    if as_json:
+        say({"ok": not mistakes and not problems, "mistakes": mistakes, "problems": problems, "warnings": warnings, "redis": server},
+            "", as_json=True)  # fmt: skip
+    else:
+        for line in (*mistakes, *problems):
+            click.echo(line, err=True)
+        for line in warnings:
+            click.echo(f"warning: {line}", err=True)
+        if not mistakes and not problems:
+            click.echo("the settings are right" + (f"; Redis {server['version']} will do" if server else ""))
+    ctx.exit(2 if mistakes else 1 if problems else 0)
+
+
+def _settings_mistakes(session: Session, file: Path | None) -> tuple[list[str], Settings | None]:
+    from dispatcher.provision.fleet import load_fleet
+
+    mistakes: list[str] = []
+    settings = None
+    try:
+        settings = session.load(file)
+    except Invalid as exc:
+        mistakes += str(exc).splitlines()
+    if file is not None:
+        try:
+            load_fleet(file)
+        except Invalid as exc:
+            mistakes += [line for line in str(exc).splitlines() if line not in mistakes]
+    mistakes += _unknown_variables(session)
+    return mistakes, settings
+
+
+def _unknown_variables(session: Session) -> Iterator[str]:
+    known = {env_name(one.name) for one in fields(Settings)} | set(OTHER_VARIABLES)
+    for name in sorted(session.environ):
+        if name.startswith(ENV_PREFIX) and name not in known:
+            yield f"{name} is no setting: docs/settings.md has them all"
+
+
+def _server(session: Session, settings: Settings) -> dict[str, Any]:
+    from dispatcher.store.connection import redact
+    from dispatcher.store.server import read_server_facts
+    from dispatcher.wiring import connect_cell
+
+    settings = session.connected_settings(settings)
+    with connect_cell(settings, session.user_app()) as client:
+        return {"url": redact(settings.redis_url), **asdict(read_server_facts(client))}

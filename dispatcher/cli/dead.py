@@ -1,0 +1,78 @@
+"""``dispatcher dead``: see to dead letters."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from dispatcher.cli.output import count, json_option, plain_table, say, wide_console
+from dispatcher.cli.session import Session
+
+
+@click.group()
+def dead() -> None:
+    """List, send back or forget jobs that were given up."""
+
+
+@dead.command("list")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="The newest so many.")
+@json_option
+@click.pass_obj
+def list_(session: Session, limit: int, as_json: bool) -> None:
+    """List dead letters with their reasons, the newest first."""
+    with session.admin() as admin:
+        letters = admin.dead_list(limit)
+    if as_json:
+        say([asdict(letter) for letter in letters], "", as_json=True)
+        return
+    if not letters:
+        click.echo("no dead letters")
+        return
+    from rich.markup import escape
+
+    table = plain_table("job", "died", "queue", "task", "task id", "reason")
+    for letter in letters:
+        reason = f"{letter.reason}: {letter.detail}" if letter.detail else letter.reason
+        cells = (letter.job, f"{letter.died_s_ago:.0f} s ago", letter.ingress or "-", letter.task or "-", letter.task_id or "-", reason)
+        table.add_row(*(escape(cell) for cell in cells))
+    wide_console().print(table)
+
+
+@dead.command()
+@click.argument("jobs", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All of them.")
+@json_option
+@click.pass_obj
+def requeue(session: Session, jobs: tuple[str, ...], everything: bool, as_json: bool) -> None:
+    """Send dead letters back to the queues they came from. JOBS are numbers that `dead list` shows."""
+    named = _named(jobs, everything)
+    with session.admin() as admin:
+        requeued = admin.dead_requeue(named)
+    say({"requeued": requeued}, f"{count(requeued, 'job')} back in line", as_json=as_json)
+    _all_there(named, requeued)
+
+
+@dead.command()
+@click.argument("jobs", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All of them.")
+@json_option
+@click.pass_obj
+def purge(session: Session, jobs: tuple[str, ...], everything: bool, as_json: bool) -> None:
+    """Forget dead letters. JOBS are numbers that `dead list` shows."""
+    named = _named(jobs, everything)
+    with session.admin() as admin:
+        purged = admin.dead_purge(named)
+    say({"purged": purged}, f"{count(purged, 'dead letter')} forgotten", as_json=as_json)
+    _all_there(named, purged)
+
+
+def _named(jobs: tuple[str, ...], everything: bool) -> list[str] | None:
+    if bool(jobs) == everything:
+        raise click.UsageError("name the jobs, as `dispatcher dead list` shows them, or say --all", click.get_current_context())
+    return None if everything else list(dict.fromkeys(jobs))
+
+
+def _all_there(named: list[str] | None, found: int) -> None:
+    if named is not None and found < len(named):
+        raise click.ClickException(f"{len(named) - found} of the {len(named)} named are no dead letters: see `dispatcher dead list`")

@@ -1,0 +1,68 @@
+"""``dispatcher health``: one question with a yes or no, for the health checks of containers."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import click
+
+from dispatcher.cli.output import json_option, say
+from dispatcher.cli.session import Session
+from dispatcher.errors import Invalid, Unavailable
+
+BEAT_AGE_MAX_S: Final = 5.0
+FLOWER_TIMEOUT_S: Final = 3.0
+
+
+@click.command()
+@click.option("--worker", metavar="NAME", help="Also ask whether this worker, by its node name, is ready and beats.")
+@click.option("--flower", metavar="URL", help="Ask this Flower instead, whether it sees a dispatcher.")
+@json_option
+@click.pass_obj
+def health(session: Session, worker: str | None, flower: str | None, as_json: bool) -> None:
+    """Ask whether Redis answers and a dispatcher leads.
+
+    Exit code 0 if so; 1, and the reason on stderr, if not.
+    """
+    if flower is not None:
+        facts = {"flower": _nodes_online(flower)}
+        if not any(name.startswith("dispatcher@") for name in facts["flower"]):
+            raise Unavailable(f"Flower at {flower} sees no dispatcher online, only {', '.join(facts['flower']) or 'nobody'}")
+        say(facts, "healthy", as_json=as_json)
+        return
+    with session.admin() as admin:
+        status = admin.status()
+    if status["leader"] is None:
+        raise Unavailable("no dispatcher leads: start one with `dispatcher run`")
+    if worker is not None:
+        _check_worker(status, worker)
+    say({"leader": status["leader"], "worker": worker}, "healthy", as_json=as_json)
+
+
+def _check_worker(status: dict[str, Any], name: str) -> None:
+    lives = [one for one in status["workers"] if one["name"] == name and one["state"] != "dead"]
+    if not lives:
+        raise Unavailable(f"no worker {name!r} lives")
+    life = min(lives, key=lambda one: one["beat_age_s"])
+    if life["state"] == "starting":
+        raise Unavailable(f"worker {name!r} is starting")
+    if life["beat_age_s"] > BEAT_AGE_MAX_S:
+        raise Unavailable(f"worker {name!r} has been silent for {life['beat_age_s']:.0f} s")
+
+
+def _nodes_online(url: str) -> list[str]:
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname:
+        raise Invalid(f"--flower is {url!r}: write http://host:port")
+    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=FLOWER_TIMEOUT_S)
+    try:
+        connection.request("GET", f"{parts.path.rstrip('/')}/workers?json=1")
+        nodes = json.loads(connection.getresponse().read())["data"]
+    except (OSError, http.client.HTTPException, ValueError, LookupError) as exc:
+        raise Unavailable(f"Flower at {url} does not answer ({exc!r})") from exc
+    finally:
+        connection.close()
+    return sorted(node["hostname"] for node in nodes if node["status"])

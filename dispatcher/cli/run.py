@@ -1,0 +1,61 @@
+"""``dispatcher run``: the dispatcher alone."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import click
+import redis
+
+from dispatcher.cli.session import Session
+from dispatcher.errors import Invalid
+from dispatcher.settings import Settings
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+log = logging.getLogger("dispatcher")
+
+
+@click.command()
+@click.option("--log-level", type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]), default="INFO", show_default=True)
+@click.pass_obj
+def run(session: Session, log_level: str) -> None:
+    """Run the dispatcher until Ctrl-C or SIGTERM. A second one stands by and takes over within seconds.
+
+    With -A it takes broker, transport options, result backend and accept_content from that Celery app.
+    """
+    from dispatcher.cli.signals import stop_signals
+    from dispatcher.wiring import build_dispatcher
+
+    log_to_stderr(log_level)
+    settings = session.connected_settings()
+    app = session.celery_app(settings)
+    refuse_unfit_redis(settings, app)
+    with stop_signals() as stop:
+        build_dispatcher(settings, app).run(stop)
+
+
+def log_to_stderr(level: str) -> None:
+    """Log lines as a service's: one a line, dated."""
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
+
+
+def refuse_unfit_redis(settings: Settings, app: Celery) -> None:
+    """Raise :class:`Invalid` where Redis would throw jobs away or is too old. One that does not answer yet may be starting."""
+    from dispatcher.store.server import read_server_facts
+    from dispatcher.wiring import connect_cell
+
+    try:
+        with connect_cell(settings, app) as client:
+            facts = read_server_facts(client)
+    except redis.AuthenticationError as exc:
+        raise Invalid(f"Redis refuses the login ({exc}): correct the user and password in DISPATCHER_REDIS_URL") from exc
+    except redis.RedisError as exc:
+        log.warning("Redis does not answer yet: %s", exc)
+        return
+    if facts.problems:
+        raise Invalid("; ".join(facts.problems))
+    for warning in facts.warnings:
+        log.warning("%s", warning)

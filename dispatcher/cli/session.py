@@ -1,0 +1,116 @@
+"""What a command needs of its surroundings: settings, the Celery app, the Redis of the cell."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import redis
+
+from dispatcher.embedded import find_redis_url
+from dispatcher.errors import Invalid, Unavailable
+from dispatcher.settings import Settings, load_settings
+from dispatcher.store.connection import celery_url, redact
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from dispatcher.provision.fleet import Fleet
+    from dispatcher.store.admin_store import AdminStore
+
+NO_CLUSTER = "no cluster runs here: start one with `dispatcher up`, or set DISPATCHER_REDIS_URL"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The options of the group, and what follows from them. Reading anything may raise :class:`Invalid`."""
+
+    environ: Mapping[str, str]
+    app_name: str | None = None
+    config: Path | None = None
+    redis_url: str | None = None
+
+    def load(self, toml_path: Path | None = None, **overrides: Any) -> Settings:
+        """Settings from options, environment and TOML; ``redis_url`` is empty where none of them names one."""
+        return load_settings(self.environ, toml_path=toml_path or self.config, overrides={"redis_url": self.redis_url, **overrides})
+
+    def load_with_fleet(self, fleet_file: Path | None, **overrides: Any) -> tuple[Settings, Fleet]:
+        """Settings and fleet of a fleet file; without one, the default fleet. :class:`Invalid` has the mistakes of both."""
+        from dispatcher.provision.fleet import default_fleet, load_fleet
+
+        mistakes: list[str] = []
+        settings = fleet = None
+        try:
+            settings = self.load(fleet_file, **overrides)
+        except Invalid as exc:
+            mistakes += str(exc).splitlines()
+        try:
+            fleet = default_fleet() if fleet_file is None else load_fleet(fleet_file)
+        except Invalid as exc:
+            mistakes += [line for line in str(exc).splitlines() if line not in mistakes]
+        if settings is None or fleet is None:
+            raise Invalid("\n".join(mistakes))
+        return settings, fleet
+
+    def user_app(self) -> Celery | None:
+        """The app of ``-A``; ``None`` without it."""
+        if self.app_name is None:
+            return None
+        from celery.app.utils import find_app
+
+        try:
+            return find_app(self.app_name)
+        except (ImportError, AttributeError, ValueError) as exc:
+            raise Invalid(f"cannot load the Celery app {self.app_name!r} ({exc}): name it as `celery -A` takes it") from exc
+
+    def connected_settings(self, settings: Settings | None = None) -> Settings:
+        """Settings whose ``redis_url`` names the cell's Redis: their own, the app's broker, or this user's local cluster."""
+        settings = settings or self.load()
+        if settings.redis_url:
+            return settings
+        app = self.user_app()
+        if app is not None:
+            url = app.conf.broker_read_url or app.conf.broker_url
+            if not url:
+                raise Invalid(f"the Celery app {self.app_name!r} names no broker: set broker_url there, or DISPATCHER_REDIS_URL")
+        else:
+            url = find_redis_url(self.environ)
+            if url is None:
+                raise Invalid(NO_CLUSTER)
+        return replace(settings, redis_url=url)
+
+    def celery_app(self, settings: Settings) -> Celery:
+        """The app of ``-A``, or a plain one over the cell's Redis; it sends and reads results. ``settings`` are connected ones."""
+        app = self.user_app()
+        if app is None:
+            from celery import Celery
+
+            app = Celery("dispatcher", broker=celery_url(settings.redis_url), set_as_current=False)
+            app.conf.update(task_serializer="json", result_serializer="json", accept_content=["json"])
+            app.conf.result_backend = celery_url(settings.redis_url)
+            app.conf.task_default_queue = settings.ingress_queues[0]  # where errbacks of dead jobs go
+        elif settings.redis_url not in (app.conf.broker_read_url, app.conf.broker_url):
+            app.conf.update(broker_url=celery_url(settings.redis_url), broker_read_url=None, broker_write_url=None)
+        if settings.result_backend:
+            app.conf.result_backend = celery_url(settings.result_backend)
+        return app
+
+    @contextlib.contextmanager
+    def admin(self) -> Iterator[AdminStore]:
+        """The operator's store of the cell."""
+        from dispatcher.store.admin_store import AdminStore
+        from dispatcher.wiring import connect_cell, keys_of
+
+        settings = self.connected_settings()
+        app = self.user_app()
+        with connect_cell(settings, app) as client:
+            try:
+                client.ping()
+            except redis.RedisError as exc:
+                raise Unavailable(
+                    f"Redis at {redact(settings.redis_url)} does not answer ({exc}): start it, or set DISPATCHER_REDIS_URL"
+                ) from exc
+            yield AdminStore(client, keys_of(settings, app), settings.ingress_queues)

@@ -1,0 +1,143 @@
+"""``dispatcher simulate``: what a strategy would have done to a trace, on a fleet that need not exist."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+import click
+
+from dispatcher.cli.output import json_option, plain_table, wide_console
+from dispatcher.cli.session import Session
+from dispatcher.errors import Invalid
+
+if TYPE_CHECKING:
+    from dispatcher.simulation.plot import Run
+    from dispatcher.simulation.traces import SimJob
+    from dispatcher.simulation.world import Failure
+
+
+@click.command()
+@click.option("--trace", type=click.Path(path_type=Path), metavar="FILE", help="Azure LLM trace (CSV) or Mooncake (JSONL), .gz or not.")
+@click.option("--rate", type=float, metavar="JOBS/S", help="Instead of a trace: Poisson arrivals.")
+@click.option("--cost", metavar="DIST", help="Their work: const:S, exp:MEAN or lognormal:MEAN,CV.  [default: exp:1]")
+@click.option("--jobs", type=click.IntRange(1), metavar="N", help="How many to make up (default 10000), or to read of the trace.")
+@click.option("--fleet", "fleet_file", type=click.Path(path_type=Path), metavar="FILE", help="A fleet file; its settings count too.")
+@click.option("--strategy", "strategies", multiple=True, metavar="NAME", help="May be repeated; `all` for all.  [default: the setting]")
+@click.option("--seed", type=int, default=1, show_default=True, help="Draws arrivals, estimates and ties.")
+@click.option("--noise", type=click.FloatRange(1), default=1.0, help="Estimates of cost are off by up to this factor either way.")
+@click.option("--jitter-s", type=click.FloatRange(0), default=0.0, help="Spread arrivals of a trace with rounded timestamps.")
+@click.option("--fail", "failures", multiple=True, metavar="WORKER@S[+BACK_S]", help="It dies then, and is back so much later.")
+@click.option("--handover-ms", type=click.FloatRange(0), default=0.0, help="From assigning a job to its start on an idle worker.")
+@click.option("--tick-ms", type=click.FloatRange(0), default=0.0, help="Rest between plans; makes large fleets quick to simulate.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT.html", help="Write a page with curves.")
+@json_option
+@click.pass_obj
+def simulate(
+    session: Session,
+    trace: Path | None,
+    rate: float | None,
+    cost: str | None,
+    jobs: int | None,
+    fleet_file: Path | None,
+    strategies: tuple[str, ...],
+    seed: int,
+    noise: float,
+    jitter_s: float,
+    failures: tuple[str, ...],
+    handover_ms: float,
+    tick_ms: float,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Run the dispatcher's own policy over a trace in virtual time.
+
+    A request of a trace is taken to be input / 8000 + 0.02 × output seconds of work on a worker of weight 1. Needs no Redis.
+    """
+    from dispatcher.core.balancing import STRATEGIES, strategy
+    from dispatcher.simulation.plot import Run, page
+    from dispatcher.simulation.report import report
+    from dispatcher.simulation.world import SimWorker, World
+
+    settings, fleet = session.load_with_fleet(fleet_file)
+    names = tuple(STRATEGIES) if "all" in strategies else strategies or (settings.strategy,)
+    chosen = [strategy(name) for name in dict.fromkeys(names)]
+    workers = [SimWorker(name, kind.concurrency, kind.weight) for name, kind in fleet.workers()]
+    if not workers:
+        raise Invalid("the fleet has no workers: nothing would ever run")
+    planned = [_failure(text, {one.name for one in workers}) for text in failures]
+    work = _jobs(trace, rate, cost, jobs, jitter_s, seed)
+    runs: list[Run] = []
+    for one in chosen:
+        world = World(
+            work, workers, strategy=one, settings=settings, rng=Random(seed), noise=noise, failures=planned,
+            handover_ms=handover_ms, tick_ms=tick_ms,
+        )  # fmt: skip
+        outcome = world.run()
+        runs.append(Run(report(one.name, work, workers, outcome), outcome))
+    title = trace.name if trace else f"{rate:g} jobs/s, {cost or 'exp:1'}"
+    if plot is not None:
+        try:
+            plot.write_text(page(title, runs), "utf-8")
+        except OSError as exc:
+            raise Invalid(f"cannot write {plot}: {exc.strerror}; name a file in a folder that is there") from exc
+    if as_json:
+        facts = {"seed": seed, "noise": noise, "runs": [run.report.facts() for run in runs]}
+        click.echo(json.dumps(_without_nan(facts), allow_nan=False))
+    else:
+        _print(runs)
+
+
+def _jobs(trace: Path | None, rate: float | None, cost: str | None, jobs: int | None, jitter_s: float, seed: int) -> list[SimJob]:
+    from dispatcher.simulation.traces import cost_distribution, jittered, poisson, read_trace
+
+    if (trace is None) == (rate is None):
+        raise click.UsageError("name either a --trace or a --rate")
+    if trace is not None:
+        if cost is not None:
+            raise click.UsageError("--cost goes with --rate: a trace has costs of its own")
+        work = read_trace(trace, limit=jobs)
+        return jittered(work, jitter_s * 1000, Random(seed)) if jitter_s else work
+    assert rate is not None
+    if not 0 < rate < math.inf:
+        raise click.UsageError(f"--rate is {rate}: expected jobs a second, more than 0")
+    return poisson(rate_per_s=rate, jobs=jobs or 10_000, cost=cost_distribution(cost or "exp:1"), rng=Random(seed))
+
+
+def _failure(text: str, known: set[str]) -> Failure:
+    from dispatcher.simulation.world import Failure
+
+    name, _, times = text.partition("@")
+    at, plus, back = times.partition("+")
+    try:
+        failure = Failure(name, float(at) * 1000, float(back) * 1000 if plus else None)
+        if not (0 <= failure.at_ms < math.inf and 0 <= (failure.back_ms or 0.0) < math.inf):
+            raise ValueError
+    except ValueError:
+        raise click.UsageError(f"--fail is {text!r}: write worker@seconds, or worker@seconds+seconds") from None
+    if name not in known:
+        raise click.UsageError(f"--fail names {name!r}: the fleet has {', '.join(sorted(known))}")
+    return failure
+
+
+def _print(runs: list[Run]) -> None:
+    from dispatcher.simulation.plot import COLUMNS, cells
+
+    first = runs[0].report
+    table = plain_table(*COLUMNS)
+    for run in runs:
+        table.add_row(*cells(run.report))
+    wide_console().print(table)
+    click.echo(f"{first.jobs} jobs, {len(first.workers)} workers; lower bound of the mean: {first.mean_bound_s:.2f} s")
+
+
+def _without_nan(value: object) -> object:
+    """JSON has no NaN: the mean of no job is null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,59 @@
+"""``dispatcher status``: the cell now."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from dispatcher.cli.output import count, json_option, plain_table, say, wide_console
+from dispatcher.cli.session import Session
+
+
+@click.command()
+@json_option
+@click.pass_obj
+def status(session: Session, as_json: bool) -> None:
+    """Show the leader, what waits, and the workers."""
+    with session.admin() as admin:
+        facts, paused = admin.status(), admin.paused()
+    if as_json:
+        say(facts, "", as_json=True)
+        return
+    _print(facts, paused)
+
+
+def _print(facts: dict[str, Any], paused: set[str]) -> None:
+    from rich.markup import escape
+
+    console = wide_console()
+    leader = facts["leader"]
+    who = f"dispatcher pid {leader.get('pid', '?')} on {leader.get('host', '?')}" if leader is not None else "no dispatcher leads"
+    waiting = sum(lane["depth"] for lane in facts["lanes"])
+    console.print(
+        f"{who}; {count(facts['ingress'], 'job')} in the ingress, {waiting} in lanes, {facts['scheduled']} scheduled, "
+        f"{count(facts['dead'], 'dead letter')}"
+    )
+    if paused:
+        queues = "every queue" if "*" in paused else ", ".join(sorted(paused))
+        console.print(f"paused: {queues} (`dispatcher resume` goes on)")
+    if facts["lanes"]:
+        table = plain_table("lane", "depth", "oldest")
+        for lane in facts["lanes"]:
+            table.add_row(escape(lane["lane"]), str(lane["depth"]), f"{lane['oldest_s']:.1f} s")
+        console.print(table)
+    if not facts["workers"]:
+        console.print("no workers")
+        return
+    table = plain_table(
+        "worker", "state", "weight", "slots", "leased", "running", "done", "failed", "last beat", "pid", "models", "labels"
+    )
+    for worker in facts["workers"]:
+        age = worker["beat_age_s"]
+        table.add_row(
+            escape(worker["name"]), worker["state"], f"{worker['weight']:g}", str(worker["concurrency"]), str(worker["leased"]),
+            str(worker["running"]), str(worker["done"]), str(worker["failed"]), "-" if age is None else f"{age:.1f} s",
+            str(worker["pid"]), escape(",".join(worker["models"])),
+            escape(",".join(f"{key}={value}" for key, value in worker["labels"].items())),
+        )  # fmt: skip
+    console.print(table)

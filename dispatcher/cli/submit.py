@@ -1,0 +1,108 @@
+"""``dispatcher submit``: run a batch file."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dispatcher.cli.output import count, json_option, say
+from dispatcher.cli.session import Session
+
+if TYPE_CHECKING:
+    from dispatcher.batches import Progress, Summary
+
+INTERRUPTED = 130
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Where results go, one line each.")
+@click.option("--errors", type=click.Path(path_type=Path), metavar="FILE", help="Where failed lines go.  [default: OUT.errors.jsonl]")
+@click.option("--model", metavar="NAME", help="The model of every line, instead of the one it names.")
+@click.option("--queue", metavar="NAME", help="The queue to send to.  [default: the first of ingress_queues]")
+@click.option("--resume", is_flag=True, help="Finish what an earlier submit with the same --out left undone.")
+@json_option
+@click.pass_context
+def submit(
+    ctx: click.Context, file: Path, out: Path, errors: Path | None, model: str | None, queue: str | None, resume: bool, as_json: bool
+) -> None:
+    """Run a batch file, and write each line's result once.
+
+    FILE holds requests in the OpenAI batch format, one JSON object a line.
+
+    Ctrl-C leaves a job that --resume finishes. Exit code 0: every line succeeded, 1: some failed, 130: interrupted.
+    """
+    from dispatcher.batches import submit_file
+
+    session: Session = ctx.obj
+    settings = session.connected_settings()
+    last: list[Progress] = []
+    try:
+        with _shown_progress() as show:
+            def note(progress: Progress) -> None:
+                last[:] = [progress]
+                show(progress)
+
+            summary = submit_file(
+                session.celery_app(settings), file, out, model=model, errors=errors, resume=resume, progress=note,
+                settings=settings, queue=queue or settings.ingress_queues[0],
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        done = f"{last[0].done} of {last[0].lines} lines are done" if last else "nothing is done yet"
+        click.echo(f"interrupted, {done}; the same command with --resume finishes it", err=True)
+        ctx.exit(INTERRUPTED)
+    _say_summary(summary, as_json=as_json)
+    ctx.exit(0 if summary.ok else 1)
+
+
+def _say_summary(summary: Summary, *, as_json: bool) -> None:
+    progress = summary.progress
+    facts: dict[str, Any] = {
+        "lines": progress.lines,
+        "succeeded": progress.succeeded,
+        "failed": progress.failed,
+        "resumed": progress.resumed,
+        "chunks": progress.chunks,
+        "elapsed_s": round(summary.elapsed_s, 3),
+        "out": str(summary.out),
+        "errors": str(summary.errors) if summary.errors is not None else None,
+        "usage": progress.usage,
+    }
+    sentence = f"{count(progress.succeeded, 'line')} in {summary.out}, in {summary.elapsed_s:.1f} s"
+    if summary.errors is not None:
+        sentence += f"; {progress.failed} failed: {summary.errors} says why"
+    say(facts, sentence, as_json=as_json)
+
+
+@contextlib.contextmanager
+def _shown_progress() -> Iterator[Callable[[Progress], None]]:
+    """A bar with rate and time left on stderr; nothing where that is no terminal."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.0f} lines/s" if task.speed else "", style="progress.data.speed")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("lines", total=None)
+        yield lambda progress: bar.update(task, total=progress.lines, completed=progress.done)

@@ -1,0 +1,73 @@
+"""``dispatcher up``: a whole cluster on this machine, in the foreground."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dispatcher.cli.output import count, json_option, say
+from dispatcher.cli.session import Session
+
+if TYPE_CHECKING:
+    from dispatcher.local_cluster import LocalCluster
+
+
+@click.command()
+@click.option("--fleet", "fleet_file", type=click.Path(path_type=Path), metavar="FILE",
+              help="Workers and settings in TOML: [[worker]], [autoscaler], [dispatcher].")
+@click.option("--redis-url", metavar="URL", help="Use this Redis instead of starting one.")
+@click.option("--flower/--no-flower", default=None, help="Start Flower too.  [default: if it is installed]")
+@click.option("--port-flower", type=click.IntRange(1, 65535), metavar="N", help="Port of Flower.  [default: 5555, or any that is free]")
+@json_option
+@click.pass_obj
+def up(
+    session: Session, fleet_file: Path | None, redis_url: str | None, flower: bool | None, port_flower: int | None, as_json: bool
+) -> None:
+    """Run a whole cluster on this machine until Ctrl-C.
+
+    Redis where none is given, the dispatcher, workers, and Flower. Says when all are ready, and starts again what ends.
+    Waiting jobs survive: the next `dispatcher up` goes on with them.
+    """
+    from dispatcher.cli.signals import stop_signals
+    from dispatcher.embedded import state_folder
+    from dispatcher.local_cluster import APP, LocalCluster
+
+    settings, fleet = session.load_with_fleet(fleet_file, **({"redis_url": redis_url} if redis_url else {}))
+    app = session.user_app()
+    if app is not None and not settings.redis_url:
+        settings = session.connected_settings(settings)
+    installed = find_spec("flower") is not None
+    if flower and not installed:
+        raise click.UsageError("Flower is not installed: `pip install inference-dispatcher[flower]`, or use --no-flower")
+    cluster = LocalCluster(
+        fleet,
+        settings=settings,
+        flower=installed if flower is None else flower,
+        flower_port=port_flower,
+        folder=state_folder(session.environ),
+        app=session.app_name or APP,
+        environ=session.environ,
+        on_event=lambda sentence: click.echo(sentence, err=True),
+    )
+    click.echo("starting; Ctrl-C stops all of it", err=True)
+    with cluster, stop_signals() as stop:
+        _say_ready(cluster, as_json=as_json)
+        stop.wait()
+        click.echo("stopping: workers finish what they run", err=True)
+
+
+def _say_ready(cluster: LocalCluster, *, as_json: bool) -> None:
+    workers = [asdict(worker) for worker in cluster.workers]
+    lines = [f"ready: Redis at {cluster.redis_url}"]
+    if cluster.flower_url:
+        lines.append(f"Flower: {cluster.flower_url}")
+    lines += [
+        f"worker {one.name}: pid {one.pid}, weight {one.weight:g}, {count(one.concurrency, 'slot')}, {', '.join(one.models)}"
+        for one in cluster.workers
+    ]
+    facts = {"ready": True, "redis_url": cluster.redis_url, "flower_url": cluster.flower_url, "workers": workers}
+    say(facts, "\n".join(lines), as_json=as_json)

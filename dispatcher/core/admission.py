@@ -1,0 +1,244 @@
+"""Reads a message of an ingress: which lane it waits in, or why it is refused. Only envelope and headers are looked at, and that
+the body is what Celery will be able to unpack: a worker that meets a body it cannot unpack exits.
+"""
+
+from __future__ import annotations
+
+import binascii
+import bz2
+import json
+import lzma
+import zlib
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from dispatcher.core.job import parse_header
+from dispatcher.core.lane import Lane, lane_name, size_class
+from dispatcher.errors import Invalid
+
+JSON_CONTENT: Final = "application/json"
+LARGEST_COST_MS: Final = 999_999_999
+UNPACKED_BYTES_MAX: Final = 256 * 1024 * 1024
+FOREIGN_COMPRESSION: Final = ("application/x-brotli", "application/zstd")
+_DECOMPRESSORS: Final[dict[str, Callable[[], Any]]] = {
+    "application/x-gzip": zlib.decompressobj,  # what kombu calls gzip is zlib
+    "application/x-bz2": bz2.BZ2Decompressor,
+    "application/x-lzma": lzma.LZMADecompressor,
+}
+UNREAD: Final = b"!"
+"""What read_ingress sends for a message that it does not: ``!<size>`` for one that is too large, ``!!<size>`` for one that begins
+with this mark itself."""
+
+
+class _Headers(msgspec.Struct):
+    id: str
+    task: str
+    eta: str | None = None
+    expires: str | None = None
+    timelimit: tuple[float | None, float | None] | None = None
+    retries: int | None = 0
+    compression: str | None = None
+    dispatch: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Properties(msgspec.Struct):
+    delivery_tag: str
+    body_encoding: str | None = None
+    delivery_info: dict[str, Any] | None = None
+
+
+class _Envelope(msgspec.Struct):
+    headers: _Headers
+    properties: _Properties
+    body: str
+    content_type: str | None = msgspec.field(name="content-type", default=None)
+    content_encoding: str | None = msgspec.field(name="content-encoding", default=None)
+
+
+_decode = msgspec.json.Decoder(_Envelope).decode
+_decode_body = msgspec.json.Decoder(tuple[list[msgspec.Raw], dict[str, msgspec.Raw], dict[str, msgspec.Raw] | None]).decode
+
+
+class Admitted(NamedTuple):
+    """The job waits in ``lane``; not before ``due_ms`` (Redis time) where that is given."""
+
+    lane: str
+    cost_ms: int
+    due_ms: int | None = None
+
+
+class Refused(NamedTuple):
+    """The message is a dead letter. ``reason`` is one of a few words, ``detail`` a sentence; ``task_id`` is None where it has none."""
+
+    reason: str
+    detail: str
+    task_id: str | None = None
+    task: str | None = None
+
+
+@dataclass(slots=True)
+class Admission:
+    """The rules of one cell. ``known_models`` is None while no model is known at all: then every model may wait."""
+
+    routes: dict[str, str]
+    default_cost_s: float
+    accept_content: frozenset[str] = frozenset({JSON_CONTENT})
+    known_models: Collection[str] | None = None
+    unknown_fields: dict[str, int] = field(default_factory=dict)
+
+    def read(self, raw: bytes, *, ingress: str, step: int, now_ms: int) -> Admitted | Refused:
+        """Decide about one message. Never raises: whatever is wrong with it is a :class:`Refused`."""
+        try:
+            return self._read(raw, ingress, step, now_ms)
+        except _Refusal as exc:
+            reason, detail = exc.args
+        except msgspec.ValidationError as exc:
+            reason, detail = _reason_of(str(exc)), str(exc)
+        except (ValueError, RecursionError) as exc:  # msgspec's DecodeError and UnicodeError are ValueErrors
+            reason, detail = "not_json", f"the message is not JSON: {exc}"
+        return Refused(reason, detail, *_identity(raw))
+
+    def _read(self, raw: bytes, ingress: str, step: int, now_ms: int) -> Admitted:
+        if raw[:1] == UNREAD:
+            if raw[1:2] == UNREAD:
+                raise _Refusal("not_json", "the message is not JSON: it begins with '!'")
+            raise _Refusal("too_large", f"the message has {raw[1:].decode()} bytes; see message_bytes_max")
+        if not raw.isascii():
+            raw.decode()  # what nobody asks for is skipped unread below, but the worker reads it all
+        try:
+            envelope = _decode(raw)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:
+            envelope = _decode(_strict_json(raw.decode()))
+        headers = envelope.headers
+        if not headers.id or not headers.task:
+            raise _Refusal("no_id" if not headers.id else "no_task", "headers.id and headers.task must not be empty")
+        if not envelope.properties.delivery_tag:
+            raise _Refusal("no_delivery_tag", "properties.delivery_tag must not be empty")
+        content = envelope.content_type
+        if content not in self.accept_content:
+            raise _Refusal("content_refused", f"content type {content!r} is not in accept_content")
+        _check_body(envelope, is_json=content == JSON_CONTENT)
+        model, cost_s = None, None
+        said = bytes(headers.dispatch)
+        if said != b"null":
+            try:
+                header, unknown = parse_header(said)
+            except Invalid as exc:
+                raise _Refusal("bad_header", str(exc)) from None
+            model, cost_s = header.model, header.cost
+            for name in unknown:
+                self.unknown_fields[name] = self.unknown_fields.get(name, 0) + 1
+        if model is None:
+            model = self.routes.get(headers.task, "default")
+        if model != "default" and self.known_models is not None and model not in self.known_models:
+            raise _Refusal("unknown_model", f"no worker has served model {model!r} and the setting `models` does not name it")
+        if headers.expires is not None:
+            _instant_ms(headers.expires, "expires")
+        due_ms = None if headers.eta is None else _instant_ms(headers.eta, "eta")
+        cost_ms = min(LARGEST_COST_MS, round((self.default_cost_s if cost_s is None else cost_s) * 1000))
+        lane = _lane(ingress, headers.task, model, step, size_class(cost_ms))
+        return Admitted(lane, cost_ms, due_ms if due_ms is not None and due_ms > now_ms else None)
+
+
+@lru_cache(maxsize=65536)
+def _lane(ingress: str, task: str, model: str, step: int, size: int) -> str:
+    return lane_name(Lane(ingress, task, model, step, size))
+
+
+class _Refusal(Exception):
+    """(reason, detail); never leaves this module."""
+
+
+def _check_body(envelope: _Envelope, *, is_json: bool) -> None:
+    """kombu unpacks the body in the worker's loop, where an exception ends the worker; only JSON can be looked into safely."""
+    body: str | bytes = envelope.body
+    encoding = envelope.properties.body_encoding
+    if encoding not in (None, "", "base64", "utf-8"):
+        raise _Refusal("bad_body", f"properties.body_encoding is {encoding!r}: expected base64")
+    try:
+        if encoding == "base64":
+            body = binascii.a2b_base64(body)
+        if envelope.headers.compression:
+            unpacked = _decompressed(body, envelope.headers.compression)
+            if unpacked is None:
+                return
+            body = unpacked
+        if not body:
+            raise _Refusal("bad_body", "the body is empty")
+        if is_json:
+            if isinstance(body, bytes) and not body.isascii():
+                body = body.decode()
+            try:
+                _decode_body(body)
+            except msgspec.ValidationError:
+                raise
+            except msgspec.DecodeError:
+                _decode_body(_strict_json(body if isinstance(body, str) else body.decode()))
+    except (ValueError, RecursionError, OSError, EOFError, zlib.error, lzma.LZMAError) as exc:  # msgspec's are ValueErrors
+        raise _Refusal("bad_body", f"the body is not Celery's [args, kwargs, embed]: {exc}") from None
+
+
+def _decompressed(body: str | bytes, kind: str) -> bytes | None:
+    """The body that kombu packed, or None where only a library that need not be here can tell."""
+    if kind in FOREIGN_COMPRESSION:
+        return None
+    opener = _DECOMPRESSORS.get(kind)
+    if opener is None:
+        raise _Refusal("bad_body", f"headers.compression is {kind[:60]!r}: there are {', '.join(_DECOMPRESSORS)}")
+    unpacker = opener()
+    unpacked: bytes = unpacker.decompress(body if isinstance(body, bytes) else body.encode(), UNPACKED_BYTES_MAX)
+    if not unpacker.eof:
+        raise _Refusal("bad_body", f"the body is cut off, or holds more than {UNPACKED_BYTES_MAX} bytes")
+    return unpacked
+
+
+def _strict_json(text: str) -> bytes:
+    """What Python's own JSON allows and msgspec does not (NaN, half a surrogate pair: a task may well be given them), made strict.
+
+    Only to be looked at: the message itself goes on as it is. Raises ValueError where it is no JSON for Python either.
+    """
+    read = json.loads(text, parse_constant=lambda _: None)
+    return json.dumps(read, ensure_ascii=False).encode(errors="replace")
+
+
+def _instant_ms(text: str, name: str) -> int:
+    """ISO 8601 as ms since 1970; without a zone it is UTC, as Celery sends it."""
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        raise _Refusal(f"bad_{name}", f"headers.{name} is {text[:60]!r}: expected an ISO 8601 date and time") from None
+    return round((instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+_MISSING = {
+    "headers": "no_headers", "properties": "no_properties", "id": "no_id", "task": "no_task",
+    "delivery_tag": "no_delivery_tag", "body": "bad_body",
+}  # fmt: skip
+
+
+def _reason_of(problem: str) -> str:
+    """Our word for msgspec's sentence."""
+    for name, reason in _MISSING.items():
+        if f"missing required field `{name}`" in problem:
+            return reason
+    for name in ("timelimit", "eta", "expires"):
+        if f"$.headers.{name}" in problem:
+            return f"bad_{name}"
+    return "wrong_type"
+
+
+def _identity(raw: bytes) -> tuple[str | None, str | None]:
+    """Task id and task name of a message that was refused, where they can be read."""
+    try:
+        headers = msgspec.json.decode(_strict_json(raw.decode()))["headers"]
+        task_id, task = headers.get("id"), headers.get("task")
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return None, None
+    return (task_id if isinstance(task_id, str) and task_id else None), (task if isinstance(task, str) else None)

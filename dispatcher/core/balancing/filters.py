@@ -1,0 +1,70 @@
+"""The hard conditions, in the order they are tried; the first refusal is the reason that is shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from dispatcher.core.balancing.base import Filter
+from dispatcher.core.snapshot import LaneView, WorkerView
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """It is registered, has not ended, and looks at its queue: a worker that beats but does not consume gets nothing."""
+
+    stall_ms: int
+    name: ClassVar[str] = "alive"
+
+    def refuses(self, lane: LaneView, worker: WorkerView) -> str | None:
+        if worker.ended is not None:
+            return f"ended: {worker.ended}"
+        if worker.consume_age_ms > self.stall_ms:
+            return f"has not looked at its queue for {worker.consume_age_ms} ms"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class NotDraining:
+    """It takes new work."""
+
+    name: ClassVar[str] = "not_draining"
+
+    def refuses(self, lane: LaneView, worker: WorkerView) -> str | None:
+        return "draining" if worker.draining else None
+
+
+@dataclass(frozen=True, slots=True)
+class NamedIngress:
+    """It was told to consume the queue that the job came through."""
+
+    name: ClassVar[str] = "ingress"
+
+    def refuses(self, lane: LaneView, worker: WorkerView) -> str | None:
+        return None if lane.lane.ingress in worker.ingress else f"does not consume {lane.lane.ingress}"
+
+
+@dataclass(frozen=True, slots=True)
+class HasTask:
+    """It has the task registered; in a rolling deploy not every worker has."""
+
+    name: ClassVar[str] = "task"
+
+    def refuses(self, lane: LaneView, worker: WorkerView) -> str | None:
+        return None if lane.lane.task in worker.tasks else f"has no task {lane.lane.task}"
+
+
+@dataclass(frozen=True, slots=True)
+class ServesModel:
+    """It serves the model; every worker serves ``default``, the model of jobs that name none."""
+
+    name: ClassVar[str] = "model"
+
+    def refuses(self, lane: LaneView, worker: WorkerView) -> str | None:
+        model = lane.lane.model
+        return None if model == "default" or model in worker.models else f"does not serve {model}"
+
+
+def standard_filters(*, stall_ms: int) -> tuple[Filter, ...]:
+    """All of them."""
+    return (Alive(stall_ms), NotDraining(), NamedIngress(), HasTask(), ServesModel())

@@ -1,0 +1,49 @@
+"""The errors of this package, one tree, ordered by what the caller can do about them.
+
+    DispatcherError
+    ├── Invalid          what you passed is wrong: change it and call again
+    ├── Unavailable      something this needs is not there (Redis, a binary): start it and call again
+    ├── NotLeader        another dispatcher leads this cell: become a standby
+    ├── EpochEnded       this worker life was declared dead: stop the process, start a new one
+    └── JobDead          raised by ``AsyncResult.get()`` for a job that went to dead letters
+
+Redis' and kombu's errors become one of these where they enter, ``from exc``. Every class passes all its fields to
+``super().__init__``, because Celery pickles or JSON-encodes errors and rebuilds them from ``args``.
+"""
+
+from __future__ import annotations
+
+
+class DispatcherError(Exception):
+    """Anything this package raises on purpose."""
+
+
+class Invalid(DispatcherError):
+    """What was passed is wrong; the message says what, where, and what to do."""
+
+
+class Unavailable(DispatcherError):
+    """Something needed is missing or does not answer; the message says what and how to get it."""
+
+
+class NotLeader(DispatcherError):
+    """A script was refused because another dispatcher leads this cell. Nothing was written."""
+
+
+class EpochEnded(DispatcherError):
+    """This worker life was declared dead. Its leases belong to others: stop, and write nothing."""
+
+
+class JobDead(DispatcherError):
+    """The job is in dead letters: it was refused, or it killed its workers too often.
+
+    ``args`` is ``(reason, detail)``, so the error survives JSON and pickle in Celery's result backend.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason

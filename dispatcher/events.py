@@ -1,0 +1,146 @@
+"""What happens, as frozen facts. Code emits these; subscribers choose level, wording and labels (``observe/``).
+
+An emitter is a ``Callable[[Event], None]`` that never raises and never waits: it is called inside the dispatch loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRegistered:
+    """A worker life was seen for the first time. ``name`` is the Celery node name."""
+
+    name: str
+    epoch: str
+    concurrency: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSilent:
+    """No beat for longer than the lease lives: the epoch is dead, and its leases are about to go back."""
+
+    name: str
+    epoch: str
+    silent_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReaped:
+    """All leases of an ended life are settled. ``reason``: ``silent`` or ``goodbye``; ``returned`` of them went back in
+    line, ``buried`` became dead letters.
+    """
+
+    name: str
+    epoch: str
+    reason: str
+    returned: int
+    buried: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDraining:
+    """The worker gets nothing new; it finishes what it runs and leaves."""
+
+    name: str
+    epoch: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobsRefused:
+    """``count`` messages of one look at the ingress became dead letters for the same ``reason``."""
+
+    count: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobSettled:
+    """The state of a dead letter is in the result backend: ``AsyncResult.get()`` raises instead of hanging."""
+
+    job: str
+    task_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeadGained:
+    """This process leads the cell now. ``token`` is its random id."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeadLost:
+    """This process does not lead the cell any more: it stopped, or another took over."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class RedisLost:
+    """Redis does not answer, or refuses a command (out of memory, a key of another type). Said once an outage."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class RedisBack:
+    """A step went through again, ``gap_ms`` after :class:`RedisLost`."""
+
+    gap_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSilent:
+    """More than half the fleet is silent at once. That is more likely the network than the workers: nobody is reaped yet."""
+
+    silent: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownHeaderField:
+    """A job's ``dispatch`` header holds a field that nothing here acts on. Said once a field and process."""
+
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
+class FleetScaled:
+    """The autoscaler starts workers (``start``: their kinds) or drains some (``drain``: their names) of ``workers``, and why."""
+
+    start: tuple[str, ...]
+    drain: tuple[str, ...]
+    reason: str
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingAdvised:
+    """What the autoscaler would do if it were allowed to. Said once until the advice changes."""
+
+    start: tuple[str, ...]
+    drain: tuple[str, ...]
+    reason: str
+    workers: int
+
+
+Event = (
+    WorkerRegistered
+    | WorkerSilent
+    | WorkerReaped
+    | WorkerDraining
+    | JobsRefused
+    | JobSettled
+    | LeadGained
+    | LeadLost
+    | RedisLost
+    | RedisBack
+    | FleetSilent
+    | UnknownHeaderField
+    | FleetScaled
+    | ScalingAdvised
+)

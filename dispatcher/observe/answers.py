@@ -1,0 +1,80 @@
+"""How the dispatcher's node answers Celery's remote control: what Flower and ``celery inspect`` ask of any worker.
+
+It runs no jobs, so it has no pool, no tasks and no requests; its *active queues* are the lists in which jobs wait.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from celery import Celery
+from kombu.connection import Connection
+from kombu.entity import Exchange, Queue
+from kombu.utils.encoding import safe_repr
+
+from dispatcher.clock import Clock
+
+Answer = Callable[..., Any]
+
+NOT_FOR_US = "this node dispatches jobs and runs none: ask a worker"
+
+
+def answers(app: Celery, connection: Connection, queues: Callable[[], Sequence[str]], clock: Clock) -> dict[str, Answer]:
+    """What is answered, by method name. ``queues`` are kombu queue names; it may raise, and the asker is told."""
+    started_ms = clock.monotonic_ms()
+
+    def nothing(_state: object, **_arguments: Any) -> list[Any]:
+        return []
+
+    def stats(_state: object, **_arguments: Any) -> dict[str, Any]:
+        return {
+            "pid": os.getpid(),
+            "uptime": (clock.monotonic_ms() - started_ms) // 1000,
+            "clock": str(app.clock),
+            "total": {},
+            "prefetch_count": 0,
+            "pool": {"implementation": "none", "max-concurrency": 0, "processes": []},
+            "broker": _plain(connection.info()),
+            "rusage": _rusage(),
+        }
+
+    return {
+        "ping": lambda _state, **_arguments: {"ok": "pong"},
+        "active_queues": lambda _state, **_arguments: [queue_facts(name) for name in queues()],
+        "stats": stats,
+        "conf": lambda _state, with_defaults=False, **_arguments: _plain(app.conf.table(with_defaults=with_defaults)),
+        "report": lambda _state, **_arguments: {"ok": app.bugreport()},
+        "registered": nothing,
+        "active": nothing,
+        "reserved": nothing,
+        "scheduled": nothing,
+        "revoked": nothing,
+    }
+
+
+def queue_facts(name: str) -> dict[str, Any]:
+    """kombu's whole description of a queue, as ``inspect active_queues`` of a worker gives it.
+
+    With the anonymous exchange, as worker queues have it: with kombu's default one this would claim a binding that is not there.
+    """
+    facts: dict[str, Any] = Queue(name, exchange=Exchange(""), routing_key=name).as_dict(recurse=True)
+    return facts
+
+
+def _plain(value: object) -> Any:
+    """``value`` as JSON can carry it; what it cannot is shown by its ``repr``. Names with ``__`` in front are nobody's business."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items() if isinstance(key, str) and not key.startswith("__")}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(one) for one in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return safe_repr(value)
+
+
+def _rusage() -> dict[str, float]:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return {name.removeprefix("ru_"): getattr(used, name) for name in dir(used) if name.startswith("ru_")}

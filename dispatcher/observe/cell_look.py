@@ -1,0 +1,90 @@
+"""What the node needs to know of the cell: names of its lists, and who lives. Asked of Redis, not of the dispatch loop."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import redis
+
+from dispatcher.clock import Clock, SystemClock
+from dispatcher.observe.node import LiveWorker
+from dispatcher.store.keys import Keys
+from dispatcher.store.worker_store import ALIVE_TTL_MS, Registration
+
+REMEMBER_S: Final = 60.0
+"""A lane that has emptied is still named for this long: Flower shows 0 for it, and asks no anew when it fills again."""
+BEAT_AGE_MAX_S: Final = 3.0
+"""The node stands in for a worker only as long as the worker itself beats."""
+
+
+class CellLook:
+    """Looks at one cell. ``client`` answers with text and is this object's alone. Raises what redis-py raises."""
+
+    def __init__(self, client: redis.Redis, keys: Keys, ingress: Sequence[str] = (), clock: Clock | None = None) -> None:
+        """``ingress``: queues to name besides those that workers have named."""
+        self._client = client
+        self._keys = keys
+        self._ingress = tuple(ingress)
+        self._clock = clock or SystemClock()
+        self._lanes_seen_ms: dict[str, int] = {}
+        self._registrations: dict[str, Registration] = {}
+        self._mutex = threading.Lock()
+
+    def queues(self) -> list[str]:
+        """kombu names of every ingress queue, every lane that holds jobs or did a minute ago, and every worker's queue."""
+        keys = self._keys
+        with self._client.pipeline(transaction=False) as pipe:
+            pipe.smembers(keys.ingress_queues)
+            pipe.smembers(keys.lanes)
+            pipe.smembers(keys.workers)
+            named, lanes, epochs = pipe.execute()
+        names = [*sorted({*self._ingress, *named})]
+        names += [keys.queue_name(keys.lane(lane)) for lane in self._recent(lanes)]
+        names += [keys.queue_name(keys.worker_queue(epoch)) for epoch in sorted(epochs)]
+        return names
+
+    def live_workers(self) -> list[LiveWorker]:
+        """Every worker that has not been reaped. What changes in a life is read of those alone for whom the node stands in."""
+        keys = self._keys
+        epochs: list[str] = sorted(self._client.smembers(keys.workers))  # type: ignore[arg-type]
+        known = self._learn(epochs)
+        solo = [epoch for epoch in epochs if epoch in known and known[epoch].pool == "solo"]
+        with self._client.pipeline(transaction=False) as pipe:
+            for epoch in solo:
+                pipe.pttl(keys.alive(epoch))
+                pipe.hmget(keys.worker(epoch), "running", "done")
+            replies = iter(pipe.execute())
+        live = []
+        for epoch, said in known.items():
+            if epoch in solo:
+                beat_age_ms = ALIVE_TTL_MS - next(replies)
+                running, done = next(replies)
+                beats = beat_age_ms < 1000 * BEAT_AGE_MAX_S
+                live.append(LiveWorker(said.name, said.pid, int(running or 0) if beats else 0, int(done or 0)))
+            else:
+                live.append(LiveWorker(said.name, said.pid))
+        return live
+
+    def _learn(self, epochs: Sequence[str]) -> dict[str, Registration]:
+        """Registrations by epoch, in the order of ``epochs``; each is read once, it does not change in a life."""
+        new = [epoch for epoch in epochs if epoch not in self._registrations]
+        with self._client.pipeline(transaction=False) as pipe:
+            for epoch in new:
+                pipe.hget(self._keys.worker(epoch), "registration")
+            found = dict(zip(new, pipe.execute(), strict=True))
+        known = self._registrations | {e: msgspec.json.decode(text, type=Registration) for e, text in found.items() if text}
+        self._registrations = {epoch: known[epoch] for epoch in epochs if epoch in known}
+        return self._registrations
+
+    def _recent(self, lanes: set[str]) -> list[str]:
+        now_ms = self._clock.monotonic_ms()
+        with self._mutex:
+            self._lanes_seen_ms.update(dict.fromkeys(lanes, now_ms))
+            for lane, seen_ms in list(self._lanes_seen_ms.items()):
+                if now_ms - seen_ms > 1000 * REMEMBER_S:
+                    del self._lanes_seen_ms[lane]
+            return sorted(self._lanes_seen_ms)
+

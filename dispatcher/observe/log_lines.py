@@ -1,0 +1,97 @@
+"""Events to log lines: the one place that chooses their level and wording."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Final, assert_never
+
+from dispatcher.events import (
+    Event,
+    FleetScaled,
+    FleetSilent,
+    JobSettled,
+    JobsRefused,
+    LeadGained,
+    LeadLost,
+    RedisBack,
+    RedisLost,
+    ScalingAdvised,
+    UnknownHeaderField,
+    WorkerDraining,
+    WorkerReaped,
+    WorkerRegistered,
+    WorkerSilent,
+)
+
+log = logging.getLogger("dispatcher.events")
+
+TOKEN_SHOWN: Final = 8
+"""Enough of a leader's random id to tell two apart; whoever reads the log must not be able to act as the leader."""
+
+
+def log_event(event: Event) -> None:
+    """Write the line of ``event``. Never raises (``logging`` keeps its handlers' errors to itself)."""
+    level, line = log_line(event)
+    log.log(level, "%s", line)
+
+
+def log_line(event: Event) -> tuple[int, str]:
+    """Level and text. WARNING and above are things that an operator should look at."""
+    match event:
+        case WorkerRegistered(name, epoch, concurrency, weight):
+            return logging.INFO, f"worker {name} registered: epoch {epoch}, concurrency {concurrency}, weight {weight:g}"
+        case WorkerSilent(name, epoch, silent_ms):
+            return logging.WARNING, f"worker {name} is dead: epoch {epoch} was silent for {_seconds(silent_ms)}"
+        case WorkerReaped(name, epoch, reason, returned, buried):
+            level = logging.INFO if reason == "goodbye" and not buried else logging.WARNING
+            ended = "said goodbye" if reason == "goodbye" else f"ended ({reason})"
+            return level, (
+                f"worker {name} {ended}: epoch {epoch}, {_count(returned, 'job')} back in line"
+                + (f", {_count(buried, 'job')} to dead letters" if buried else "")
+            )
+        case WorkerDraining(name, epoch):
+            return logging.INFO, f"worker {name} is draining: epoch {epoch} gets nothing new"
+        case JobsRefused(count, reason):
+            return logging.WARNING, f"{_count(count, 'message')} refused ({reason}): `dispatcher dead list` shows what was wrong"
+        case JobSettled(job, task_id, reason):
+            return logging.INFO, f"{_job(job, task_id)} has its state FAILURE in the result backend: {reason}"
+        case LeadGained(token):
+            return logging.INFO, f"this dispatcher leads now: {token[:TOKEN_SHOWN]}"
+        case LeadLost(token):
+            return logging.WARNING, f"this dispatcher does not lead any more: {token[:TOKEN_SHOWN]}"
+        case RedisLost(error):
+            return logging.ERROR, f"Redis does not answer or refuses, and nothing is dispatched meanwhile: {error}"
+        case RedisBack(gap_ms):
+            return logging.WARNING, f"Redis serves the dispatcher again after {_seconds(gap_ms)}; that time counts as no worker's silence"
+        case FleetSilent(silent, total):
+            return logging.ERROR, (
+                f"{silent} of {_count(total, 'worker')} are silent at once: their jobs wait one more lease_ttl_s, in case "
+                "the network is at fault"
+            )
+        case UnknownHeaderField(name):
+            return logging.WARNING, f"the dispatch header field {name!r} has no effect in this version; check the producer"
+        case FleetScaled(start, drain, reason, workers):
+            return logging.INFO, f"{_scaling('starting', 'draining', start, drain)}, of {_count(workers, 'worker')}: {reason}"
+        case ScalingAdvised(start, drain, reason, workers):
+            return logging.INFO, f"advice: {_scaling('start', 'drain', start, drain)}, of {_count(workers, 'worker')}: {reason}"
+        case _:
+            assert_never(event)
+
+
+def _scaling(to_start: str, to_drain: str, start: tuple[str, ...], drain: tuple[str, ...]) -> str:
+    started = ", ".join(f"{number} × {kind}" for kind, number in Counter(start).items())
+    parts = (f"{to_start} {started}" if start else "", f"{to_drain} {', '.join(drain)}" if drain else "")
+    return "; ".join(part for part in parts if part)
+
+
+def _seconds(span_ms: int) -> str:
+    return f"{span_ms / 1000:.1f} s"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _job(job: str, task_id: str) -> str:
+    return f"job {job} (task {task_id})" if task_id else f"job {job}"

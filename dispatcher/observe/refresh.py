@@ -1,0 +1,102 @@
+"""Asks Flower to ask the workers again, when there are queues or workers that it cannot know of.
+
+Flower inspects at its start and when somebody opens a worker's page; without this, its Broker tab would stay with the queues it
+found then.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from dispatcher.clock import Clock
+
+log = logging.getLogger(__name__)
+
+LOOK_S: Final = 1.0
+BETWEEN_S: Final = 2.5
+"""Flower joins a request to the inspection that runs, which waits a second for answers and may have ours already."""
+RETRY_S: Final = 5.0
+TIMEOUT_S: Final = 2.0
+
+
+class FlowerRefresh:
+    """A thread that sends ``GET /workers?refresh=1`` after :meth:`ask`, and when ``queues()`` names one it did not name before.
+
+    What arrives close together is one request. While Flower does not answer it is asked again every few seconds.
+    """
+
+    def __init__(self, url: str, queues: Callable[[], Sequence[str]], clock: Clock) -> None:
+        self._url = url
+        self._queues = queues
+        self._clock = clock
+        self._known: frozenset[str] = frozenset()
+        self._asked = threading.Event()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._stopping.clear()
+        self._thread = threading.Thread(target=self._run, name="flower-refresh", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(TIMEOUT_S)
+            self._thread = None
+
+    def ask(self) -> None:
+        """Something is new. Returns at once."""
+        self._asked.set()
+
+    def _run(self) -> None:
+        next_ms = 0
+        while not self._stopping.wait(LOOK_S):
+            self._look()
+            if not self._asked.is_set() or self._clock.monotonic_ms() < next_ms:
+                continue
+            self._asked.clear()
+            if refreshed := self._request():
+                wait_s = BETWEEN_S
+            else:
+                self._asked.set()
+                wait_s = RETRY_S
+            log.debug("Flower at %s was asked to look again: %s", self._where(), "done" if refreshed else "no answer")
+            next_ms = self._clock.monotonic_ms() + round(1000 * wait_s)
+
+    def _look(self) -> None:
+        try:
+            names = frozenset(self._queues())
+        except Exception as exc:  # noqa: BLE001 (a caller's function that asks Redis)
+            log.debug("cannot list the queues for Flower: %s: %s", type(exc).__name__, exc)
+            return
+        if names - self._known:
+            self._asked.set()
+        self._known = names
+
+    def _request(self) -> bool:
+        # http.client, not urllib: it knows no proxies, and a Flower beside us must not be looked for behind one.
+        parts = urlsplit(self._url)
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        headers = {}
+        if parts.username:
+            login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
+        try:
+            connection = kind(parts.hostname or "", parts.port, timeout=TIMEOUT_S)
+            try:
+                connection.request("GET", f"{parts.path.rstrip('/')}/workers?refresh=1&json=1", headers=headers)
+                return connection.getresponse().status < 400
+            finally:
+                connection.close()
+        except (OSError, ValueError, http.client.HTTPException):
+            return False
+
+    def _where(self) -> str:
+        return urlsplit(self._url).hostname or self._url

@@ -1,0 +1,368 @@
+"""The dispatcher's loop: look once, decide, apply. Keeps no job in memory: kill it at any point and start another."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from random import Random
+from threading import Event as Signal
+from typing import Any
+from uuid import uuid4
+
+import redis
+
+from dispatcher.clock import Clock
+from dispatcher.core.admission import Admission, Admitted, Refused
+from dispatcher.core.balancing import strategy
+from dispatcher.core.balancing.filters import standard_filters
+from dispatcher.core.lane import parse_lane
+from dispatcher.core.ordering import order
+from dispatcher.core.plan import Assign, HoldRule, Plan, PolicyState, plan
+from dispatcher.core.snapshot import LaneView, Snapshot, WorkerView
+from dispatcher.core.window import Windows
+from dispatcher.errors import NotLeader
+from dispatcher.events import (
+    Event,
+    JobsRefused,
+    LeadGained,
+    LeadLost,
+    RedisBack,
+    RedisLost,
+    UnknownHeaderField,
+    WorkerRegistered,
+)
+from dispatcher.service.reap import Reaper
+from dispatcher.service.wake import Waker
+from dispatcher.settings import Settings
+from dispatcher.store.dispatch_store import AdmitBatch, DispatchStore, IngressList, Look, WorkerRow
+from dispatcher.store.worker_store import Registration
+
+log = logging.getLogger(__name__)
+
+ADMIT_BATCH = 100
+
+STANDBY_WAIT_S = 0.25
+"""How often a standby asks for the lead."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What a step did. ``more``: it stopped at a limit, so the next one has work. ``wait_s``: else, how long to sleep at most; all that
+    makes work in the meantime wakes the :class:`Waker`.
+    """
+
+    leads: bool
+    admitted: int = 0
+    assigned: int = 0
+    promoted: int = 0
+    returned: int = 0
+    more: bool = False
+    wait_s: float = 0.0
+    plan: Plan | None = None
+
+
+class Dispatcher:
+    """One dispatcher of a cell. :meth:`step` does the work and never sleeps; :meth:`run` sleeps and never works."""
+
+    def __init__(
+        self,
+        store: DispatchStore,
+        settings: Settings,
+        *,
+        admission: Admission,
+        clock: Clock,
+        rng: Random,
+        emit: Callable[[Event], None],
+        waker: Waker | None = None,
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._admission = admission
+        self._clock = clock
+        self._rng = rng
+        self._emit = emit
+        self._waker = waker
+        self._strategy = strategy(settings.strategy)
+        self._filters = standard_filters(stall_ms=round(settings.stall_s * 1000))
+        self._windows = Windows(settings.window_extra, settings.window_hide_ms, idle=settings.window_idle)
+        self._order = order(settings.order)
+        self._hold = HoldRule(settings.hold_ratio, round(settings.hold_max_s * 1000)) if settings.hold_ratio else None
+        self._state = PolicyState()
+        self._reaper = Reaper(store, settings, emit)
+        self._registrations: dict[str, Registration] = {}
+        self._queues: set[str] = set(settings.ingress_queues)
+        self._models: set[str] = set(settings.models)
+        self._ingress: list[IngressList] = []
+        self._leads = False
+        self._renew_at_ms = 0
+        self._rested_at_ms = 0
+        self._paused: frozenset[str] = frozenset()
+        self._warned_fields: set[str] = set()
+        self._info = {"host": socket.gethostname(), "pid": os.getpid()}
+        self._set_ingress()
+
+    # -- the loop
+
+    def run(self, stop: Signal) -> None:
+        """Step until ``stop`` is set, then give up the lead. An outage of Redis, or a bug, is logged and survived."""
+        lost_at_ms: int | None = None
+        wait_s = 0.1
+        while not stop.is_set():
+            try:
+                report = self.step()
+                if lost_at_ms is not None:
+                    self._emit(RedisBack(self._clock.monotonic_ms() - lost_at_ms))
+                    lost_at_ms, wait_s = None, 0.1
+                self._pause(report, stop)
+            except redis.RedisError as exc:
+                if lost_at_ms is None:
+                    lost_at_ms = self._clock.monotonic_ms()
+                    self._emit(RedisLost(f"{type(exc).__name__}: {exc}"))
+                self._reaper.liveness.restart()
+                wait_s = min(1.0, wait_s * 2)
+                stop.wait(wait_s)
+            except Exception:
+                # A bug in one step must not end dispatching: nothing is in memory, so the next step starts afresh.
+                log.exception("a step of the dispatcher failed; going on")
+                stop.wait(1.0)
+        self.resign()
+
+    def resign(self) -> None:
+        """Give up the lead at once, so that a standby need not wait for it to expire."""
+        try:
+            self._store.elect(ttl_ms=1, info={}, resign=True)
+            if self._waker is not None:
+                self._waker.close()
+        except redis.RedisError:
+            pass
+        if self._leads:
+            self._leads = False
+            self._emit(LeadLost(self._store.token))
+
+    def _pause(self, report: StepReport, stop: Signal) -> None:
+        if report.more:
+            return
+        if not report.leads:
+            stop.wait(STANDBY_WAIT_S)
+            return
+        if self._waker is None:
+            stop.wait(report.wait_s)
+        else:
+            # What a paused queue holds must not wake us: it would at once, and again.
+            self._waker.wait([one.key for one in self._unpaused()], report.wait_s)
+        # Under a stream of small arrivals every look would find one job; a rest makes the next batch larger. After a quiet time the
+        # rest is over already.
+        rest_ms = self._rested_at_ms + self._settings.tick_interval_ms - self._clock.monotonic_ms()
+        if rest_ms > 0:
+            self._clock.sleep(rest_ms / 1000)
+        self._rested_at_ms = self._clock.monotonic_ms()
+
+    # -- one step
+
+    def step(self) -> StepReport:
+        """Look once, decide, apply. Never sleeps; safe to call again after any exception."""
+        if not self._renew():
+            return StepReport(leads=False)
+        try:
+            return self._lead()
+        except NotLeader:
+            self._lose()
+            return StepReport(leads=False)
+
+    def _lead(self) -> StepReport:
+        settings = self._settings
+        began_ms = self._clock.monotonic_ms()
+        ingress = self._unpaused()  # as of the last look: the backlog of a paused queue must not use up this one
+        look = self._store.look(ingress, limit=settings.batch_size, message_bytes_max=settings.message_bytes_max)
+        if not look.leads:
+            raise NotLeader("the lead expired")
+        self._paused = look.paused
+        workers = self._workers(look)
+        snapshot = Snapshot(look.now_ms, True, look.paused, look.lanes, workers, look.next_due_ms)
+        batches: list[AdmitBatch] = []
+        decided = Plan((), ())
+
+        def decide() -> Iterator[AdmitBatch]:
+            for batch in self._decide(look, ingress):
+                batches.append(batch)
+                yield batch
+
+        def place() -> tuple[Assign, ...]:
+            nonlocal decided
+            decided = plan(
+                snapshot.with_arrivals(_arrivals(batches, look.now_ms)),
+                self._state,
+                strategy=self._strategy,
+                filters=self._filters,
+                rng=self._rng,
+                jobs_max=settings.batch_size,
+                order=self._order,
+                hold=self._hold,
+            )
+            return decided.assignments
+
+        due = look.next_due_ms is not None and look.next_due_ms <= look.now_ms
+        applied = self._store.apply(decide(), place, promote=settings.batch_size if due else 0)
+        self._windows.ticked(self._clock.monotonic_ms() - began_ms)
+        self._report_refusals(batches, applied.admitted)
+        returned = self._reaper.step(workers, now_ms=look.now_ms, monotonic_ms=self._clock.monotonic_ms())
+        wait_s = settings.idle_wait_s
+        if look.next_due_ms is not None:
+            wait_s = min(wait_s, max(0.0, (look.next_due_ms - look.now_ms) / 1000))
+        admitted, assigned = sum(applied.admitted), sum(applied.assigned)
+        planned = sum(one.count for one in decided.assignments)
+        return StepReport(
+            leads=True,
+            admitted=admitted,
+            assigned=assigned,
+            promoted=applied.promoted,
+            returned=returned,
+            more=bool(applied.promoted or returned)
+            or admitted >= settings.batch_size
+            or admitted < sum(len(batch.messages) for batch in batches)
+            or planned >= settings.batch_size
+            or assigned < planned,
+            wait_s=wait_s,
+            plan=decided,
+        )
+
+    # -- leading
+
+    def _renew(self) -> bool:
+        now_ms = self._clock.monotonic_ms()
+        if self._leads and now_ms < self._renew_at_ms:
+            return True
+        ttl_ms = round(self._settings.leader_ttl_s * 1000)
+        leads = self._store.elect(ttl_ms=ttl_ms, info=self._info)
+        self._renew_at_ms = now_ms + ttl_ms // 3
+        if leads and not self._leads:
+            self._leads = True
+            self._reaper.liveness.restart()
+            self._learn_queues()
+            self._emit(LeadGained(self._store.token))
+        elif not leads and self._leads:
+            self._lose()
+        return leads
+
+    def _lose(self) -> None:
+        self._leads = False
+        self._emit(LeadLost(self._store.token))
+
+    def _learn_queues(self) -> None:
+        """What workers before this leader's time have named."""
+        self._queues |= self._store.ingress_queues()
+        self._models |= self._store.models()
+        self._set_ingress()
+
+    def _set_ingress(self) -> None:
+        """All lists to admit from, priority-major as kombu's: every queue's first step before any queue's second."""
+        keys = self._store.keys
+        self._ingress = [
+            IngressList(key, queue, step)
+            for at, step in enumerate(keys.priority_steps)
+            for queue in sorted(self._queues)
+            for key in (keys.ingress(queue)[at],)
+        ]
+        self._admission.known_models = frozenset(self._models) or None
+
+    # -- deciding
+
+    def _decide(self, look: Look, ingress: list[IngressList]) -> Iterator[AdmitBatch]:
+        """What to do with each message, in batches small enough that Redis moves one while the next is decided about."""
+        read = self._admission.read
+        for index, messages in look.messages.items():
+            source = ingress[index]
+            if self._is_paused(source):
+                continue  # its jobs stay plain Celery messages: what `release` returned must not be fetched again
+            for at in range(0, len(messages), ADMIT_BATCH):
+                part = messages[at : at + ADMIT_BATCH]
+                yield AdmitBatch(
+                    source, part, [read(raw, ingress=source.queue, step=source.step, now_ms=look.now_ms) for raw in part]
+                )
+
+    def _unpaused(self) -> list[IngressList]:
+        return [one for one in self._ingress if not self._is_paused(one)]
+
+    def _is_paused(self, source: IngressList) -> bool:
+        return "*" in self._paused or source.queue in self._paused
+
+    def _workers(self, look: Look) -> tuple[WorkerView, ...]:
+        rows = look.workers
+        unknown = [row.epoch for row in rows if row.epoch not in self._registrations]
+        if unknown:
+            for epoch, registration in self._store.registrations(unknown).items():
+                self._registrations[epoch] = registration
+                self._emit(WorkerRegistered(registration.name, epoch, registration.concurrency, registration.weight))
+                self._queues.update(registration.ingress)
+                self._models.update(registration.models)
+            self._set_ingress()
+        if len(self._registrations) > len(rows):
+            alive = {row.epoch for row in rows}
+            self._registrations = {e: r for e, r in self._registrations.items() if e in alive}
+            self._windows.forget(alive)
+        return tuple(self._view(row, look.now_ms) for row in rows)
+
+    def _view(self, row: WorkerRow, now_ms: int) -> WorkerView:
+        registration = self._registrations.get(row.epoch)
+        if registration is None:  # its hash is gone: it can only be reaped
+            return WorkerView(
+                row.epoch, row.epoch, 0, 1.0, frozenset(), frozenset(), frozenset(), row.leases, row.leased_cost_ms, row.taken, 0,
+                ended=row.ended, beat_age_ms=row.beat_age_ms,
+            )  # fmt: skip
+        window = self._windows.window(row.epoch, concurrency=registration.concurrency, done=row.done, now_ms=now_ms)
+        return WorkerView(
+            epoch=row.epoch,
+            name=registration.name,
+            concurrency=registration.concurrency,
+            weight=registration.weight,
+            models=frozenset(registration.models),
+            tasks=frozenset(registration.tasks),
+            ingress=frozenset(registration.ingress),
+            leases=row.leases,
+            leased_cost_ms=row.leased_cost_ms,
+            taken=row.taken,
+            window=window,
+            done=row.done,
+            draining=row.draining,
+            beat_age_ms=row.beat_age_ms,
+            consume_age_ms=row.consume_age_ms,
+            loop_lag_ms=row.loop_lag_ms,
+            ended=row.ended,
+            at_most_once=frozenset(registration.at_most_once),
+        )
+
+    def _report_refusals(self, batches: list[AdmitBatch], admitted: list[int]) -> None:
+        refused: dict[str, int] = {}
+        for batch, count in zip(batches, admitted, strict=True):
+            for decision in batch.decisions[:count]:
+                if isinstance(decision, Refused):
+                    refused[decision.reason] = refused.get(decision.reason, 0) + 1
+        for reason, count in refused.items():
+            self._emit(JobsRefused(count, reason))
+        for name in self._admission.unknown_fields.keys() - self._warned_fields:
+            self._warned_fields.add(name)
+            self._emit(UnknownHeaderField(name))
+
+
+def _arrivals(batches: list[AdmitBatch], now_ms: int) -> dict[str, LaneView]:
+    """The jobs about to be admitted, as lanes: they can be assigned in the same step."""
+    views: dict[str, Any] = {}
+    for batch in batches:
+        for decision in batch.decisions:
+            if isinstance(decision, Admitted) and decision.due_ms is None:
+                counted = views.get(decision.lane)
+                if counted is None:
+                    views[decision.lane] = [1, decision.cost_ms]
+                else:
+                    counted[0] += 1
+    return {
+        name: LaneView(name, parse_lane(name), depth, cost_ms, now_ms) for name, (depth, cost_ms) in views.items()
+    }
+
+
+def new_token() -> str:
+    """A leader's id: random, so that it can only be compared for equality."""
+    return uuid4().hex

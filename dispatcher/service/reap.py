@@ -1,0 +1,91 @@
+"""Takes jobs back: from workers that died or said goodbye, and unstarted ones from workers that drain or stall."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from dispatcher.core.lane import parse_lane
+from dispatcher.core.liveness import Liveness
+from dispatcher.core.snapshot import WorkerView
+from dispatcher.events import Event, FleetSilent, WorkerDraining, WorkerReaped, WorkerSilent
+from dispatcher.settings import Settings
+from dispatcher.store.dispatch_store import DispatchStore
+from dispatcher.store.frame import Entry
+from dispatcher.store.worker_store import GiveBack
+
+CALL_MAX = 500
+"""Leases that one script call ends at most."""
+
+
+class Reaper:
+    """One leader's reaper. Holds the count of silence, and nothing that a successor would miss."""
+
+    def __init__(self, store: DispatchStore, settings: Settings, emit: Callable[[Event], None]) -> None:
+        self._store = store
+        self._settings = settings
+        self._emit = emit
+        self._lease_ttl_ms = round(settings.lease_ttl_s * 1000)
+        self._stall_ms = round(settings.stall_s * 1000)
+        self._fleet_was_silent = False
+        self._draining: set[str] = set()
+        self.liveness = Liveness(self._lease_ttl_ms)
+
+    def step(self, workers: Sequence[WorkerView], *, now_ms: int, monotonic_ms: int) -> int:
+        """Look at every worker once; how many leases were ended."""
+        beats = {worker.epoch: now_ms - worker.beat_age_ms for worker in workers if worker.ended is None}
+        verdict = self.liveness.look(beats, monotonic_ms=monotonic_ms)
+        if verdict.waiting and not self._fleet_was_silent:
+            self._emit(FleetSilent(verdict.silent, verdict.total))
+        self._fleet_was_silent = verdict.waiting
+        ended = 0
+        for worker in workers:
+            if worker.draining and worker.epoch not in self._draining:
+                self._draining.add(worker.epoch)
+                self._emit(WorkerDraining(worker.name, worker.epoch))
+            if worker.ended is not None:
+                ended += self._reap(worker, worker.ended)
+            elif worker.epoch in verdict.dead:
+                if self._store.end_silent(worker.epoch, lease_ttl_ms=self._lease_ttl_ms):
+                    self._emit(WorkerSilent(worker.name, worker.epoch, self.liveness.silent_ms(worker.epoch)))
+                    ended += self._reap(worker, "silent")
+            elif worker.leases > worker.taken and (worker.draining or worker.consume_age_ms > self._stall_ms):
+                ended += self._recall(worker)
+        return ended
+
+    def _reap(self, worker: WorkerView, reason: str) -> int:
+        """All leases of an ended life go back to the head of their lanes; then it is forgotten.
+
+        A job that was running counts as reaped, unless its worker said goodbye: that one finished what it could. One that must not
+        be repeated is buried either way.
+        """
+        leases = self._store.leases(worker.epoch)
+        died = reason != "goodbye"
+        ended, buried = 0, 0
+        for at in range(0, len(leases), CALL_MAX):
+            part = leases[at : at + CALL_MAX]
+            ended += self._store.giveback(
+                worker.epoch, [self._return(worker, id_, entry, died=died) if taken else GiveBack(id_) for id_, entry, taken in part]
+            )
+            buried += sum(self._is_buried(worker, entry, died=died) for _, entry, taken in part if taken)
+        if self._store.forget_worker(worker.epoch):
+            self._draining.discard(worker.epoch)
+            self._emit(WorkerReaped(worker.name, worker.epoch, reason, ended - buried, buried))
+        return ended
+
+    def _is_buried(self, worker: WorkerView, entry: Entry, *, died: bool) -> bool:
+        """Whether the job, which its worker had started, must not run again."""
+        return parse_lane(entry.lane).task in worker.at_most_once or (died and entry.reaps + 1 >= self._settings.reaps_max)
+
+    def _return(self, worker: WorkerView, lease_id: str, entry: Entry, *, died: bool) -> GiveBack:
+        """How to end the lease of a job that was running."""
+        if parse_lane(entry.lane).task in worker.at_most_once:
+            detail = f"worker {worker.name} ended while it ran; its task says acks_late=False, so it is not run again"
+            return GiveBack(lease_id, "reaps", -1, "at_most_once", detail)
+        if not died:
+            return GiveBack(lease_id)
+        detail = f"it was running when its worker died, {self._settings.reaps_max} times; the last was {worker.name}"
+        return GiveBack(lease_id, "reaps", self._settings.reaps_max, "worker_died", detail)
+
+    def _recall(self, worker: WorkerView) -> int:
+        leases = [GiveBack(id_, "recalls") for id_, _, taken in self._store.leases(worker.epoch) if not taken]
+        return self._store.giveback(worker.epoch, leases[:CALL_MAX]) if leases else 0

@@ -1,0 +1,86 @@
+"""Gives dead jobs their state in Celery's result backend, so that ``AsyncResult.get()`` raises instead of hanging.
+
+A dead letter is marked *unsettled* in the script that buries it and the mark goes after its FAILURE is stored: a dispatcher that
+dies in between is followed by one that stores it (again). Runs in a thread of its own: a slow backend must not stop dispatching.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from celery import Celery
+from celery.app.task import Context
+
+from dispatcher.errors import JobDead
+from dispatcher.events import Event, JobSettled
+from dispatcher.store.dispatch_store import DispatchStore
+
+log = logging.getLogger(__name__)
+
+
+class Settler:
+    """Stores FAILURE with :class:`~dispatcher.errors.JobDead` for dead letters, chords and errbacks included."""
+
+    def __init__(self, store: DispatchStore, app: Celery, emit: Callable[[Event], None], *, batch: int = 50) -> None:
+        self._store = store
+        self._app = app
+        self._emit = emit
+        self._batch = batch
+
+    def step(self) -> int:
+        """Settle a few; how many were. Raises what Redis or the backend raises; call again later."""
+        settled = 0
+        for job, message, record in self._store.unsettled(self._batch):
+            error = JobDead(str(record.get("reason", "dead")), str(record.get("detail", "")))
+            if task_id := store_failure(self._app, error, message, record.get("task_id")):
+                self._emit(JobSettled(job, task_id, error.reason))
+            self._store.settled(job)
+            settled += 1
+        return settled
+
+
+def store_failure(app: Celery, error: JobDead, message: bytes | str | None, task_id: str | None = None) -> str | None:
+    """Store FAILURE for the job of ``message`` and tell its canvas. Returns the task id; ``None`` where there is none to be told.
+
+    ``task_id`` is what is known of it already. Raises what the backend raises.
+    """
+    headers = _headers(message)
+    task_id = task_id or headers.get("id")
+    if not isinstance(task_id, str) or not task_id:
+        return None
+    context = Context(
+        {**headers, **_embed(message), "id": task_id, "args": [], "kwargs": {}, "delivery_info": {}, "called_directly": False}
+    )
+    try:
+        app.backend.mark_as_failure(task_id, error, request=context, store_result=not headers.get("ignore_result"))
+    except (TypeError, ValueError, AttributeError, KeyError, LookupError) as exc:
+        # The canvas in the message is as broken as the rest of it; the job's own state must be stored all the same.
+        log.warning("cannot tell the canvas of dead job %s: %s", task_id, exc)
+        app.backend.store_result(task_id, error, "FAILURE")
+    return task_id
+
+
+def _headers(message: bytes | str | None) -> dict[str, Any]:
+    try:
+        headers = json.loads(message or b"{}")["headers"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return {}
+    return headers if isinstance(headers, dict) else {}
+
+
+def _embed(message: bytes | str | None) -> dict[str, Any]:
+    """Callbacks, errbacks, chain and chord of the message, where its body can be read."""
+    try:
+        envelope = json.loads(message or b"{}")
+        body = envelope["body"]
+        if envelope["properties"].get("body_encoding") == "base64":
+            body = base64.b64decode(body)
+        embed = json.loads(body)[2]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, binascii.Error):
+        return {}
+    return embed if isinstance(embed, dict) else {}

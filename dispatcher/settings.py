@@ -1,0 +1,237 @@
+"""Every knob, in one frozen object: unit, default and meaning of each, and the relations between them.
+
+Precedence: option, environment (``DISPATCHER_*``), TOML file, Celery app, default. Nothing else in this package reads
+``os.environ`` for settings. ``docs/settings.md`` is generated from :class:`Settings` (``make docs``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+
+from dispatcher.core.balancing import STRATEGIES
+from dispatcher.core.ordering import ORDERS
+from dispatcher.errors import Invalid
+
+ENV_PREFIX: Final = "DISPATCHER_"
+TIMED_STRATEGIES: Final = ("least_work", "earliest_completion")
+"""Those whose score is a time, so that two scores have a ratio."""
+
+
+def knob(default: Any, unit: str, doc: str) -> Any:
+    """A dataclass field that knows its unit and meaning. ``default`` may be any immutable value."""
+    return field(default=default, metadata={"unit": unit, "doc": doc})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What can be set. Spans end in their unit; ``problems()`` lists every mistake at once."""
+
+    redis_url: str = knob("", "URL", "Redis or Valkey that carries the jobs: redis://, rediss://, redis+socket:// or unix://. "
+                          "Empty: the Celery app's broker, else the local cluster's.")
+    result_backend: str = knob("", "URL", "Celery result backend of the ready-made app. Empty: the same Redis.")
+    cell: str = knob("dispatch", "name", "Prefix of every key of this dispatcher; two cells may share one Redis.")
+    ingress_queues: tuple[str, ...] = knob(("dispatch",), "names", "Queues to admit from, besides those that workers name.")
+    strategy: str = knob("least_work", "name", "How a worker is chosen: least_work, earliest_completion, least_connections, "
+                         "weighted_least_connections, power_of_two, random, round_robin or weighted_round_robin.")
+    order: str = knob("oldest", "name", "Which lane of a priority is next: oldest (first come), or shortest (by waiting time over "
+                      "cost, so that short jobs go first and no job starves).")
+    hold_ratio: float = knob(0.0, "times", "A job waits for a full worker where it would be done more than this many times sooner "
+                             "than on any with room. 0: never; 1.5 suits unlike workers.")
+    hold_max_s: float = knob(30.0, "s", "A job that was admitted longer ago is not held for a faster worker.")
+    models: tuple[str, ...] = knob((), "names", "Models that producers may ask for before any worker serves them. A model that "
+                                   "is neither here nor was ever served by a worker is unknown, and its jobs are dead letters.")
+    model_routes: tuple[str, ...] = knob((), "task=model", "Model of the jobs that name none, by task name.")
+    default_cost_s: float = knob(1.0, "s", "Expected work of a job that declares no cost, on a worker of weight 1.")
+    batch_size: int = knob(500, "jobs", "Most jobs that one script call admits or assigns (1 to 500).")
+    message_bytes_max: int = knob(16 * 1024 * 1024, "bytes", "A larger message is a dead letter.")
+    lease_ttl_s: float = knob(5.0, "s", "A worker silent for this long is dead; its jobs go back in line.")
+    heartbeat_s: float = knob(1.0, "s", "How often a worker beats.")
+    leader_ttl_s: float = knob(3.0, "s", "A leading dispatcher silent for this long is replaced by a standby.")
+    idle_wait_s: float = knob(0.2, "s", "Longest sleep of the dispatcher between two looks when nothing wakes it.")
+    tick_interval_ms: float = knob(2.0, "ms", "Shortest time between two ticks under load; longer means larger batches.")
+    window_extra: int = knob(2, "jobs", "Leases beyond its concurrency that a worker may hold, at least; more as its rate asks for.")
+    window_hide_ms: float = knob(25.0, "ms", "Time to the next refill that a worker's window covers at its measured rate.")
+    window_idle: float = knob(0.0, "share", "Share of a worker's slots that may stand idle until the next refill, rather than have it "
+                              "hold a job more that another could begin. For long jobs 0.05, and window_extra 0.")
+    attempts_max: int = knob(3, "runs", "A job whose worker process died this often is buried.")
+    reaps_max: int = knob(10, "runs", "A job that was running on this many dead workers is buried.")
+    reject_backoff_s: float = knob(1.0, "s", "First wait of a job that its task rejected with requeue; doubles, at most a minute.")
+    stall_s: float = knob(3.0, "s", "A worker that beats but has not looked at its queue for this long gets nothing.")
+    drain_timeout_s: float = knob(3600.0, "s", "How long workers of `dispatcher autoscale` may finish what they run when it ends.")
+    chunk_tokens_max: int = knob(4096, "tokens", "Padded token budget of one chunk of a batch (longest line × lines).")
+    chunk_lines_max: int = knob(64, "lines", "Most lines in one chunk of a batch.")
+    autoscaler_enabled: bool = knob(False, "yes/no", "Start and stop workers by seconds of work waiting.")
+    autoscaler_target_wait_s: float = knob(10.0, "s", "Work waiting, in seconds for the whole fleet, that is acceptable.")
+    autoscaler_stabilization_s: float = knob(60.0, "s", "Scale down only after this long of agreement.")
+    autoscaler_interval_s: float = knob(1.0, "s", "How often the autoscaler looks.")
+    autoscaler_workers_min: int = knob(1, "workers", "Fewest workers.")
+    autoscaler_workers_max: int = knob(4, "workers", "Most workers.")
+    flower_port: int = knob(5555, "port", "Port of Flower on the loopback interface.")
+    flower_url: str = knob("", "URL", "A running Flower that the dispatcher tells of new lanes and workers; a login may stand "
+                           "before the host. Empty: none.")
+
+    def problems(self) -> Iterator[str]:
+        """Every mistake, relations included, one sentence each; empty when all is well."""
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
+                yield f"{env_name(one.name)} is {value}: it must not be negative"
+        for name in ("lease_ttl_s", "heartbeat_s", "leader_ttl_s", "default_cost_s", "autoscaler_interval_s",
+                     "autoscaler_target_wait_s", "chunk_tokens_max", "chunk_lines_max", "attempts_max", "reaps_max"):
+            if getattr(self, name) == 0:
+                yield f"{env_name(name)} is 0: it must be more"
+        for name, known in (("strategy", STRATEGIES), ("order", ORDERS)):
+            if getattr(self, name) not in known:
+                yield f"{env_name(name)} is {getattr(self, name)!r}: there are {', '.join(known)}"
+        if 0 < self.hold_ratio < 1:
+            yield f"{env_name('hold_ratio')} is {self.hold_ratio}: it must be 0 for never, or at least 1"
+        if self.hold_ratio and self.strategy not in TIMED_STRATEGIES:
+            yield (f"{env_name('hold_ratio')} is {self.hold_ratio}: it compares times, and only the strategies "
+                   f"{' and '.join(TIMED_STRATEGIES)} have them")
+        if not self.cell or any(c in self.cell for c in " :*?[]"):
+            yield f"{env_name('cell')} is {self.cell!r}: use letters, digits, '-', '_' or '.'"
+        if not self.ingress_queues:
+            yield f"{env_name('ingress_queues')} is empty: name at least one queue, such as 'dispatch'"
+        for route in self.model_routes:
+            if not all(route.partition("=")):
+                yield f"{env_name('model_routes')} holds {route!r}: write task=model"
+        if not 1 <= self.batch_size <= 500:
+            yield f"{env_name('batch_size')} is {self.batch_size}: it must be from 1 to 500, or a script call blocks Redis too long"
+        if self.lease_ttl_s <= 2 * self.heartbeat_s:
+            yield (f"{env_name('lease_ttl_s')} is {self.lease_ttl_s}: it must exceed two heartbeats "
+                   f"({2 * self.heartbeat_s} s), or one late beat loses a healthy worker its jobs")
+        if self.idle_wait_s >= self.leader_ttl_s / 2:
+            yield (f"{env_name('idle_wait_s')} is {self.idle_wait_s}: it must be under half of leader_ttl_s "
+                   f"({self.leader_ttl_s} s), or a sleeping leader loses its lead")
+        if self.flower_url and not self.flower_url.startswith(("http://", "https://")):
+            yield f"{env_name('flower_url')} is {self.flower_url!r}: write http://host:port"
+        if self.autoscaler_workers_min > self.autoscaler_workers_max:
+            yield (f"{env_name('autoscaler_workers_min')} is {self.autoscaler_workers_min}: it must not exceed "
+                   f"autoscaler_workers_max ({self.autoscaler_workers_max})")
+
+    def route(self, task: str) -> str:
+        """The model of a job of ``task`` that names none; ``default`` where no route does."""
+        return dict(route.split("=", 1) for route in self.model_routes).get(task, "default")
+
+    def checked(self) -> Settings:
+        """This object, or :class:`Invalid` with all problems, one a line."""
+        if problems := list(self.problems()):
+            raise Invalid("\n".join(problems))
+        return self
+
+
+def env_name(field_name: str) -> str:
+    """The environment variable of a knob."""
+    return ENV_PREFIX + field_name.upper()
+
+
+def settings_environ(settings: Settings) -> dict[str, str]:
+    """The environment in which another process of ours has these settings: what differs from the defaults."""
+    environ = {}
+    for one in fields(settings):
+        value = getattr(settings, one.name)
+        if value != one.default:
+            environ[env_name(one.name)] = ",".join(value) if isinstance(value, tuple) else str(value)
+    return environ
+
+
+def toml_place(field_name: str) -> tuple[str, str]:
+    """Table and key of a knob in a TOML file: ``autoscaler_x`` is ``[autoscaler] x``, all else ``[dispatcher]``."""
+    if field_name.startswith("autoscaler_"):
+        return "autoscaler", field_name.removeprefix("autoscaler_")
+    return "dispatcher", field_name
+
+
+def load_settings(
+    environ: Mapping[str, str], *, toml_path: Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> Settings:
+    """Settings from options (``overrides``; ``None`` values are absent), environment, then TOML.
+
+    Raises :class:`Invalid` with *all* mistakes: unknown names, values of the wrong type, relations that do not hold.
+    """
+    mistakes: list[str] = []
+    values: dict[str, Any] = {}
+    if toml_path is not None:
+        values |= _from_toml(toml_path, mistakes)
+    values |= _from_environ(environ, mistakes)
+    values |= {name: value for name, value in (overrides or {}).items() if value is not None}
+    settings = Settings(**values)
+    mistakes += settings.problems()
+    if mistakes:
+        raise Invalid("\n".join(mistakes))
+    return settings
+
+
+def _from_environ(environ: Mapping[str, str], mistakes: list[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for one in fields(Settings):
+        if (text := environ.get(env_name(one.name))) is not None and text != "":
+            try:
+                values[one.name] = _parse(text, one)
+            except ValueError as exc:
+                mistakes.append(f"{env_name(one.name)} is {text!r}: {exc}")
+    return values
+
+
+def _from_toml(path: Path, mistakes: list[str]) -> dict[str, Any]:
+    try:
+        document = tomllib.loads(path.read_text())
+    except OSError as exc:
+        raise Invalid(f"cannot read {path}: {exc.strerror}; name a TOML file that is there") from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise Invalid(f"{path} is not TOML: {exc}") from exc
+    places = {toml_place(one.name): one for one in fields(Settings)}
+    values: dict[str, Any] = {}
+    for table in ("dispatcher", "autoscaler"):
+        for key, value in document.get(table, {}).items():
+            one = places.get((table, key))
+            if one is None:
+                mistakes.append(f"{path}: [{table}] has no setting {key!r}; `dispatcher check` lists them all")
+                continue
+            try:
+                values[one.name] = _convert(value, one)
+            except ValueError as exc:
+                mistakes.append(f"{path}: [{table}] {key} = {value!r}: {exc}")
+    return values
+
+
+def _parse(text: str, one: dataclasses.Field[Any]) -> Any:
+    """The value that ``text``, an environment variable, stands for."""
+    if isinstance(one.default, bool):
+        if text.lower() in ("1", "true", "yes", "on"):
+            return True
+        if text.lower() in ("0", "false", "no", "off"):
+            return False
+        raise ValueError("expected yes or no")
+    if isinstance(one.default, tuple):
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    return _convert(int(text) if isinstance(one.default, int) and text.strip("-").isdigit() else text, one)
+
+
+def _convert(value: Any, one: dataclasses.Field[Any]) -> Any:
+    default = one.default
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise ValueError("expected true or false")
+        return value
+    if isinstance(default, int):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError("expected a whole number")
+        return value
+    if isinstance(default, float):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            raise ValueError("expected a number") from None
+    if isinstance(default, tuple):
+        if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
+            raise ValueError("expected a list of strings")
+        return tuple(value)
+    if not isinstance(value, str):
+        raise ValueError("expected a string")
+    return value

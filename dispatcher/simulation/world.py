@@ -1,0 +1,328 @@
+"""A cell in virtual time: jobs arrive, lanes fill, ``plan`` places, workers run, die and come back. The policy is the dispatcher's own.
+
+What the dispatcher would not know here either: the true cost of a job (it sees an estimate), and that a worker has died (it sees
+silence). Messages, Redis and processes are left out; a hand-over takes ``handover_ms``.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Final
+
+from dispatcher.core.balancing.base import Strategy
+from dispatcher.core.balancing.filters import standard_filters
+from dispatcher.core.lane import Lane, lane_name, size_class
+from dispatcher.core.ordering import order
+from dispatcher.core.plan import HoldRule, PolicyState, plan
+from dispatcher.core.snapshot import LaneView, Snapshot, WorkerView
+from dispatcher.core.window import Windows
+from dispatcher.settings import Settings
+from dispatcher.simulation.traces import SimJob
+
+INGRESS: Final = "simulated"
+TASK: Final = "simulated.job"
+NEVER: Final = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class SimWorker:
+    """A worker of the fleet. ``weight`` is the speed of one slot."""
+
+    name: str
+    concurrency: int = 1
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The worker dies ``at_ms``; with ``back_ms``, another life of it begins so much later."""
+
+    name: str
+    at_ms: float
+    back_ms: float | None = None
+
+
+@dataclass(slots=True)
+class WorkerAccount:
+    """What one worker, over all its lives, did. ``work_ms`` at speed 1; ``busy_ms`` summed over slots; both of completed jobs."""
+
+    jobs: int = 0
+    work_ms: float = 0.0
+    busy_ms: float = 0.0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What happened. Lists are by job, in order of arrival; ``response_ms`` is NaN for a job that never ended."""
+
+    response_ms: list[float]
+    runs: list[int]
+    workers: dict[str, WorkerAccount]
+    ended_ms: float = 0.0
+    waiting: list[tuple[float, int]] = field(default_factory=list)
+    plans: int = 0
+
+
+@dataclass(slots=True)
+class _Life:
+    """One life of a worker, as the world sees it."""
+
+    spec: SimWorker
+    epoch: str
+    born_ms: float
+    held: deque[tuple[int, float]] = field(default_factory=deque)  # (job, when it gets there)
+    running: set[int] = field(default_factory=set)
+    leased_cost_ms: int = 0
+    done: int = 0
+    told_done: int = 0
+    told_at_ms: float = 0.0
+    died: bool = False
+    silent: bool = False
+
+    @property
+    def leases(self) -> int:
+        return len(self.held) + len(self.running)
+
+
+class World:
+    """One run. ``rng`` draws ties and estimates; the same arguments give the same outcome.
+
+    ``noise``: an estimate is the true cost times a factor between 1 / noise and noise, log-uniform; 1 means exact. ``tick_ms``: the
+    dispatcher rests so long after each plan; 0 for a plan at every change, which takes a large fleet long to simulate.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[SimJob],
+        workers: Sequence[SimWorker],
+        *,
+        strategy: Strategy,
+        settings: Settings,
+        rng: Random,
+        noise: float = 1.0,
+        failures: Sequence[Failure] = (),
+        handover_ms: float = 0.0,
+        tick_ms: float = 0.0,
+    ) -> None:
+        self._jobs = jobs
+        self._estimates = [max(1, round(job.cost_ms * noise ** (2 * rng.random() - 1))) for job in jobs]
+        self._settings = settings
+        self._strategy = strategy
+        self._filters = standard_filters(stall_ms=round(settings.stall_s * 1000))
+        self._rng = rng
+        self._state = PolicyState()
+        self._windows = Windows(settings.window_extra, settings.window_hide_ms, idle=settings.window_idle)
+        self._order = order(settings.order)
+        self._hold = HoldRule(settings.hold_ratio, round(settings.hold_max_s * 1000)) if settings.hold_ratio else None
+        self._handover_ms = handover_ms
+        self._tick_ms = tick_ms
+        self._rests_until_ms = 0.0
+        self._will_wake = False
+        self._events: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
+        self._count = 0
+        self._now_ms = 0.0
+        self._lives: dict[str, _Life] = {}
+        self._views: dict[str, WorkerView] = {}
+        self._lanes: dict[str, deque[int]] = {}
+        self._lane_views: dict[str, LaneView] = {}
+        self._admitted_ms: dict[int, int] = {}
+        self._names = {size: lane_name(_lane(size)) for size in {size_class(cost) for cost in self._estimates}}
+        self._waiting = 0
+        self._changed = False
+        self.outcome = Outcome([float("nan")] * len(jobs), [0] * len(jobs), {one.name: WorkerAccount() for one in workers})
+        for one in workers:
+            self._begin(one)
+        for failure in failures:
+            self._at(failure.at_ms, self._die, failure)
+
+    def run(self) -> Outcome:
+        """Until every job has ended, or nothing can happen any more."""
+        jobs, events, outcome = self._jobs, self._events, self.outcome
+        number, arrivals = 0, len(jobs)
+        sample_ms = max(1.0, jobs[-1].at_ms / 400) if jobs else 1.0
+        sampled_ms = -sample_ms
+        while number < arrivals or events:
+            arrival_ms = jobs[number].at_ms if number < arrivals else NEVER
+            now_ms = self._now_ms = min(arrival_ms, events[0][0] if events else NEVER)
+            while number < arrivals and jobs[number].at_ms <= now_ms:
+                self._admit(number)
+                number += 1
+            while events and events[0][0] <= now_ms:
+                _, _, happen, facts = heapq.heappop(events)
+                happen(*facts)
+            if self._changed and self._waiting:
+                self._place_or_rest()
+            if now_ms - sampled_ms >= sample_ms:
+                outcome.waiting.append((now_ms, self._waiting))
+                sampled_ms = now_ms
+        return outcome
+
+    # -- jobs
+
+    def _admit(self, job: int) -> None:
+        """To the end of its lane."""
+        size = size_class(self._estimates[job])
+        self._admitted_ms[job] = int(self._now_ms)
+        self._lanes.setdefault(self._names[size], deque()).append(job)
+        self._touch_lane(self._names[size])
+        self._waiting += 1
+        self._changed = True
+
+    def _return(self, job: int) -> None:
+        """To the head of its lane, with its old place in the order."""
+        name = self._names[size_class(self._estimates[job])]
+        self._lanes.setdefault(name, deque()).appendleft(job)
+        self._touch_lane(name)
+        self._waiting += 1
+        self._changed = True
+
+    def _touch_lane(self, name: str) -> None:
+        lane = self._lanes[name]
+        if lane:
+            head = lane[0]
+            cost_ms = self._estimates[head]
+            self._lane_views[name] = LaneView(name, _lane(size_class(cost_ms)), len(lane), cost_ms, self._admitted_ms[head])
+        else:
+            del self._lane_views[name]
+
+    # -- workers
+
+    def _begin(self, spec: SimWorker) -> None:
+        life = _Life(spec, f"e{self._count}", self._now_ms)
+        self._count += 1
+        self._lives[life.epoch] = life
+        self._look(life)
+        self._changed = True
+
+    def _look(self, life: _Life) -> None:
+        """What the dispatcher sees of it from now on."""
+        heartbeat_ms = self._settings.heartbeat_s * 1000
+        if self._now_ms - life.told_at_ms >= heartbeat_ms:
+            life.told_done, life.told_at_ms = life.done, self._now_ms
+        spec = life.spec
+        self._views[life.epoch] = WorkerView(
+            epoch=life.epoch,
+            name=spec.name,
+            concurrency=spec.concurrency,
+            weight=spec.weight,
+            models=frozenset(),
+            tasks=_TASKS,
+            ingress=_QUEUES,
+            leases=life.leases,
+            leased_cost_ms=life.leased_cost_ms,
+            taken=len(life.running),
+            window=self._windows.window(
+                life.epoch, concurrency=spec.concurrency, done=life.told_done, now_ms=int(self._now_ms)
+            ),
+            done=life.done,
+            consume_age_ms=round(self._settings.stall_s * 1000) + 1 if life.silent else 0,
+        )
+
+    def _start(self, life: _Life, job: int, there_ms: float) -> None:
+        life.running.add(job)
+        self.outcome.runs[job] += 1
+        begins_ms = max(self._now_ms, there_ms)
+        took_ms = self._jobs[job].cost_ms / life.spec.weight
+        self._at(begins_ms + took_ms, self._end, life, job, took_ms)
+
+    def _end(self, life: _Life, job: int, took_ms: float) -> None:
+        if life.died:
+            return
+        life.running.remove(job)
+        life.leased_cost_ms -= self._estimates[job]
+        life.done += 1
+        account, outcome = self.outcome.workers[life.spec.name], self.outcome
+        account.jobs += 1
+        account.work_ms += self._jobs[job].cost_ms
+        account.busy_ms += took_ms
+        outcome.response_ms[job] = self._now_ms - self._jobs[job].at_ms
+        outcome.ended_ms = self._now_ms
+        if life.held:
+            self._start(life, *life.held.popleft())
+        self._look(life)
+        self._changed = True
+
+    def _die(self, failure: Failure) -> None:
+        for life in [one for one in self._lives.values() if one.spec.name == failure.name and not one.died]:
+            life.died = True
+            self._at(self._now_ms + self._settings.stall_s * 1000, self._fall_silent, life)
+            self._at(self._now_ms + self._settings.lease_ttl_s * 1000, self._reap, life)
+            if failure.back_ms is not None:
+                self._at(self._now_ms + failure.back_ms, self._begin, life.spec)
+
+    def _fall_silent(self, life: _Life) -> None:
+        if life.epoch in self._lives:
+            life.silent = True
+            self._look(life)
+            self._changed = True  # jobs held for it have no reason to wait any longer
+
+    def _reap(self, life: _Life) -> None:
+        """Its jobs go back in line, the oldest first."""
+        del self._lives[life.epoch], self._views[life.epoch]
+        for job in sorted([*life.running, *(job for job, _ in life.held)], reverse=True):
+            self._return(job)
+        self._windows.forget(set(self._lives))
+
+    # -- dispatching
+
+    def _place_or_rest(self) -> None:
+        if self._now_ms >= self._rests_until_ms:
+            self._rests_until_ms = self._now_ms + self._tick_ms
+            self._place()
+        elif not self._will_wake:
+            self._will_wake = True
+            self._at(self._rests_until_ms, self._wake)
+
+    def _wake(self) -> None:
+        self._will_wake = False
+
+    def _place(self) -> None:
+        self._changed = False
+        while any(view.leases < view.window for view in self._views.values()):
+            snapshot = Snapshot(
+                int(self._now_ms), True, frozenset(), tuple(self._lane_views.values()), tuple(self._views.values())
+            )
+            self.outcome.plans += 1
+            decided = plan(
+                snapshot,
+                self._state,
+                strategy=self._strategy,
+                filters=self._filters,
+                rng=self._rng,
+                jobs_max=self._settings.batch_size,
+                order=self._order,
+                hold=self._hold,
+            )
+            for assign in decided.assignments:
+                lane, life = self._lanes[assign.lane], self._lives[assign.epoch]
+                for _ in range(assign.count):
+                    self._lease(life, lane.popleft())
+                self._waiting -= assign.count
+                self._touch_lane(assign.lane)
+                self._look(life)
+            if not self._waiting or sum(one.count for one in decided.assignments) < self._settings.batch_size:
+                return
+
+    def _lease(self, life: _Life, job: int) -> None:
+        life.leased_cost_ms += self._estimates[job]
+        there_ms = self._now_ms + self._handover_ms
+        if len(life.running) < life.spec.concurrency and not life.died:
+            self._start(life, job, there_ms)
+        else:
+            life.held.append((job, there_ms))
+
+    def _at(self, at_ms: float, happen: Callable[..., None], *facts: object) -> None:
+        self._count += 1
+        heapq.heappush(self._events, (at_ms, self._count, happen, facts))
+
+
+_TASKS: Final = frozenset({TASK})
+_QUEUES: Final = frozenset({INGRESS})
+
+
+def _lane(size: int) -> Lane:
+    return Lane(INGRESS, TASK, "default", 0, size)

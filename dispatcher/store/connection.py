@@ -1,0 +1,83 @@
+"""Our own Redis client, beside kombu's: kombu's prefixes only some commands, and redis-py's default one retries.
+
+A retried script may have run twice (asked for 2, told 2, leased 4), so this client never retries; whoever calls decides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from dispatcher.errors import Invalid
+
+# Celery writes the constants of `ssl`, redis-py plain words, and kombu takes both.
+_CERT_WORDS = re.compile(r"(?<=[?&]ssl_cert_reqs=)CERT_(?:NONE|OPTIONAL|REQUIRED)")
+_SOCKET_SCHEMES = ("redis+socket", "unix")
+
+
+def connect(
+    url: str, *, timeout_s: float = 5.0, text: bool = True, options: Mapping[str, Any] | None = None
+) -> redis.Redis:
+    """A client that answers with ``str`` (``bytes`` unless ``text``) and does not retry.
+
+    ``url`` may be redis://, rediss://, redis+socket:// or unix://.
+
+    ``timeout_s`` bounds connecting and each reply; a blocking command must ask for less. ``options`` go to redis-py as they
+    are (``ssl_ca_certs`` …). Raises :class:`Invalid` for any other scheme; connecting happens at the first command.
+    """
+    url = client_url(url)
+    if url.startswith("unix:"):  # TLS is the broker's, and this is not it
+        options = {name: value for name, value in (options or {}).items() if name != "connection_class" and name[:4] != "ssl_"}
+    return redis.Redis.from_url(
+        url,
+        decode_responses=text,
+        encoding_errors="surrogateescape",
+        retry=Retry(NoBackoff(), 0),
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        **(options or {}),
+    )
+
+
+def tls_options(broker_use_ssl: Any) -> dict[str, Any]:
+    """Options for :func:`connect` that mean what Celery's ``broker_use_ssl`` does: nothing, ``True``, or ``ssl_…`` names."""
+    if not broker_use_ssl:
+        return {}
+    return {"connection_class": redis.SSLConnection, **(broker_use_ssl if isinstance(broker_use_ssl, Mapping) else {})}
+
+
+def client_url(url: str) -> str:
+    """The form redis-py understands."""
+    parts = urlsplit(url)
+    if parts.scheme in _SOCKET_SCHEMES:
+        query = parse_qs(parts.query)
+        database = (query.get("virtual_host") or query.get("db") or ["0"])[0]
+        login = f"{parts.netloc.rsplit('@', 1)[0]}@" if "@" in parts.netloc else ""
+        return f"unix://{login}{parts.path}?db={database.strip('/')}"
+    if parts.scheme in ("redis", "rediss"):
+        return _CERT_WORDS.sub(lambda found: found[0].replace("CERT_", "").lower(), url)
+    raise Invalid(f"cannot use {redact(url)}: the URL of Redis begins with redis://, rediss://, redis+socket:// or unix://")
+
+
+def celery_url(url: str) -> str:
+    """The form Celery, kombu and Flower understand."""
+    parts = urlsplit(client_url(url))
+    if parts.scheme != "unix":
+        return url
+    database = parse_qs(parts.query)["db"][0]
+    return f"redis+socket://{parts.netloc}{parts.path}?virtual_host={database}"
+
+
+def redact(url: str) -> str:
+    """``url`` without its password, fit for logs and messages."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    host = parts.netloc.rsplit("@", 1)[1]
+    return urlunsplit(parts._replace(netloc=f"{quote(parts.username or '')}:***@{host}"))

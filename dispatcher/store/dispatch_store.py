@@ -1,0 +1,333 @@
+"""What the leading dispatcher does with Redis. One round trip to look, one to act.
+
+The client must answer with bytes (``connect(url, text=False)``): messages are read by the thousand and decoded by none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, cast
+
+import msgspec
+import redis
+
+from dispatcher.core.admission import UNREAD, Admitted, Refused
+from dispatcher.core.lane import parse_lane
+from dispatcher.core.plan import Assign
+from dispatcher.core.snapshot import LaneView
+from dispatcher.errors import NotLeader
+from dispatcher.store.frame import Entry, parse_entry
+from dispatcher.store.keys import Keys
+from dispatcher.store.script_stream import Call, ScriptRunner
+from dispatcher.store.worker_store import ALIVE_TTL_MS, DEAD_TTL_MS, GiveBack, Registration
+
+TAIL_BYTES = 64
+"""How much of a message's end identifies it: Celery puts the delivery tag there, which is unique to a publish."""
+
+READ_BYTES_MAX = 8 * 1024 * 1024
+"""One look reads about this much of the ingress at most."""
+
+SHOW_DEAD_MS = 60_000
+"""How long `status` shows a worker that is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRow:
+    """A worker's line of the snapshot; :class:`~dispatcher.core.snapshot.WorkerView` adds its registration."""
+
+    epoch: str
+    beat_age_ms: int
+    draining: str
+    consume_age_ms: int
+    leases: int
+    leased_cost_ms: int
+    taken: int
+    done: int
+    loop_lag_ms: int
+    ended: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look found. ``messages``: per ingress list (its index) the next raw messages, next first."""
+
+    now_ms: int
+    leads: bool
+    paused: frozenset[str]
+    lanes: tuple[LaneView, ...]
+    workers: tuple[WorkerRow, ...]
+    next_due_ms: int | None
+    messages: dict[int, list[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class IngressList:
+    """One Redis list of an ingress queue."""
+
+    key: str
+    queue: str
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class AdmitBatch:
+    """The head of one ingress list, and what was decided about each message, in order."""
+
+    source: IngressList
+    messages: Sequence[bytes]
+    decisions: Sequence[Admitted | Refused]
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What came of a batch of decisions: per admit batch and per assignment, how many jobs were moved."""
+
+    admitted: list[int] = field(default_factory=list)
+    assigned: list[int] = field(default_factory=list)
+    promoted: int = 0
+
+
+class DispatchStore:
+    """The transitions of a dispatcher. All that change jobs carry ``token``, and raise :class:`NotLeader` once another leads."""
+
+    def __init__(self, client: redis.Redis, keys: Keys, token: str) -> None:
+        self.keys = keys
+        self.token = token
+        self._client = client
+        self._keys_of_epoch: dict[str, tuple[str, str, str, str]] = {}
+        self._cell = keys.lane_prefix.removesuffix("lane:")
+        self._scripts = ScriptRunner(client)
+
+    # -- leading
+
+    def elect(self, *, ttl_ms: int, info: dict[str, Any], resign: bool = False) -> bool:
+        """Become or stay leader."""
+        args = [self.token, ttl_ms, msgspec.json.encode(info), "1" if resign else "0"]
+        return bool(self._run("elect", [self.keys.leader, self.keys.leader_info], args))
+
+    # -- looking
+
+    def look(self, ingress: Sequence[IngressList], *, limit: int, message_bytes_max: int) -> Look:
+        """Messages at the head of the ingress lists, and a snapshot; one round trip, nothing written."""
+        keys = self.keys
+        calls: list[Call] = [
+            ("snapshot", [keys.leader, keys.lanes, keys.workers, keys.paused, keys.scheduled], [self.token, self._cell, ALIVE_TTL_MS])
+        ]
+        if ingress:
+            calls.append(("read_ingress", [one.key for one in ingress], [limit, message_bytes_max, READ_BYTES_MAX]))
+        try:
+            replies = self._scripts.ask(calls)
+        except redis.exceptions.NoScriptError:
+            replies = self._scripts.ask(calls)  # the scripts are loaded now, and nothing was written
+        now_ms, leads, paused, lanes, workers, next_due = replies[0]
+        found = replies[1] if ingress else []
+        return Look(
+            now_ms=now_ms,
+            leads=bool(leads),
+            paused=frozenset(name.decode() for name in paused),
+            lanes=tuple(_lane_view(*lanes[i : i + 3]) for i in range(0, len(lanes), 3)),
+            workers=tuple(_worker_row(*workers[i : i + 10]) for i in range(0, len(workers), 10)),
+            next_due_ms=int(float(next_due)) if next_due else None,
+            messages={index: messages for index, messages in enumerate(found) if messages},
+        )
+
+    def registrations(self, epochs: Sequence[str]) -> dict[str, Registration]:
+        """What those workers said of themselves; without those that are gone."""
+        if not epochs:
+            return {}
+        with self._client.pipeline(transaction=False) as pipe:
+            for epoch in epochs:
+                pipe.hget(self.keys.worker(epoch), "registration")
+            found = pipe.execute()
+        return {
+            epoch: msgspec.json.decode(text, type=Registration)
+            for epoch, text in zip(epochs, found, strict=True)
+            if text is not None
+        }
+
+    def ingress_queues(self) -> set[str]:
+        """Queues that workers have named."""
+        return {name.decode() for name in cast("set[bytes]", self._client.smembers(self.keys.ingress_queues))}
+
+    def models(self) -> set[str]:
+        """Models that any worker has ever served."""
+        return {name.decode() for name in cast("set[bytes]", self._client.smembers(self.keys.models))}
+
+    # -- acting
+
+    def apply(self, batches: Iterable[AdmitBatch], assignments: Callable[[], Sequence[Assign]], *, promote: int) -> Applied:
+        """Admit, promote what is due, assign, in that order. ``promote``: how many scheduled jobs at most.
+
+        ``batches`` is read and ``assignments`` called while Redis already works on what was sent before: deciding about messages and
+        moving them take about as long, and each would wait for the other.
+        """
+        keys = self.keys
+        with self._scripts.stream() as stream:
+            admits = 0
+            for batch in batches:
+                stream.send(self._admit_call(batch))
+                admits += 1
+            if promote:
+                stream.send(("promote_scheduled", [keys.leader, keys.scheduled, keys.lanes], [self.token, keys.lane_prefix, promote]))
+            if decided := assignments():
+                stream.send(self._assign_call(decided))
+            replies = stream.replies()
+        admitted = replies[:admits]
+        promoted = replies[admits] if promote else 0
+        assigned = replies[-1] if decided else []
+        if any(reply == -1 for reply in (*admitted, promoted, *assigned[:1])):
+            raise NotLeader("another dispatcher leads this cell")
+        return Applied(admitted, assigned, promoted)
+
+    def _admit_call(self, batch: AdmitBatch) -> Call:
+        keys = self.keys
+        lanes: dict[str, int] = {}
+        facts: list[Any] = []
+        for message, decision in zip(batch.messages, batch.decisions, strict=True):
+            if isinstance(decision, Admitted):
+                lane = lanes.setdefault(decision.lane, len(lanes) + 1)
+                if decision.due_ms is None:
+                    verdict: str | bytes = f"L{decision.cost_ms:09d}{lane}"
+                else:
+                    verdict = f"S{decision.cost_ms:09d}{lane}:{decision.due_ms}"
+            else:
+                # One that is too large was not looked into here: it may have an id.
+                may_have_id = decision.task_id or decision.reason == "too_large"
+                verdict = (b"U" if may_have_id else b"D") + _reason(decision, batch.source)
+            facts += (_fingerprint(message), verdict)
+        fixed = [
+            keys.leader, batch.source.key, keys.sequence, keys.messages, keys.lanes, keys.scheduled, keys.dead_letters,
+            keys.dead_reasons, keys.unsettled,
+        ]  # fmt: skip
+        return "admit", [*fixed, *map(keys.lane, lanes)], [self.token, TAIL_BYTES, len(lanes), *lanes, *facts]
+
+    def _assign_call(self, assignments: Sequence[Assign]) -> Call:
+        keys = self.keys
+        names = [keys.leader, keys.lanes, keys.sequence]
+        args: list[Any] = [self.token]
+        for lane, group in groupby(assignments, key=attrgetter("lane")):
+            workers = list(group)
+            names.append(keys.lane(lane))
+            args += (lane, len(workers))
+            for one in workers:
+                names += self._epoch_keys(one.epoch)
+                args += (one.epoch, one.count, one.window)
+        return "assign", names, args
+
+    def _epoch_keys(self, epoch: str) -> tuple[str, str, str, str]:
+        found = self._keys_of_epoch.get(epoch)
+        if found is None:
+            keys = self.keys
+            found = (keys.alive(epoch), keys.worker(epoch), keys.leases(epoch), keys.worker_queue(epoch))
+            self._keys_of_epoch[epoch] = found
+        return found
+
+    # -- ending worker lives
+
+    def end_silent(self, epoch: str, *, lease_ttl_ms: int) -> bool:
+        """Declare a silent worker dead: from here on it can take, ack and be assigned nothing. False: it beat after all."""
+        keys = self.keys
+        reply = self._run(
+            "end_epoch",
+            [keys.leader, keys.alive(epoch), keys.dead(epoch), keys.wake],
+            [self.token, "silent", DEAD_TTL_MS, ALIVE_TTL_MS - lease_ttl_ms],
+        )
+        return bool(self._led(reply))
+
+    def leases(self, epoch: str) -> list[tuple[str, Entry, bool]]:
+        """(lease id, entry, was taken) of all leases of a worker, newest job first."""
+        with self._client.pipeline(transaction=False) as pipe:
+            pipe.hgetall(self.keys.leases(epoch))
+            pipe.hkeys(self.keys.taken(epoch))
+            leases, taken = pipe.execute()
+        started = set(taken)
+        found = [(id_.decode(), parse_entry(entry.decode()), id_ in started) for id_, entry in leases.items()]
+        return sorted(found, key=lambda lease: lease[1].job, reverse=True)
+
+    def giveback(self, epoch: str, leases: Sequence[GiveBack]) -> int:
+        """End leases of a worker; at most 500. How many were ended."""
+        keys = self.keys
+        names = [
+            keys.leader, keys.leases(epoch), keys.taken(epoch), keys.worker_queue(epoch), keys.lanes, keys.scheduled,
+            keys.dead_letters, keys.dead_reasons, keys.unsettled, keys.wake,
+        ]  # fmt: skip
+        return self._led(self._run("giveback", names, [self.token, keys.lane_prefix, 0, *(p for one in leases for p in one.args())]))
+
+    def forget_worker(self, epoch: str) -> bool:
+        """Remove what is left of a worker whose leases are all ended."""
+        keys = self.keys
+        names = [
+            keys.leader, keys.workers, keys.worker(epoch), keys.leases(epoch), keys.taken(epoch), keys.worker_queue(epoch),
+            keys.alive(epoch), keys.gone,
+        ]  # fmt: skip
+        self._keys_of_epoch.pop(epoch, None)
+        return bool(self._led(self._run("forget_worker", names, [self.token, epoch, SHOW_DEAD_MS])))
+
+    # -- dead letters whose result is not stored yet
+
+    def unsettled(self, limit: int) -> list[tuple[str, bytes | None, dict[str, Any]]]:
+        """(job number, raw message, reason record) of dead letters whose FAILURE is still to be stored."""
+        jobs = cast("list[bytes]", self._client.srandmember(self.keys.unsettled, limit))
+        if not jobs:
+            return []
+        messages = cast("list[bytes | None]", self._client.hmget(self.keys.messages, jobs))
+        reasons = cast("list[bytes | None]", self._client.hmget(self.keys.dead_reasons, jobs))
+        return [
+            (job.decode(), message, msgspec.json.decode(reason) if reason else {})
+            for job, message, reason in zip(jobs, messages, reasons, strict=True)
+        ]
+
+    def settled(self, job: str) -> None:
+        """The FAILURE of that dead letter is stored."""
+        self._client.srem(self.keys.unsettled, job)
+
+    # -- scripts
+
+    def _led(self, reply: int) -> int:
+        if reply == -1:
+            raise NotLeader("another dispatcher leads this cell")
+        return int(reply)
+
+    def _run(self, name: str, keys: list[str], args: list[Any]) -> Any:
+        return self._scripts.ask([(name, keys, args)])[0]
+
+
+def _lane_view(name: bytes, depth: int, frame: bytes) -> LaneView:
+    text = name.decode()
+    return LaneView(text, parse_lane(text), depth, int(frame[29:38]), int(frame[16:29]))
+
+
+def _worker_row(
+    epoch: bytes, beat_age: int, draining: bytes, consume_age: int, leases: int, cost: int, taken: int, done: int, lag: int,
+    ended: bytes | None,
+) -> WorkerRow:  # fmt: skip
+    # Redis answers nil where the reason an epoch ended is not known any more.
+    reason = None if beat_age >= 0 else (ended or b"unknown").decode()
+    return WorkerRow(epoch.decode(), beat_age, draining.decode(), consume_age, leases, cost, taken, done, lag, reason)
+
+
+def _fingerprint(message: bytes) -> bytes:
+    """What admit compares with the message it pops: length and end, or all of it where the delivery tag is not at the end."""
+    if message[:1] == UNREAD:  # its size is all that is known
+        return UNREAD + message.lstrip(UNREAD)
+    tail = message[-TAIL_BYTES:]
+    if b'"delivery_tag"' in tail:
+        return b"%d:%b" % (len(message), tail)
+    return b"sha1:" + hashlib.sha1(message).hexdigest().encode()  # noqa: S324 (what Lua in Redis has)
+
+
+def _reason(refused: Refused, source: IngressList) -> bytes:
+    return msgspec.json.encode(
+        {
+            "reason": refused.reason,
+            "detail": refused.detail,
+            "task_id": refused.task_id,
+            "task": refused.task,
+            "ingress": source.queue,
+            "step": source.step,
+        }
+    )

@@ -1,0 +1,187 @@
+"""The one list of Redis keys: name, type, what it holds, who writes it, who reads it, how long it lives.
+
+``docs/redis_keys.md`` is generated from :data:`KEYS` (``make docs``) and a test holds it fresh. Every key starts with
+the broker's ``global_keyprefix`` (usually empty) and then the cell's name, ``dispatch:`` by default. Only the lists
+that Celery itself consumes or that Flower measures with ``LLEN`` (ingress, lanes, worker queues) are also kombu
+queue names; their queue name is the key without the ``global_keyprefix``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class KeyDoc:
+    """One row of the key catalogue."""
+
+    name: str
+    type: str
+    holds: str
+    writers: str
+    readers: str
+    lifetime: str
+
+
+KEYS: tuple[KeyDoc, ...] = (
+    KeyDoc("<queue>, <queue>\\x06\\x163, …6, …9", "list", "Ingress: Celery messages as the producer sent them, one list a "
+           "priority step", "producers (Celery), release, requeue_dead", "read_ingress, admit", "until admitted"),
+    KeyDoc("<cell>:messages", "hash", "job number → raw message, from admission to the end of the job", "admit, ack, release, purge, "
+           "requeue_dead", "take, settle, dead list", "until acked, released or purged"),
+    KeyDoc("<cell>:lanes", "set", "names of the lanes that are not empty", "admit, promote_scheduled, assign, giveback, release, purge",
+           "snapshot, ack", "permanent"),
+    KeyDoc("<cell>:lane:<lane>", "list", "frames of waiting jobs of one kind; the right end is next", "admit, promote_scheduled, "
+           "assign, giveback, release, purge", "snapshot, Flower", "while jobs wait"),
+    KeyDoc("<cell>:scheduled", "zset", "frame+lane of jobs not yet due, scored by due time in ms", "admit, giveback, "
+           "promote_scheduled, release, purge", "snapshot", "until due"),
+    KeyDoc("<cell>:sequence", "string", "last number given to a job or a lease; µs of Redis time, never repeats", "admit, assign",
+           "admit, assign", "permanent"),
+    KeyDoc("<cell>:workers", "set", "epochs of the workers that are registered", "register_worker, forget_worker", "snapshot",
+           "permanent"),
+    KeyDoc("<cell>:gone", "zset", "epochs forgotten lately, scored by when, in ms", "forget_worker", "status", "a minute"),
+    KeyDoc("<cell>:worker:<epoch>", "hash", "registration (JSON), draining flag, totals of the last beat", "register_worker, "
+           "heartbeat, drain_worker", "assign, heartbeat, snapshot, status", "until forgotten; then a minute"),
+    KeyDoc("<cell>:alive:<epoch>", "string", "exists while the epoch may take jobs; its TTL dates the last beat",
+           "register_worker, heartbeat, end_epoch", "take, ack, assign, giveback, drain_worker, snapshot", "a day after the last beat"),
+    KeyDoc("<cell>:dead:<epoch>", "string", "why the epoch ended: silent, goodbye", "end_epoch", "heartbeat, snapshot", "a day"),
+    KeyDoc("<cell>:wq:<epoch>", "list", "the worker's queue: lease ids, right end next", "assign, giveback", "the worker (BRPOP), "
+           "heartbeat", "until forgotten"),
+    KeyDoc("<cell>:leases:<epoch>", "hash", "lease id → frame+lane: what this worker owes", "assign, ack, giveback",
+           "take, heartbeat, snapshot", "until forgotten"),
+    KeyDoc("<cell>:taken:<epoch>", "hash", "lease id → ms when the job was started", "take, ack, giveback", "giveback, snapshot",
+           "until forgotten"),
+    KeyDoc("<cell>:dead_letters", "zset", "job numbers of dead letters, scored by ms of burial", "admit, giveback, requeue_dead",
+           "dead list", "until requeued or purged"),
+    KeyDoc("<cell>:dead_reasons", "hash", "job number → JSON: reason, detail, task id, task, lane, frame, ingress", "admit, giveback, "
+           "requeue_dead", "dead list, settle", "until requeued or purged"),
+    KeyDoc("<cell>:unsettled", "set", "job numbers of dead letters whose FAILURE is not yet in the result backend", "admit, giveback, "
+           "settle, requeue_dead", "settle", "until settled"),
+    KeyDoc("<cell>:ingress_queues", "set", "ingress queues that workers have named", "register_worker", "dispatch, status",
+           "permanent"),
+    KeyDoc("<cell>:models", "set", "models any worker has ever served; what is in neither here nor the settings is unknown",
+           "register_worker", "dispatch", "permanent"),
+    KeyDoc("<cell>:paused", "set", "ingress queues whose jobs are neither admitted nor assigned; `*` is every queue", "pause, resume, "
+           "release", "snapshot, status", "until resumed"),
+    KeyDoc("<cell>:leader", "string", "random id of the leading dispatcher", "elect", "every script of the dispatcher",
+           "leader_ttl_s after the last renewal"),
+    KeyDoc("<cell>:leader_info", "hash", "host and pid of the leading dispatcher", "elect", "status", "permanent"),
+    KeyDoc("<cell>:wake", "list", "at most one element: something changed while the dispatcher slept", "ack, register_worker, "
+           "drain_worker, giveback, end_epoch, resume", "dispatch (BRPOP)", "until read"),
+    KeyDoc("<cell>:submission:<digest>", "hash", "a resumable `submit`: chunk → task id", "submit", "submit --resume",
+           "30 days"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Builds key names for one cell. ``prefix`` is the broker's ``global_keyprefix``; all names here include it."""
+
+    cell: str = "dispatch"
+    prefix: str = ""
+    separator: str = "\x06\x16"
+    priority_steps: tuple[int, ...] = (0, 3, 6, 9)
+
+    def _key(self, *parts: str) -> str:
+        return ":".join((self.prefix + self.cell, *parts))
+
+    # -- of the cell
+    @property
+    def messages(self) -> str:
+        return self._key("messages")
+
+    @property
+    def lanes(self) -> str:
+        return self._key("lanes")
+
+    @property
+    def scheduled(self) -> str:
+        return self._key("scheduled")
+
+    @property
+    def sequence(self) -> str:
+        return self._key("sequence")
+
+    @property
+    def workers(self) -> str:
+        return self._key("workers")
+
+    @property
+    def gone(self) -> str:
+        return self._key("gone")
+
+    @property
+    def dead_letters(self) -> str:
+        return self._key("dead_letters")
+
+    @property
+    def dead_reasons(self) -> str:
+        return self._key("dead_reasons")
+
+    @property
+    def unsettled(self) -> str:
+        return self._key("unsettled")
+
+    @property
+    def ingress_queues(self) -> str:
+        return self._key("ingress_queues")
+
+    @property
+    def models(self) -> str:
+        return self._key("models")
+
+    @property
+    def paused(self) -> str:
+        return self._key("paused")
+
+    @property
+    def leader(self) -> str:
+        return self._key("leader")
+
+    @property
+    def leader_info(self) -> str:
+        return self._key("leader_info")
+
+    @property
+    def wake(self) -> str:
+        return self._key("wake")
+
+    def submission(self, digest: str) -> str:
+        return self._key("submission", digest)
+
+    # -- of a lane
+    def lane(self, lane: str) -> str:
+        return self._key("lane", lane)
+
+    @property
+    def lane_prefix(self) -> str:
+        """What stands before a lane's name in the key of its list."""
+        return self._key("lane", "")
+
+    # -- of a worker life
+    def worker(self, epoch: str) -> str:
+        return self._key("worker", epoch)
+
+    def alive(self, epoch: str) -> str:
+        return self._key("alive", epoch)
+
+    def dead(self, epoch: str) -> str:
+        return self._key("dead", epoch)
+
+    def leases(self, epoch: str) -> str:
+        return self._key("leases", epoch)
+
+    def taken(self, epoch: str) -> str:
+        return self._key("taken", epoch)
+
+    def worker_queue(self, epoch: str) -> str:
+        return self._key("wq", epoch)
+
+    # -- of an ingress queue
+    def ingress(self, queue: str) -> tuple[str, ...]:
+        """The lists of one ingress queue, the one served first at the front (kombu: lower step, higher priority)."""
+        return tuple(self.prefix + (queue if step == 0 else f"{queue}{self.separator}{step}") for step in self.priority_steps)
+
+    # -- kombu
+    def queue_name(self, key: str) -> str:
+        """The kombu queue name whose list is ``key``: kombu puts ``global_keyprefix`` before it by itself."""
+        return key.removeprefix(self.prefix)

@@ -1,0 +1,42 @@
+-- What is kept of a job beside its message. An *entry* is a frame of fixed width, so that no script ever parses JSON,
+-- followed by the lane the job belongs to. A lane's list holds bare frames (its name is in its key). dispatcher/store/frame.py
+-- is the same layout in Python.
+--   1-16 job number · 17-29 admitted-at ms · 30-38 cost ms · 39-40 crashes · 41-42 rejects · 43-44 reaps · 45-46 recalls
+local FRAME_BYTES = 46
+
+local COUNTER_AT = { crashes = 39, rejects = 41, reaps = 43, recalls = 45 }
+
+
+local function job_of(entry) return string.sub(entry, 1, 16) end
+
+local function cost_ms_of(entry) return tonumber(string.sub(entry, 30, 38)) end
+
+local function frame_of(entry) return string.sub(entry, 1, FRAME_BYTES) end
+
+local function lane_of(entry) return string.sub(entry, FRAME_BYTES + 1) end
+
+-- The entry with one of its counters raised by one (at most 99), and the new count.
+local function bump(entry, counter)
+  local at = COUNTER_AT[counter]
+  local count = math.min(99, tonumber(string.sub(entry, at, at + 1)) + 1)
+  return string.sub(entry, 1, at - 1) .. string.format('%02d', count) .. string.sub(entry, at + 2), count
+end
+
+local function now_ms()
+  local now = redis.call('TIME')
+  return now[1] * 1000 + math.floor(now[2] / 1000)
+end
+
+-- `count` numbers that no other call was given or will be given: µs of Redis time, or one more than the last if that is later.
+-- They stay unique over a loss of Redis' last writes, where a plain counter would repeat itself. Returns the first.
+local function reserve_numbers(sequence, count)
+  local now = redis.call('TIME')
+  local first = math.max(now[1] * 1000000 + now[2], tonumber(redis.call('GET', sequence) or '0') + 1)
+  redis.call('SET', sequence, string.format('%.0f', first + count - 1))
+  return first
+end
+
+-- Wakes the sleeping dispatcher; the list never holds more than one element.
+local function wake_dispatcher(wake)
+  if redis.call('EXISTS', wake) == 0 then redis.call('LPUSH', wake, '1') end
+end

@@ -1,0 +1,85 @@
+--[[ admit: move the next messages of one ingress list to their lanes, to `scheduled`, or to dead letters.
+KEYS[1] leader        STRING  must equal token
+KEYS[2] ingress       LIST    right end next
+KEYS[3] sequence      STRING
+KEYS[4] messages      HASH    job number -> raw message
+KEYS[5] lanes         SET     lanes that are not empty
+KEYS[6] scheduled     ZSET    entries by due time
+KEYS[7] dead_letters  ZSET
+KEYS[8] dead_reasons  HASH
+KEYS[9] unsettled     SET
+KEYS[*] lane lists, named by number below
+ARGV[1] token
+ARGV[2] tail_bytes    how much of a message's end a fingerprint holds
+ARGV[3] lane_count    names of the lanes follow, one for each of the lane lists
+ARGV[*] then per message, next first:
+        fingerprint   "<length>:<last tail_bytes>" or "sha1:<hex>" of the message that was planned for; "!<length>" for one that was
+                      not read
+        verdict       "L" .. cost in ms, nine digits .. lane number: it waits in that lane
+                      "S" .. cost .. lane number .. ":" .. due ms: it is not due before
+                      "D" or "U" .. JSON of the reason: it is a dead letter; "U": its id needs a FAILURE
+Returns how many messages were moved, 0 or more; -1 NOT_LEADER. It stops at the first that is not the one planned for: somebody
+pushed to the head of the list in between, and the next look sees it.
+Checks before it writes (an error half-way would admit the first jobs again and again), and writes the copy before the remove.
+Bounded by what the caller sends (at most 500). ]]
+local leader, ingress, sequence, messages, lanes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local scheduled, dead_letters, dead_reasons, unsettled = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local token, tail_bytes, lane_count = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+if redis.call('GET', leader) ~= token then return -1 end
+local at = 4 + lane_count
+local planned = math.floor((#ARGV - at + 1) / 2)
+local waiting = redis.call('LRANGE', ingress, -planned, -1)
+local length = #waiting
+local sub = string.sub
+
+local matched = 0
+for i = 1, math.min(planned, length) do
+  local raw, fingerprint = waiting[length - i + 1], ARGV[at + (i - 1) * 2]
+  local same = #raw .. ':' .. sub(raw, -tail_bytes) == fingerprint
+  if not same then
+    local kind = sub(fingerprint, 1, 1)
+    same = (kind == 's' and 'sha1:' .. redis.sha1hex(raw) == fingerprint) or (kind == '!' and '!' .. #raw == fingerprint)
+  end
+  if not same then break end
+  matched = i
+end
+if matched == 0 then return 0 end
+for i = 10, #KEYS do
+  local type = redis.call('TYPE', KEYS[i]).ok
+  if type ~= 'list' and type ~= 'none' then return redis.error_reply('WRONGTYPE ' .. KEYS[i] .. ' is a ' .. type .. ', not a lane') end
+end
+
+local now = now_ms()
+local number = reserve_numbers(sequence, matched)
+local admitted_at = string.format('%013.0f', now)
+local stored, pushes = {}, {}
+for i = 1, matched do
+  local verdict = ARGV[at + (i - 1) * 2 + 1]
+  local job = string.format('%.0f', number + i - 1)
+  stored[2 * i - 1], stored[2 * i] = job, waiting[length - i + 1]
+  local kind = sub(verdict, 1, 1)
+  if kind == 'L' then
+    local lane = sub(verdict, 11)
+    local list = pushes[lane]
+    if not list then
+      list = {}
+      pushes[lane] = list
+    end
+    list[#list + 1] = job .. admitted_at .. sub(verdict, 2, 10) .. '00000000'
+  elseif kind == 'S' then
+    local colon = string.find(verdict, ':', 11, true)
+    local lane = ARGV[3 + tonumber(sub(verdict, 11, colon - 1))]
+    redis.call('ZADD', scheduled, sub(verdict, colon + 1), job .. admitted_at .. sub(verdict, 2, 10) .. '00000000' .. lane)
+  else
+    redis.call('HSET', dead_reasons, job, sub(verdict, 2))
+    redis.call('ZADD', dead_letters, now, job)
+    if kind == 'U' then redis.call('SADD', unsettled, job) end
+  end
+end
+redis.call('HSET', messages, unpack(stored))
+for lane, list in pairs(pushes) do
+  redis.call('LPUSH', KEYS[9 + tonumber(lane)], unpack(list))
+  redis.call('SADD', lanes, ARGV[3 + tonumber(lane)])
+end
+redis.call('LTRIM', ingress, 0, -(matched + 1))
+return matched

@@ -1,0 +1,49 @@
+--[[ giveback: end leases without an ack: each job goes back to the head of its lane, waits in `scheduled`, or is buried.
+KEYS[1] guard         STRING  alive:<epoch> when the worker gives back, leader when the dispatcher reaps
+KEYS[2] leases        HASH
+KEYS[3] taken         HASH
+KEYS[4] queue         LIST    the worker's
+KEYS[5] lanes         SET
+KEYS[6] scheduled     ZSET
+KEYS[7] dead_letters  ZSET
+KEYS[8] dead_reasons  HASH
+KEYS[9] unsettled     SET
+KEYS[10] wake         LIST
+ARGV[1] guard_value   what the guard must hold; "" means: it must exist
+ARGV[2] lane_prefix   key of a lane's list without its name (lane names come out of the leases)
+ARGV[3] delay_ms      first wait of a rejected job, doubled with each reject, at most a minute; 0: none
+ARGV[*] four for each lease: id, counter ("crashes", "rejects", "reaps", "recalls" or ""), most, JSON of the reason.
+        most: the job is buried when the counter reaches it; "0" never, "-1" at once
+Returns how many leases were ended; -1 REFUSED (the epoch ended, or another leads): nothing was written.
+"recalls" ends only leases that were not taken: a running job cannot be recalled.
+Send the newest lease first, so that the oldest job ends at the head of its lane. At most 500. ]]
+local guard, leases, taken, queue, lanes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local scheduled, dead_letters, dead_reasons, unsettled, wake = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local guard_value, lane_prefix, delay_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local held = redis.call('GET', guard)
+if not held or (guard_value ~= '' and held ~= guard_value) then return -1 end
+local ended = 0
+for a = 4, #ARGV - 3, 4 do
+  local id, counter, most, reason = ARGV[a], ARGV[a + 1], tonumber(ARGV[a + 2]), ARGV[a + 3]
+  local entry = redis.call('HGET', leases, id)
+  if entry and not (counter == 'recalls' and redis.call('HEXISTS', taken, id) == 1) then
+    local count = 0
+    if counter ~= '' then entry, count = bump(entry, counter) end
+    local lane, job = lane_of(entry), job_of(entry)
+    if most < 0 or (most > 0 and count >= most) then
+      redis.call('HSET', dead_reasons, job, '{"entry":"' .. entry .. '",' .. string.sub(reason, 2))
+      redis.call('ZADD', dead_letters, string.format('%.0f', now_ms()), job)
+      redis.call('SADD', unsettled, job)
+    elseif counter == 'rejects' and delay_ms > 0 then
+      redis.call('ZADD', scheduled, string.format('%.0f', now_ms() + math.min(60000, delay_ms * 2 ^ (count - 1))), entry)
+    else
+      redis.call('RPUSH', lane_prefix .. lane, frame_of(entry))
+      redis.call('SADD', lanes, lane)
+    end
+    redis.call('HDEL', leases, id)
+    if redis.call('HDEL', taken, id) == 0 then redis.call('LREM', queue, 1, id) end
+    ended = ended + 1
+  end
+end
+if ended > 0 then wake_dispatcher(wake) end
+return ended

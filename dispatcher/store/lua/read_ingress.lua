@@ -1,0 +1,36 @@
+--[[ read_ingress: look at the next messages of every ingress list, removing nothing.
+KEYS[*]  ingress lists, the one served first at the front
+ARGV[1] limit      most messages over all lists
+ARGV[2] bytes_max  a larger message is not sent: its place holds "!<size>" instead, or "!!<size>" for one that begins with "!"
+                   itself: that is not JSON, and would be taken for the mark
+ARGV[3] total_max  stop after about this many bytes
+Returns per list an array, next message first.
+Writes nothing. ]]
+local limit, bytes_max, total_max = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local reply, bytes = {}, 0
+for i = 1, #KEYS do
+  local found = {}
+  if limit > 0 and redis.call('TYPE', KEYS[i]).ok == 'list' then
+    -- In slices, so that a list of huge messages is not copied whole.
+    local position = -1
+    while limit > 0 and bytes < total_max do
+      local slice = math.min(limit, 50)
+      local part = redis.call('LRANGE', KEYS[i], position - slice + 1, position)
+      for j = #part, 1, -1 do
+        local message = part[j]
+        bytes = bytes + #message
+        if #message > bytes_max then
+          message = '!' .. #message
+        elseif string.sub(message, 1, 1) == '!' then
+          message = '!!' .. #message
+        end
+        found[#found + 1] = message
+      end
+      limit = limit - #part
+      position = position - #part
+      if #part < slice then break end
+    end
+  end
+  reply[i] = found
+end
+return reply

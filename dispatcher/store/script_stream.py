@@ -1,0 +1,106 @@
+"""Runs Lua transitions for the dispatcher: several under way at once, on one connection that is kept for them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+
+from dispatcher.store.scripts import names, source
+
+SEND_BYTES = 4096
+"""Calls are gathered up to this size before they are sent: each send wakes Redis up."""
+
+Call = tuple[str, list[str], list[Any]]
+"""Name of the transition, KEYS, ARGV."""
+
+
+class ScriptRunner:
+    """The transitions of one client. Not thread-safe: the dispatcher's loop alone uses it."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._connection: Any = None
+        self._shas = {name: hashlib.sha1(source(name).encode()).hexdigest() for name in names()}  # noqa: S324 (Redis' own id)
+
+    def ask(self, calls: Sequence[Call]) -> list[Any]:
+        """Runs the calls in one round trip.
+
+        Where Redis does not know the scripts (it is new, or was restarted) they are loaded, and a single call is made again; of
+        several some may have run, so whoever made them decides.
+        """
+        try:
+            with self.stream() as stream:
+                for call in calls:
+                    stream.send(call)
+                return stream.replies()
+        except redis.exceptions.NoScriptError:
+            if len(calls) > 1:
+                raise
+            return self.ask(calls)
+
+    @contextmanager
+    def stream(self) -> Iterator[Stream]:
+        """Send calls one by one, then read all replies. Left before that, the connection is closed: its replies are lost."""
+        if self._connection is None:
+            self._connection = self._client.connection_pool.get_connection()
+        stream = Stream(self._connection, self._shas)
+        try:
+            yield stream
+        except redis.exceptions.NoScriptError:
+            self.load()
+            raise
+        finally:
+            if stream.under_way:
+                self._connection.disconnect()  # it connects again by itself
+
+    def load(self) -> None:
+        """Gives Redis every script."""
+        with self._client.pipeline(transaction=False) as pipe:
+            for name in self._shas:
+                pipe.script_load(source(name))
+            pipe.execute()
+
+
+class Stream:
+    """What :meth:`ScriptRunner.stream` gives: calls on their way."""
+
+    def __init__(self, connection: Any, shas: dict[str, str]) -> None:
+        self._connection = connection
+        self._shas = shas
+        self._unsent: list[bytes] = []
+        self._unsent_bytes = 0
+        self.under_way = 0
+
+    def send(self, call: Call) -> None:
+        """Send a call, together with the next ones if it is small. Does not wait for its reply."""
+        name, keys, args = call
+        self.under_way += 1
+        packed = self._connection.pack_command("EVALSHA", self._shas[name], len(keys), *keys, *args)
+        self._unsent += packed
+        self._unsent_bytes += sum(map(len, packed))
+        if self._unsent_bytes > SEND_BYTES:
+            self._flush()
+
+    def replies(self) -> list[Any]:
+        """What the scripts returned, in order; raises the first error, when all have been read."""
+        self._flush()
+        found: list[Any] = []
+        error: Exception | None = None
+        while self.under_way:
+            try:
+                found.append(self._connection.read_response())
+            except redis.ResponseError as exc:
+                error = error or exc
+            self.under_way -= 1
+        if error is not None:
+            raise error
+        return found
+
+    def _flush(self) -> None:
+        if self._unsent:
+            self._connection.send_packed_command([b"".join(self._unsent)])
+            self._unsent, self._unsent_bytes = [], 0

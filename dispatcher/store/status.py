@@ -1,0 +1,102 @@
+"""What ``dispatcher status`` shows: one cell at one instant, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import redis
+
+from dispatcher.core.lane import parse_lane
+from dispatcher.store.frame import parse_entry
+from dispatcher.store.keys import Keys
+from dispatcher.store.scripts import Scripts
+from dispatcher.store.worker_store import ALIVE_TTL_MS, Registration
+
+SNAPSHOT_WORKER_FIELDS = 10
+
+NOBODY = '{"name": "", "host": "", "pid": 0, "concurrency": 0}'
+"""Stands for a registration that Redis has lost."""
+
+STATES = ("starting", "ready", "draining", "ejected", "dead")
+"""*starting*: registered, has not beaten yet. *dead*: its life has ended; shown for a minute."""
+
+
+def read_status(client: redis.Redis, scripts: Scripts, keys: Keys, queues: Sequence[str]) -> dict[str, Any]:
+    """The cell as JSON. ``queues``: ingress queues to count besides those that workers named. ``client`` answers with text.
+
+    ``ingress``, ``scheduled`` and ``dead`` are counts of jobs; a worker's ``leased`` includes ``running``. ``leader`` is ``null`` or
+    has the ``host`` and ``pid`` of the leading dispatcher. Costs one script and two pipelines, whatever the number of jobs.
+    """
+    now_ms, _, _, lanes, workers, _ = scripts(
+        "snapshot",
+        [keys.leader, keys.lanes, keys.workers, keys.paused, keys.scheduled],
+        ["", keys.lane_prefix.removesuffix("lane:"), ALIVE_TTL_MS],
+    )
+    rows = {workers[i]: workers[i : i + SNAPSHOT_WORKER_FIELDS] for i in range(0, len(workers), SNAPSHOT_WORKER_FIELDS)}
+    with client.pipeline(transaction=False) as pipe:
+        pipe.exists(keys.leader)
+        pipe.hget(keys.leader_info, "info")
+        pipe.zcard(keys.scheduled)
+        pipe.zcard(keys.dead_letters)
+        pipe.smembers(keys.ingress_queues)
+        pipe.zrange(keys.gone, 0, -1)
+        leads, info, scheduled, dead, named, gone = pipe.execute()
+    epochs = [*rows, *(epoch for epoch in gone if epoch not in rows)]
+    lists = [one for queue in sorted({*queues, *named}) for one in keys.ingress(queue)]
+    with client.pipeline(transaction=False) as pipe:
+        for one in lists:
+            pipe.llen(one)
+        for epoch in epochs:
+            pipe.hgetall(keys.worker(epoch))
+        replies = pipe.execute()
+    shown = [_worker(epoch, rows.get(epoch), facts) for epoch, facts in zip(epochs, replies[len(lists) :], strict=True) if facts]
+    return {
+        "leader": (msgspec.json.decode(info) if info else {}) if leads else None,
+        "ingress": sum(replies[: len(lists)]),
+        "scheduled": scheduled,
+        "dead": dead,
+        "lanes": sorted((_lane(lanes[i : i + 3], now_ms) for i in range(0, len(lanes), 3)), key=lambda lane: lane["lane"]),
+        "workers": sorted(shown, key=lambda worker: (worker["state"] == "dead", worker["name"], worker["epoch"])),
+    }
+
+
+def _lane(row: Sequence[Any], now_ms: int) -> dict[str, Any]:
+    name, depth, frame = row
+    return {"lane": name, "depth": depth, "oldest_s": max(0.0, round((now_ms - parse_entry(frame).admitted_ms) / 1000, 3))}
+
+
+def _worker(epoch: str, row: Sequence[Any] | None, facts: dict[str, str]) -> dict[str, Any]:
+    registration = msgspec.json.decode(facts.get("registration") or NOBODY, type=Registration)
+    alive = row is not None and row[1] >= 0
+    if not alive:
+        state = "dead"
+    elif facts.get("draining"):
+        state = "draining"
+    elif "done" not in facts:
+        state = "starting"
+    else:
+        state = "ready"
+    return {
+        "name": registration.name or epoch,
+        "epoch": epoch,
+        "state": state,
+        "weight": registration.weight,
+        "concurrency": registration.concurrency,
+        "leased": row[4] if row is not None else 0,
+        "running": row[6] if row is not None else 0,
+        "done": int(facts.get("done", 0)),
+        "failed": int(facts.get("failed", 0)),
+        "beat_age_s": round(row[1] / 1000, 3) if alive and row is not None else None,
+        "pid": registration.pid,
+        "models": list(registration.models),
+        "labels": registration.labels,
+    }
+
+
+def lane_ingress(keys: Keys, lane: str) -> str:
+    """The ingress list that the jobs of a lane came from."""
+    parsed = parse_lane(lane)
+    steps = keys.priority_steps
+    return keys.ingress(parsed.ingress)[steps.index(parsed.step) if parsed.step in steps else 0]

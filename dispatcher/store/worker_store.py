@@ -1,0 +1,189 @@
+"""What a worker does with Redis: register, beat, take, ack, give back, say goodbye. Nothing else writes its leases.
+
+Every call may raise ``redis.ConnectionError`` or ``redis.TimeoutError`` and then may or may not have happened; all of them
+may be called again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import redis
+
+from dispatcher.errors import EpochEnded
+from dispatcher.store.frame import Entry, parse_entry
+from dispatcher.store.keys import Keys
+from dispatcher.store.scripts import Scripts
+
+ALIVE_TTL_MS = 24 * 3600 * 1000
+"""TTL that a beat gives to ``alive:<epoch>``. Not the lease TTL: what is silent is decided by the leader alone."""
+
+DEAD_TTL_MS = 24 * 3600 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What a worker says of itself when its life begins; it does not change in that life."""
+
+    name: str
+    host: str
+    pid: int
+    concurrency: int
+    pool: str = "prefork"
+    weight: float = 1.0
+    models: tuple[str, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
+    ingress: tuple[str, ...] = ("dispatch",)
+    tasks: tuple[str, ...] = ()
+    at_most_once: tuple[str, ...] = ()
+    version: str = ""
+
+
+class BeatStatus(IntEnum):
+    """How Redis answered a beat."""
+
+    OK = 1
+    UNKNOWN = -1
+    """Redis does not know the epoch: it lost its state. Register anew and adopt what is held."""
+    DEAD = -2
+    """The epoch was reaped. Its jobs belong to others: kill the pool and exit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """The answer to a heartbeat. ``draining`` is ``""``, ``"exit"`` or ``"keep"``."""
+
+    status: BeatStatus
+    draining: str
+    leases: frozenset[str]
+    queued: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A job this worker has started: the message as the producer sent it, and what is kept of the job."""
+
+    lease_id: str
+    message: str
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBack:
+    """One lease to end without an ack.
+
+    ``counter`` is ``crashes`` (its process died, or delivering it raised), ``rejects`` (the task asked for it), ``recalls`` (not
+    started) or ``""`` (nothing to count). The job is buried when the counter reaches ``most``; 0 never, -1 at once.
+    """
+
+    lease_id: str
+    counter: str = ""
+    most: int = 0
+    reason: str = ""
+    detail: str = ""
+
+    def args(self) -> tuple[str, str, int, str]:
+        return self.lease_id, self.counter, self.most, msgspec.json.encode({"reason": self.reason, "detail": self.detail}).decode()
+
+
+def new_epoch() -> str:
+    """The id of a worker life: 12 hex digits."""
+    return uuid4().hex[:12]
+
+
+class WorkerStore:
+    """The store of one worker life. Thread-safe as the client is; the epoch is fixed."""
+
+    def __init__(self, client: redis.Redis, keys: Keys, epoch: str) -> None:
+        self.keys = keys
+        self.epoch = epoch
+        self._run = Scripts(client)
+        self._alive, self._dead = keys.alive(epoch), keys.dead(epoch)
+        self._worker, self._queue = keys.worker(epoch), keys.worker_queue(epoch)
+        self._leases, self._taken = keys.leases(epoch), keys.taken(epoch)
+
+    @property
+    def queue_name(self) -> str:
+        """kombu's name of this worker's queue."""
+        return self.keys.queue_name(self._queue)
+
+    def register(self, registration: Registration) -> bool:
+        """Begin the life. False if the epoch is in use (choose another)."""
+        return bool(
+            self._run(
+                "register_worker",
+                [self._alive, self._worker, self.keys.workers, self.keys.ingress_queues, self.keys.models, self.keys.wake],
+                [
+                    self.epoch,
+                    ALIVE_TTL_MS,
+                    msgspec.json.encode(asdict(registration)).decode(),
+                    len(registration.ingress),
+                    *registration.ingress,
+                    *registration.models,
+                ],
+            )
+        )
+
+    def heartbeat(self, facts: dict[str, Any]) -> Beat:
+        """Beat once, with numbers to show and to plan by: ``done, failed, busy_ms, running, consume_age_ms, loop_lag_ms``."""
+        status, draining, leases, queued = self._run(
+            "heartbeat",
+            [self._alive, self._dead, self._worker, self._leases, self._queue],
+            [ALIVE_TTL_MS, *(part for pair in facts.items() for part in pair)],
+        )
+        return Beat(BeatStatus(status), draining, frozenset(leases), frozenset(queued))
+
+    def take(self, lease_id: str) -> Taken | None:
+        """Start a job. ``None``: it is not this worker's (any more); drop the id silently."""
+        reply = self._run("take", [self._alive, self._leases, self._taken, self.keys.messages], [lease_id])
+        return Taken(lease_id, reply[0], parse_entry(reply[1])) if reply else None
+
+    def ack(self, lease_ids: Iterable[str]) -> int:
+        """End leases of jobs that have ended; how many there were. Raises :class:`EpochEnded` if they belong to others now."""
+        removed = self._run(
+            "ack",
+            [self._alive, self._leases, self._taken, self.keys.messages, self.keys.lanes, self.keys.wake],
+            list(lease_ids),
+        )
+        if removed < 0:
+            raise EpochEnded(f"worker life {self.epoch} was declared dead")
+        return int(removed)
+
+    def giveback(self, leases: Sequence[GiveBack], *, delay_ms: int = 0) -> int:
+        """End leases without an ack; how many there were. Newest first keeps the order of their lanes.
+
+        Raises :class:`EpochEnded` if they belong to others now.
+        """
+        ended = giveback(self._run, self.keys, self.epoch, leases, guard=self._alive, guard_value="", delay_ms=delay_ms)
+        if ended < 0:
+            raise EpochEnded(f"worker life {self.epoch} was declared dead")
+        return ended
+
+    def drain(self, mode: str = "exit") -> bool:
+        """Ask for nothing new, as ``dispatcher drain`` does from outside. False if this life has ended."""
+        return bool(self._run("drain_worker", [self._alive, self._worker, self.keys.wake], [mode]))
+
+    def goodbye(self) -> None:
+        """The life ends in order: what is still leased goes back in line at once, attempts uncounted."""
+        self._run("end_epoch", [self._alive, self._alive, self._dead, self.keys.wake], ["", "goodbye", DEAD_TTL_MS, 0])
+
+
+def giveback(
+    run: Scripts, keys: Keys, epoch: str, leases: Sequence[GiveBack], *, guard: str, guard_value: str, delay_ms: int = 0
+) -> int:
+    """Calls the ``giveback`` transition; -1 when refused. Shared by the worker (guard: its life) and the reaping leader."""
+    return int(
+        run(
+            "giveback",
+            [
+                guard, keys.leases(epoch), keys.taken(epoch), keys.worker_queue(epoch), keys.lanes, keys.scheduled,
+                keys.dead_letters, keys.dead_reasons, keys.unsettled, keys.wake,
+            ],
+            [guard_value, keys.lane_prefix, delay_ms, *(part for lease in leases for part in lease.args())],
+        )
+    )  # fmt: skip

@@ -1,0 +1,127 @@
+"""Builds real things: the only module that joins settings, Celery app, Redis client and services."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from random import Random
+
+import redis
+from celery import Celery
+
+from dispatcher.clock import Clock, SystemClock
+from dispatcher.core.admission import JSON_CONTENT, Admission
+from dispatcher.errors import Invalid
+from dispatcher.events import Event
+from dispatcher.observe.cell_look import CellLook
+from dispatcher.observe.log_lines import log_event
+from dispatcher.observe.node import FlowerNode, node_name
+from dispatcher.service.dispatch import Dispatcher, new_token
+from dispatcher.service.settle import Settler
+from dispatcher.service.wake import Waker
+from dispatcher.settings import Settings
+from dispatcher.store.connection import connect, tls_options
+from dispatcher.store.dispatch_store import DispatchStore
+from dispatcher.store.keys import Keys
+
+log = logging.getLogger(__name__)
+
+
+def broker_url(settings: Settings, app: Celery | None = None) -> str:
+    """The Redis that carries the jobs: settings before app. Raises :class:`Invalid` where neither names one."""
+    url = settings.redis_url or (app.conf.broker_read_url or app.conf.broker_url if app is not None else "")
+    if not url:
+        raise Invalid("no cluster runs here: start one with `dispatcher up`, or set DISPATCHER_REDIS_URL")
+    return str(url)
+
+
+def connect_cell(settings: Settings, app: Celery | None = None, *, text: bool = True) -> redis.Redis:
+    """A client of the cell's Redis, over TLS where the app's ``broker_use_ssl`` says so."""
+    options = tls_options(app.conf.broker_use_ssl) if app is not None else {}
+    return connect(broker_url(settings, app), text=text, options=options)
+
+
+def keys_of(settings: Settings, app: Celery | None = None) -> Keys:
+    """The keys of the cell, with the app's ``global_keyprefix``, ``sep`` and ``priority_steps``."""
+    options = dict(app.conf.broker_transport_options or {}) if app is not None else {}
+    return Keys(
+        cell=settings.cell,
+        prefix=options.get("global_keyprefix", ""),
+        separator=options.get("sep", "\x06\x16"),
+        priority_steps=tuple(options.get("priority_steps", (0, 3, 6, 9))),
+    )
+
+
+def build_dispatcher(
+    settings: Settings,
+    app: Celery,
+    *,
+    clock: Clock | None = None,
+    rng: Random | None = None,
+    emit: Callable[[Event], None] = log_event,
+) -> DispatcherProcess:
+    """A dispatcher over the broker and the result backend of ``app``; settings win where both say something."""
+    client = connect_cell(settings, app, text=False)
+    keys = keys_of(settings, app)
+    store = DispatchStore(client, keys, new_token())
+    admission = Admission(
+        routes=dict(route.split("=", 1) for route in settings.model_routes),
+        default_cost_s=settings.default_cost_s,
+        accept_content=content_types(app),
+    )
+    look = CellLook(connect_cell(settings, app), keys, settings.ingress_queues)
+    node = FlowerNode(app, node_name(), look.queues, settings.flower_url, live_workers=look.live_workers)
+
+    def tell(event: Event) -> None:
+        emit(event)
+        node.on_event(event)
+
+    dispatcher = Dispatcher(
+        store,
+        settings.checked(),
+        admission=admission,
+        clock=clock or SystemClock(),
+        rng=rng or Random(),
+        emit=tell,
+        waker=Waker(client, keys.wake),
+    )
+    return DispatcherProcess(dispatcher, Settler(store, app, emit), node)
+
+
+class DispatcherProcess:
+    """A dispatcher, the thread that stores the results of dead jobs, and the node that Flower sees."""
+
+    def __init__(self, dispatcher: Dispatcher, settler: Settler, node: FlowerNode) -> None:
+        self.dispatcher = dispatcher
+        self.settler = settler
+        self.node = node
+
+    def run(self, stop: threading.Event) -> None:
+        """Dispatch until ``stop`` is set."""
+        thread = threading.Thread(target=self._settle, args=(stop,), name="settle", daemon=True)
+        thread.start()
+        self.node.start()
+        try:
+            self.dispatcher.run(stop)
+        finally:
+            stop.set()
+            self.node.stop()
+            thread.join(timeout=5)
+
+    def _settle(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            try:
+                settled = self.settler.step()
+            except Exception as exc:  # noqa: BLE001 (a backend may raise anything; what is unsettled stays marked)
+                log.warning("cannot store the state of dead jobs yet: %s: %s", type(exc).__name__, exc)
+                settled = 0
+            stop.wait(0.01 if settled else 0.5)
+
+
+def content_types(app: Celery) -> frozenset[str]:
+    """The content types that workers of ``app`` accept, as MIME types."""
+    from kombu.serialization import registry
+
+    known = {name: types for types, name in registry.type_to_name.items()}
+    return frozenset(known.get(name, name) for name in app.conf.accept_content or ()) or frozenset({JSON_CONTENT})

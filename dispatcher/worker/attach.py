@@ -1,0 +1,60 @@
+"""One line in a Celery app: ``attach(app)``. Producers that import the same module notice nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from dispatcher.settings import Settings
+from dispatcher.worker.options import WorkerOptions, command_line_options, read_labels, read_models, read_weight
+
+# Names, not classes: Celery resolves them in a process that starts a worker, so producers load none of it.
+WORKER_STEP = "dispatcher.worker.steps:DispatchedWorker"
+CONSUMER_STEP = "dispatcher.worker.steps:DispatchedConsumer"
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """What ``attach`` was told. ``settings`` of ``None``: those of the environment, read when a worker starts."""
+
+    settings: Settings | None
+    options: WorkerOptions
+
+
+_attached: WeakKeyDictionary[Any, Attachment] = WeakKeyDictionary()
+
+
+def attach(
+    app: Any,
+    settings: Settings | None = None,
+    *,
+    weight: float | None = None,
+    models: str | Iterable[str] | None = None,
+    labels: str | Mapping[str, str] | Iterable[str] | None = None,
+) -> None:
+    """Make every worker of ``app`` that starts from here on a dispatched one.
+
+    Each queue that such a worker is told to consume (``-Q``, else ``task_default_queue``) becomes an ingress: the dispatcher
+    admits from it, and the worker consumes a list of its own instead. ``weight``, ``models`` and ``labels`` are what the
+    worker says of itself where neither the command line (``--weight``, ``--models``, ``--label``) nor the environment
+    (``DISPATCHER_WORKER_WEIGHT``, ``…_MODELS``, ``…_LABELS``) does. May be called again: the last call's arguments hold.
+    """
+    options = WorkerOptions(
+        1.0 if weight is None else read_weight(weight),
+        () if models is None else read_models(models),
+        {} if labels is None else read_labels(labels),
+    )
+    known = app in _attached
+    _attached[app] = Attachment(settings, options)
+    if known:
+        return
+    app.user_options["worker"].update(command_line_options())
+    app.steps["worker"].add(WORKER_STEP)
+    app.steps["consumer"].add(CONSUMER_STEP)
+
+
+def attachment(app: Any) -> Attachment:
+    """What ``attach`` was told about ``app``."""
+    return _attached[app]

@@ -1,0 +1,248 @@
+"""One worker life: it registers, beats from a thread of its own, drains, and says goodbye.
+
+A thread, because a solo pool runs jobs in the loop, and with connections of its own, because the consumer's break. The thread
+ends after the last job, not before: a worker that finishes its last jobs in silence would be reaped.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+
+import redis
+
+from dispatcher.clock import Clock
+from dispatcher.settings import Settings
+from dispatcher.store.keys import Keys
+from dispatcher.store.lease_pipe import LeasePipe
+from dispatcher.store.worker_store import Beat, BeatStatus, GiveBack, Registration, WorkerStore, new_epoch
+from dispatcher.worker.keeper import Held, LeaseKeeper
+
+log = logging.getLogger(__name__)
+
+STOP_BEAT_S = 10.0
+"""How long the end of a life waits for its beat thread, which may be waiting for Redis."""
+
+GOODBYE_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What a life asks of the Celery worker it lives in. Any thread may call these."""
+
+    call_soon: Callable[[Callable[[], None]], object]
+    """Runs a function in the consumer's loop."""
+    has_loop: bool
+    """Whether there is an event loop; without one :attr:`call_soon` may be late by seconds."""
+    stop_warm: Callable[[], None]
+    """Take nothing more, finish what runs, exit with 0."""
+    stop_dead: Callable[[], None]
+    """Kill what runs and end at once."""
+    switch_queue: Callable[[], None]
+    """Consume the list that :attr:`WorkerLife.queue_name` names now."""
+    is_reserved: Callable[[str], bool]
+    """Whether Celery holds a request for a lease."""
+    runs_at_most_once: Callable[[str], bool]
+    """Whether the task of a held lease must not be run again after a crash."""
+    loop_runs_jobs: bool
+    """Whether jobs run in the loop itself (solo), so that a busy loop is not a stuck one."""
+
+
+class WorkerLife:
+    """Begins with :meth:`begin`, ends with :meth:`finish`. :meth:`step` is one beat."""
+
+    def __init__(
+        self, registration: Registration, settings: Settings, keys: Keys, client: redis.Redis, clock: Clock, host: Host
+    ) -> None:
+        self.registration = registration
+        self.settings = settings
+        self._keys = keys
+        self._client = client
+        self._clock = clock
+        self._host = host
+        self._pid = os.getpid()
+        self._notes: SimpleQueue[str] = SimpleQueue()  # put() is safe in a signal handler, where an Event's set() is not
+        self._thread: threading.Thread | None = None
+        self._finished = False
+        self._drain_wanted: str | None = None
+        self._leaving = False
+        self._lag_since_ms: int | None = None
+        self._lag_ms = 0
+        self._away = False
+        self._store, pipe = self._new_life()
+        self.keeper = LeaseKeeper(self._store, pipe, clock, reject_backoff_ms=round(settings.reject_backoff_s * 1000))
+        self.keeper.call_soon = host.call_soon if host.has_loop else None
+
+    @property
+    def epoch(self) -> str:
+        return self._store.epoch
+
+    @property
+    def queue_name(self) -> str:
+        """kombu's name of the worker's list."""
+        return self._store.queue_name
+
+    @property
+    def queue_key(self) -> str:
+        """Redis' name of it."""
+        return self._keys.worker_queue(self._store.epoch)
+
+    def begin(self) -> None:
+        """Register, and beat from now on. Raises what redis-py raises; may then be called again."""
+        self._register()
+        self._thread = threading.Thread(target=self._run, name="dispatcher-beat", daemon=True)
+        self._thread.start()
+        atexit.register(self.finish)
+
+    def finish(self) -> None:
+        """The end, once the last job has ended: tell Redis what is untold, say goodbye. Never raises; may be called again."""
+        if self._finished or os.getpid() != self._pid:
+            return
+        self._finished = True
+        atexit.unregister(self.finish)
+        self._notes.put("stop")
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(STOP_BEAT_S)
+        if not self.keeper.ended:
+            self._say_goodbye()
+        self.keeper.close()
+        self._client.close()
+
+    def drain(self, mode: str) -> None:
+        """Ask for nothing new ("exit", "keep"), or for jobs again (""). Returns at once; safe in a signal handler."""
+        self._drain_wanted = mode
+        self._notes.put("drain")
+
+    def crash(self, lease_id: str, reason: str, detail: str) -> GiveBack:
+        """How to end the lease of a job that brought its process down, or might."""
+        if self._host.runs_at_most_once(lease_id):
+            return GiveBack(lease_id, "crashes", -1, "at_most_once", f"{detail}; its task says acks_late=False, so it is not run again")
+        return GiveBack(lease_id, "crashes", self.settings.attempts_max, reason, f"{detail}; last on {self.registration.name}")
+
+    def is_reserved(self, lease_id: str) -> bool:
+        """Whether Celery holds a request for this lease, and so will end it."""
+        return self._host.is_reserved(lease_id)
+
+    # -- the beat thread
+
+    def _run(self) -> None:
+        note = ""
+        while note != "stop":
+            try:
+                self.step()
+                if self._away:
+                    self._away = False
+                    log.info("Redis answers again")
+            except redis.RedisError as exc:
+                if not self._away:
+                    self._away = True
+                    log.warning("cannot reach Redis, beating on: %s: %s", type(exc).__name__, exc)
+            except Exception:
+                log.exception("a beat failed; the next one tries again")
+            try:
+                note = self._notes.get(timeout=self.settings.heartbeat_s)
+            except Empty:
+                note = ""
+
+    def step(self) -> None:
+        """Beat once and do what the answer says. Raises what redis-py raises."""
+        if self.keeper.ended:
+            return
+        wanted = self._drain_wanted
+        if wanted is not None:
+            self._store.drain(wanted)
+            if self._drain_wanted == wanted:
+                self._drain_wanted = None
+        beat = self._store.heartbeat({**self.keeper.facts(), "loop_lag_ms": self._loop_lag_ms()})
+        if beat.status is BeatStatus.DEAD:
+            self._die()
+        elif beat.status is BeatStatus.UNKNOWN:
+            self._begin_anew()
+        else:
+            self._obey(beat)
+            self.keeper.answered(beat)
+
+    def _obey(self, beat: Beat) -> None:
+        if beat.draining and not self.keeper.paused:
+            log.info("draining: nothing new is started here")
+            self.keeper.paused = True
+        elif not beat.draining and self.keeper.paused and not self._leaving:
+            log.info("no longer draining: jobs are started again")
+            self.keeper.resume()
+            self._host.call_soon(_nothing)  # the loop may be asleep
+        if beat.draining:
+            self.keeper.recall(beat.queued)
+        if beat.draining == "exit" and not self._leaving:
+            self._leaving = True
+            self._host.stop_warm()
+
+    def _die(self) -> None:
+        self.keeper.ended = True
+        log.critical("worker life %s was declared dead and its jobs were given to others: ending at once", self.epoch)
+        self._host.stop_dead()
+
+    def _begin_anew(self) -> None:
+        log.warning("Redis does not know worker life %s (it lost its state): beginning a new one", self.epoch)
+        self._store, pipe = self._new_life()
+        self.keeper.move(self._store, pipe)
+        self._register()
+        self._adopt(self.keeper.held())
+        self._host.call_soon(self._host.switch_queue)
+
+    def _adopt(self, held: dict[str, Held]) -> None:
+        """Where jobs that are running here would be leased to the new life, so that others do not run them too."""
+        if held:
+            log.warning("%d jobs that run here are not leased any more", len(held))
+
+    def _loop_lag_ms(self) -> int:
+        """How late the consumer's loop is: its last turn's delay, or that of the one it still owes."""
+        if not self._host.has_loop:
+            return 0
+        now_ms = self._clock.monotonic_ms()
+        if self._lag_since_ms is not None:
+            return 0 if self._host.loop_runs_jobs and self.keeper.held() else now_ms - self._lag_since_ms
+        self._lag_since_ms = now_ms
+        self._host.call_soon(self._loop_turned)
+        return self._lag_ms
+
+    def _loop_turned(self) -> None:
+        if self._lag_since_ms is not None:
+            self._lag_ms = self._clock.monotonic_ms() - self._lag_since_ms
+            self._lag_since_ms = None
+
+    def loop_restarts(self) -> None:
+        """The loop was taken down and starts again (a reconnect): what was asked of the old one may be lost."""
+        self._lag_since_ms = None
+        self.keeper.loop_restarts()
+
+    # -- beginning and ending
+
+    def _new_life(self) -> tuple[WorkerStore, LeasePipe]:
+        epoch = new_epoch()
+        return WorkerStore(self._client, self._keys, epoch), LeasePipe(self._client, self._keys, epoch)
+
+    def _register(self) -> None:
+        if not self._store.register(self.registration):
+            raise redis.RedisError(f"worker life {self.epoch} is registered already")
+
+    def _say_goodbye(self) -> None:
+        for _ in range(GOODBYE_TRIES):
+            try:
+                self.keeper.reachable = True
+                self.keeper.flush()
+                if not self.keeper.unsent:
+                    self._store.goodbye()
+                    return
+            except redis.RedisError:
+                pass
+            self._clock.sleep(self.settings.heartbeat_s / 2)
+        log.warning("left without a goodbye: %d ended jobs are unknown to Redis and may run again", self.keeper.unsent)
+
+
+def _nothing() -> None:
+    pass

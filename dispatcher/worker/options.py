@@ -1,0 +1,82 @@
+"""What a worker says of itself: ``--weight``, ``--models``, ``--label``; the environment; arguments of ``attach``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import click
+
+from dispatcher.errors import Invalid
+
+WEIGHT_ENV, MODELS_ENV, LABELS_ENV = "DISPATCHER_WORKER_WEIGHT", "DISPATCHER_WORKER_MODELS", "DISPATCHER_WORKER_LABELS"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """``weight``: expected speed of one slot, 1 is a plain worker's. ``models``: what it serves beside model-less jobs."""
+
+    weight: float = 1.0
+    models: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def command_line_options() -> list[click.Option]:
+    """The options that ``celery worker`` gets; their values reach bootsteps as keyword arguments of the same names."""
+    return [
+        click.Option(["--weight"], type=float, help="Expected speed of one slot of this worker; 1 is a plain worker's."),
+        click.Option(["--models"], type=str, help="Comma-separated models that this worker serves."),
+        click.Option(["--label"], type=str, multiple=True, help="A fact about this worker, as KEY=VALUE; may be repeated."),
+    ]
+
+
+def read_options(given: Mapping[str, Any], environ: Mapping[str, str], fallback: WorkerOptions) -> WorkerOptions:
+    """Options of this worker: ``given`` (command line, or arguments of ``app.Worker``), environment, then ``fallback``.
+
+    Raises :class:`Invalid` where a value cannot be understood.
+    """
+    weight = _first(given.get("weight"), environ.get(WEIGHT_ENV))
+    models = _first(given.get("models"), environ.get(MODELS_ENV))
+    labels = _first(given.get("label"), given.get("labels"), environ.get(LABELS_ENV))
+    return WorkerOptions(
+        fallback.weight if weight is None else read_weight(weight),
+        fallback.models if models is None else read_models(models),
+        fallback.labels if labels is None else read_labels(labels),
+    )
+
+
+def read_weight(value: Any) -> float:
+    """A weight: a number above 0."""
+    try:
+        weight = float(value)
+    except (TypeError, ValueError):
+        weight = 0.0
+    if not 0 < weight < float("inf"):
+        raise Invalid(f"the weight of this worker is {value!r}: it must be a number above 0, such as --weight 4")
+    return weight
+
+
+def read_models(value: str | Iterable[str]) -> tuple[str, ...]:
+    """Names of models, each once, in the order given; a string is split at commas."""
+    names = value.split(",") if isinstance(value, str) else value
+    return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+
+
+def read_labels(value: str | Mapping[str, str] | Iterable[str]) -> dict[str, str]:
+    """Labels from ``{"region": "eu"}``, ``["region=eu"]`` or ``"region=eu,gpu=a100"``."""
+    if isinstance(value, Mapping):
+        return {str(key): str(label) for key, label in value.items()}
+    labels = {}
+    for part in value.split(",") if isinstance(value, str) else value:
+        key, equals, label = part.strip().partition("=")
+        if part.strip() and not (key and equals):
+            raise Invalid(f"cannot read the label {part!r} of this worker: write KEY=VALUE, such as --label region=eu")
+        if key:
+            labels[key] = label
+    return labels
+
+
+def _first(*values: Any) -> Any:
+    """The first value that says something; what click gives for an option that was not used says nothing."""
+    return next((value for value in values if value is not None and value not in ((), "")), None)

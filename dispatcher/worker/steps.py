@@ -1,0 +1,162 @@
+"""The two bootsteps that Celery runs in a process that starts a worker of an attached app."""
+
+from __future__ import annotations
+
+import os
+import socket
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from celery import bootsteps
+from celery.concurrency.prefork import TaskPool as PreforkPool
+from celery.concurrency.solo import TaskPool as SoloPool
+from celery.concurrency.thread import TaskPool as ThreadPool
+from celery.signals import worker_shutdown, worker_shutting_down
+from celery.utils.imports import symbol_by_name
+from celery.worker import state
+
+from dispatcher.clock import SystemClock
+from dispatcher.errors import Invalid
+from dispatcher.settings import Settings, load_settings
+from dispatcher.store.worker_store import Registration
+from dispatcher.worker.attach import attachment
+from dispatcher.worker.broker import client_of, keys_of
+from dispatcher.worker.consumer import consume_leases, lease_consumer
+from dispatcher.worker.forced import force_settings, force_task, runs_at_most_once
+from dispatcher.worker.host import host_of
+from dispatcher.worker.life import WorkerLife
+from dispatcher.worker.options import WorkerOptions, read_options
+from dispatcher.worker.refusal import WorkerRefused
+from dispatcher.worker.request import lease_request
+from dispatcher.worker.transport import transport_for
+
+POOLS = {PreforkPool: "prefork", ThreadPool: "threads", SoloPool: "solo"}
+
+
+class DispatchedWorker(bootsteps.Step):
+    """Runs while a worker is built, before its pool and its consumer are: forces what they must be built with."""
+
+    name = "dispatcher.worker"
+
+    def __init__(self, w: Any, **given: Any) -> None:
+        super().__init__(w, **given)
+        app = w.app
+        told = attachment(app)
+        transport_for(app.connection_for_read())  # refuses what is not Redis
+        pool = pool_name(w.pool_cls)
+        try:
+            settings = told.settings or load_settings(os.environ)
+            w.dispatched = DispatchedFacts(pool, settings, read_options(given, os.environ, told.options))
+        except Invalid as exc:
+            raise WorkerRefused(str(exc)) from exc
+        force_settings(app.conf)
+        w.prefetch_multiplier = 1
+        w.consumer_cls = lease_consumer(symbol_by_name(w.consumer_cls))
+        if pool == "solo":
+            w.concurrency = 1  # Celery leaves it at the number of CPUs, and would fetch that many jobs
+        for task in app.tasks.values():
+            force_task(task)
+            task.Request = lease_request(symbol_by_name(task.Request))
+
+
+class DispatchedFacts:
+    """What is known of a dispatched worker before it connects."""
+
+    def __init__(self, pool: str, settings: Settings, options: WorkerOptions) -> None:
+        self.pool = pool
+        self.settings = settings
+        self.options = options
+
+
+class DispatchedConsumer(bootsteps.StartStopStep):
+    """Runs at each connection, after Celery's task consumer is made and before it consumes: swaps the ingress for the worker's list."""
+
+    name = "dispatcher.consumer"
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, c: Any) -> None:
+        channel = c.task_consumer.channel
+        if c.life is None:
+            c.life = self._begin(c, channel)
+        else:
+            c.life.loop_restarts()
+        consume_leases(c)
+        if c.controller.dispatched.pool == "solo" and c.event_dispatcher is not None:
+            # Events of tasks are sent by the loop, a second later; in this pool the loop is what runs the job.
+            c.event_dispatcher.buffer_group = frozenset()
+        # The channel is new, and Celery has given it the credit of a worker that holds nothing with an ETA.
+        waiting = sum(1 for request in state.scheduled_requests if request.message.delivery_tag in c.life.keeper.held())
+        c.qos.increment_eventually(waiting)
+
+    def _begin(self, c: Any, channel: Any) -> WorkerLife:
+        facts: DispatchedFacts = c.controller.dispatched
+        life = WorkerLife(
+            registration_of(c, facts),
+            facts.settings,
+            keys_of(channel, facts.settings),
+            client_of(channel, facts.settings),
+            SystemClock(),
+            host_of(c),
+        )
+        life.begin()
+
+        # Connected for this worker's life; Celery holds receivers weakly, so they are kept on the step.
+        def shutting_down(sender: Any = None, **_: Any) -> None:
+            if sender == c.hostname:
+                life.drain("exit")
+
+        def shut_down(sender: Any = None, **_: Any) -> None:
+            if sender is c.controller:
+                life.finish()
+
+        self._receivers = (shutting_down, shut_down)
+        worker_shutting_down.connect(shutting_down)
+        worker_shutdown.connect(shut_down)
+        return life
+
+    def stop(self, c: Any) -> None:
+        """The consumer stops: at a reconnect, or for good, and then whatever asked for it, the dispatcher must know at once."""
+        if c.life is not None and c.blueprint.state != bootsteps.RUN:
+            c.life.drain("exit")
+
+    def shutdown(self, c: Any) -> None:
+        """The very last thing a worker does, cold or warm: its pool has stopped, the last acks are in the outbox."""
+        if c.life is not None:
+            c.life.finish()
+
+
+def registration_of(c: Any, facts: DispatchedFacts) -> Registration:
+    """What the worker of consumer ``c`` says of itself."""
+    worker = c.controller
+    tasks = worker.app.tasks
+    return Registration(
+        name=c.hostname,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        concurrency=worker.max_concurrency or worker.concurrency,
+        pool=facts.pool,
+        weight=facts.options.weight,
+        models=facts.options.models,
+        labels=dict(facts.options.labels),
+        ingress=tuple(worker.app.amqp.queues.consume_from),
+        tasks=tuple(sorted(tasks)),
+        at_most_once=tuple(sorted(name for name, task in tasks.items() if runs_at_most_once(task))),
+        version=_version(),
+    )
+
+
+def pool_name(pool: Any) -> str:
+    """``prefork``, ``threads`` or ``solo``. Raises :class:`WorkerRefused` for any other."""
+    for cls, name in POOLS.items():
+        if isinstance(pool, type) and issubclass(pool, cls):
+            return name
+    raise WorkerRefused(
+        f"a dispatched worker cannot use the pool {getattr(pool, '__module__', pool)!r}: choose -P prefork, threads or solo"
+    )
+
+
+def _version() -> str:
+    try:
+        return version("inference-dispatcher")
+    except PackageNotFoundError:
+        return ""

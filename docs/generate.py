@@ -1,0 +1,103 @@
+"""Write docs/redis_keys.md and docs/settings.md from the code; with ``--check``, only say which of them are stale.
+
+``make docs`` runs it, ``make check`` and ``tests/unit/test_docs_fresh.py`` check it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from dispatcher.settings import Settings, env_name, toml_place
+from dispatcher.store.keys import KEYS
+from dispatcher.worker.options import LABELS_ENV, MODELS_ENV, WEIGHT_ENV
+
+DOCS = Path(__file__).resolve().parent
+
+
+def redis_keys() -> str:
+    """The page of Redis keys."""
+    rows = [(f"`{key.name}`", key.type, key.holds, key.writers, key.readers, key.lifetime) for key in KEYS]
+    return _page(
+        "Redis keys",
+        "dispatcher/store/keys.py",
+        "Every key the dispatcher writes or reads. `<cell>` is the setting `cell` (default `dispatch`), behind the broker's "
+        "`global_keyprefix` where one is set. An *epoch* is one life of one worker process. Job numbers and lease ids come from "
+        "Redis' own clock and never repeat. Writers and readers are the Lua scripts in `dispatcher/store/lua/`, unless they "
+        "are commands or other programs.",
+        _table(("Key", "Type", "Holds", "Written by", "Read by", "Lives"), rows),
+    )
+
+
+def settings() -> str:
+    """The page of settings."""
+    rows = []
+    for one in fields(Settings):
+        table, key = toml_place(one.name)
+        unit, doc = one.metadata["unit"], one.metadata["doc"]
+        rows.append((f"`{env_name(one.name)}`", f"`[{table}] {key}`", _default(one.default), unit, doc))
+    return _page(
+        "Settings",
+        "dispatcher/settings.py",
+        "Each can be set in the environment or in a TOML file. An option on the command line comes first, then the environment, "
+        "the TOML file, the Celery app, and the default. `dispatcher check` prints every mistake at once, relations included. "
+        "In the environment a list is written with commas.\n\n"
+        f"What a worker says of itself is not a setting of the cell: `--weight`, `--models` and `--label` of `celery worker`, else "
+        f"`{WEIGHT_ENV}`, `{MODELS_ENV}` and `{LABELS_ENV}` in its environment, else the arguments of `attach`.",
+        _table(("Environment", "TOML", "Default", "Unit", "Meaning"), rows),
+    )
+
+
+PAGES = {"redis_keys.md": redis_keys, "settings.md": settings}
+
+
+def stale() -> list[str]:
+    """Names of the generated pages that are missing or differ from the code."""
+    return [
+        name for name, make in PAGES.items() if not (DOCS / name).exists() or (DOCS / name).read_text("utf-8") != make()
+    ]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the pages, or with ``--check`` return 1 where one is stale."""
+    if "--check" in arguments:
+        names = stale()
+        for name in names:
+            print(f"docs/{name} is stale: run `make docs` and commit it", file=sys.stderr)
+        return 1 if names else 0
+    for name, make in PAGES.items():
+        (DOCS / name).write_text(make(), "utf-8")
+        print(f"wrote docs/{name}")
+    return 0
+
+
+def _page(title: str, source: str, introduction: str, table: str) -> str:
+    return f"# {title}\n\n<!-- Generated from {source} by `make docs`; do not edit. -->\n\n{introduction}\n\n{table}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    def lines() -> Iterator[str]:
+        yield "| " + " | ".join(head) + " |"
+        yield "|" + " --- |" * len(head)
+        for row in rows:
+            yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+
+    return "\n".join(lines()) + "\n"
+
+
+def _default(value: object) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case tuple():
+            return ", ".join(f"`{part}`" for part in value) or "none"
+        case "":
+            return "empty"
+        case _:
+            return f"`{value}`"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

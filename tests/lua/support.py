@@ -1,0 +1,187 @@
+"""One cell on a real Redis, and short ways to bring it into any state. Scripts are called as the product calls them: by the stores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import redis
+
+from dispatcher.core.admission import Admission, Admitted, Refused
+from dispatcher.core.plan import Assign
+from dispatcher.store.connection import connect
+from dispatcher.store.dispatch_store import AdmitBatch, Applied, DispatchStore, IngressList
+from dispatcher.store.frame import Entry, parse_entry
+from dispatcher.store.keys import Keys
+from dispatcher.store.scripts import Scripts
+from dispatcher.store.worker_store import Registration, WorkerStore
+from tests.messages import TASK, message
+
+LANE = f"dispatch/{TASK}/default/p0/c10"
+DISPATCH = IngressList("dispatch", "dispatch", 0)
+BYTES_MAX = 16 * 1024 * 1024
+
+
+class Cell:
+    """Leader ``store``, with ``client`` (bytes) and ``text`` to look with."""
+
+    def __init__(self, url: str, keys: Keys | None = None) -> None:
+        self.url = url
+        self.keys = keys or Keys()
+        self.client = connect(url, text=False)
+        self.text = connect(url)
+        self.scripts = Scripts(self.client)
+        self.store = self.leader("leader-1")
+
+    def close(self) -> None:
+        self.client.close()
+        self.text.close()
+
+    def leader(self, token: str) -> DispatchStore:
+        """A dispatcher's store whose token holds the lead now, whoever held it before."""
+        store = DispatchStore(self.client, self.keys, token)
+        self.client.delete(self.keys.leader)
+        assert store.elect(ttl_ms=60_000, info={"host": token})
+        return store
+
+    def impostor(self) -> DispatchStore:
+        """A store that was leader once, or never."""
+        return DispatchStore(self.client, self.keys, "impostor")
+
+    # -- jobs
+
+    def push(self, *messages: bytes, queue: str = "dispatch") -> None:
+        """Send messages, the first to be served first."""
+        for one in messages:
+            self.client.lpush(queue, one)
+
+    def ingress(self, queue: str = "dispatch") -> list[bytes]:
+        """Messages waiting, next first."""
+        return list(reversed(cast("list[bytes]", self.client.lrange(queue, 0, -1))))
+
+    def decide(self, messages: Sequence[bytes], source: IngressList = DISPATCH) -> list[Admitted | Refused]:
+        rules = Admission(routes={}, default_cost_s=1.0)
+        return [rules.read(raw, ingress=source.queue, step=source.step, now_ms=0) for raw in messages]
+
+    def admit(
+        self, messages: Sequence[bytes] | None = None, *, store: DispatchStore | None = None, source: IngressList = DISPATCH
+    ) -> int:
+        """Admit what was planned: by default what lies in the ingress, at most 500."""
+        planned = self.ingress(source.key)[:500] if messages is None else messages
+        batch = AdmitBatch(source, planned, self.decide(planned, source))
+        return (store or self.store).apply([batch], tuple, promote=0).admitted[0]
+
+    def waiting(self, lane: str = LANE) -> list[Entry]:
+        """Frames of a lane, next first."""
+        return [parse_entry(frame + lane) for frame in reversed(cast("list[str]", self.text.lrange(self.keys.lane(lane), 0, -1)))]
+
+    def jobs(self, count: int) -> list[str]:
+        """``count`` jobs waiting in :data:`LANE`; their numbers, next first."""
+        before = len(self.waiting())
+        left = count
+        while left:
+            self.push(*[message(f"job-{before + count - left + i}") for i in range(min(left, 500))])
+            left -= self.admit()
+        return [entry.job for entry in self.waiting()[before:]]
+
+    def messages(self) -> dict[str, bytes]:
+        found = cast("dict[bytes, bytes]", self.client.hgetall(self.keys.messages))
+        return {job.decode(): raw for job, raw in found.items()}
+
+    # -- workers
+
+    def worker(self, epoch: str = "aaaaaaaaaaaa", **facts: Any) -> WorkerStore:
+        store = WorkerStore(self.text, self.keys, epoch)
+        given: dict[str, Any] = {"name": f"{epoch}@h", "host": "h", "pid": 1, "concurrency": 1, "tasks": (TASK,)}
+        assert store.register(Registration(**(given | facts)))
+        return store
+
+    def assign(self, *assignments: Assign, store: DispatchStore | None = None) -> list[int]:
+        return (store or self.store).apply([], lambda: assignments, promote=0).assigned
+
+    def give(self, worker: WorkerStore, count: int, *, window: int = 10_000, lane: str = LANE) -> list[str]:
+        """Assign ``count`` jobs to the worker; the new ids in its queue, next first."""
+        before = self.queued(worker)
+        left = count
+        while left:
+            done = self.assign(Assign(lane, worker.epoch, min(left, 500), window, 0.0))[0]
+            assert done
+            left -= done
+        return self.queued(worker)[len(before) :]
+
+    def leased(self, worker: WorkerStore, count: int) -> list[str]:
+        """``count`` new jobs, leased to the worker; lease ids, next first."""
+        self.jobs(count)
+        return self.give(worker, count)
+
+    def queued(self, worker: WorkerStore) -> list[str]:
+        """Lease ids in the worker's queue, next first."""
+        return list(reversed(cast("list[str]", self.text.lrange(self.keys.worker_queue(worker.epoch), 0, -1))))
+
+    def pop(self, worker: WorkerStore) -> str:
+        """What the worker's BRPOP would get."""
+        found = cast("str | None", self.text.rpop(self.keys.worker_queue(worker.epoch)))
+        assert found is not None
+        return found
+
+    def leases(self, worker: WorkerStore) -> dict[str, Entry]:
+        found = cast("dict[str, str]", self.text.hgetall(self.keys.leases(worker.epoch)))
+        return {id_: parse_entry(entry) for id_, entry in found.items()}
+
+    def taken(self, worker: WorkerStore) -> set[str]:
+        return set(cast("list[str]", self.text.hkeys(self.keys.taken(worker.epoch))))
+
+    # -- what is there
+
+    def whereabouts(self) -> list[str]:
+        """Job numbers of everything in keeping, one for each place a job is in."""
+        found: list[str] = []
+        for lane in cast("set[str]", self.text.smembers(self.keys.lanes)):
+            found += [entry.job for entry in self.waiting(lane)]
+        found += [entry[:16] for entry in cast("list[str]", self.text.zrange(self.keys.scheduled, 0, -1))]
+        found += cast("list[str]", self.text.zrange(self.keys.dead_letters, 0, -1))
+        for key in self.text.scan_iter(self.keys.leases("*")):
+            if self.text.type(key) == "hash":
+                found += [entry[:16] for entry in cast("list[str]", self.text.hvals(key))]
+        return sorted(found)
+
+    def woken(self) -> bool:
+        """Whether somebody asked the dispatcher to wake up since the last call."""
+        return bool(self.client.delete(self.keys.wake))
+
+
+def dump(client: redis.Redis, *, without: str = "") -> dict[bytes, object]:
+    """Every key with its value, and whether it expires. (Not by DUMP: a hash that is growing comes out of that in changing orders.)"""
+    keys = [key for key in cast("list[bytes]", client.keys("*")) if key.decode() != without]
+    with client.pipeline(transaction=False) as pipe:
+        for key in keys:
+            pipe.type(key)
+            pipe.pttl(key)
+        found = pipe.execute()
+        types, expiries = found[::2], [ttl_ms > 0 for ttl_ms in found[1::2]]
+        for key, type_ in zip(keys, types, strict=True):
+            _READERS[type_](pipe, key)
+        values = pipe.execute()
+    return {key: facts for key, *facts in zip(keys, types, expiries, values, strict=True)}
+
+
+_READERS: dict[bytes, Callable[[Any, bytes], object]] = {
+    b"string": lambda pipe, key: pipe.get(key),
+    b"list": lambda pipe, key: pipe.lrange(key, 0, -1),
+    b"hash": lambda pipe, key: pipe.hgetall(key),
+    b"set": lambda pipe, key: pipe.smembers(key),
+    b"zset": lambda pipe, key: pipe.zrange(key, 0, -1, withscores=True),
+}
+
+
+@contextmanager
+def nothing_written(cell: Cell, *, without: str = "") -> Iterator[None]:
+    """What stands inside leaves every key as it was (a key named by ``without`` aside)."""
+    before = dump(cell.client, without=without)
+    assert before, "an empty Redis proves little"
+    yield
+    assert dump(cell.client, without=without) == before
+
+
+__all__ = ["BYTES_MAX", "DISPATCH", "LANE", "Applied", "Cell", "dump", "nothing_written"]

@@ -1,0 +1,74 @@
+"""elect: one dispatcher leads a cell."""
+
+from __future__ import annotations
+
+from dispatcher.store.dispatch_store import DispatchStore
+from tests.lua.support import Cell, nothing_written
+
+TTL_MS = 60_000
+
+
+def candidate(cell: Cell, token: str) -> DispatchStore:
+    return DispatchStore(cell.client, cell.keys, token)
+
+
+def elect(store: DispatchStore, ttl_ms: int = TTL_MS, *, resign: bool = False) -> bool:
+    return store.elect(ttl_ms=ttl_ms, info={"host": store.token}, resign=resign)
+
+
+def test_the_first_leads_and_the_second_stands_by(cell: Cell) -> None:
+    """REFUSED for the second: it writes nothing, and does not lengthen the first one's lead either."""
+    one, two = cell.store, candidate(cell, "two")
+    cell.client.pexpire(cell.keys.leader, 30_000)
+
+    with nothing_written(cell):
+        assert not elect(two)
+    assert cell.text.pttl(cell.keys.leader) <= 30_000
+    assert elect(one)
+    assert cell.text.pttl(cell.keys.leader) > 30_000
+    assert "leader-1" in cell.text.hget(cell.keys.leader_info, "info")
+
+
+def test_an_expired_lead_is_taken_over(cell: Cell) -> None:
+    """And the old leader does not get it back by renewing."""
+    one, two = cell.store, candidate(cell, "two")
+    cell.client.delete(cell.keys.leader)
+
+    assert elect(two)
+    assert not elect(one)
+    assert cell.text.get(cell.keys.leader) == "two"
+
+
+def test_a_leader_may_resign(cell: Cell) -> None:
+    """At once, so that a standby need not wait."""
+    one, two = cell.store, candidate(cell, "two")
+
+    assert not elect(one, resign=True)
+    assert cell.text.exists(cell.keys.leader, cell.keys.leader_info) == 0
+    assert elect(two)
+
+
+def test_a_standby_cannot_resign_for_the_leader(cell: Cell) -> None:
+    """REFUSED."""
+    two = candidate(cell, "two")
+
+    with nothing_written(cell):
+        assert not elect(two, resign=True)
+
+
+def test_the_lead_expires(cell: Cell) -> None:
+    """A leader that dies is replaced without anybody's help."""
+    elect(cell.store, ttl_ms=1_234)
+
+    assert 0 < cell.text.pttl(cell.keys.leader) <= 1_234
+
+
+def test_after_a_loss_of_redis_last_writes_two_are_never_equal(cell: Cell) -> None:
+    """The lock goes back to an older holder; tokens are random, so the newer one is simply refused (scenario 56)."""
+    two = candidate(cell, "two")
+    cell.client.delete(cell.keys.leader)
+    elect(two)
+    cell.client.set(cell.keys.leader, "leader-1")
+
+    assert not elect(two)
+    assert elect(cell.store)

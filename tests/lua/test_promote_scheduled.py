@@ -1,0 +1,77 @@
+"""promote_scheduled: what is due goes to its lane, by Redis' clock."""
+
+from __future__ import annotations
+
+import pytest
+
+from dispatcher.errors import NotLeader
+from dispatcher.store.dispatch_store import DispatchStore
+from dispatcher.store.worker_store import GiveBack
+from tests.lua.support import LANE, Cell, nothing_written
+from tests.messages import message
+
+
+def promote(cell: Cell, limit: int = 500, store: DispatchStore | None = None) -> int:
+    return (store or cell.store).apply([], tuple, promote=limit).promoted
+
+
+def schedule(cell: Cell, count: int, *, in_ms: int) -> list[str]:
+    """Jobs due that long from now by Redis' clock, 1 ms apart; their numbers in that order."""
+    cell.push(*[message(eta="2999-01-01T00:00:00") for _ in range(count)])
+    cell.admit()
+    seconds, micros = cell.text.time()
+    now_ms = seconds * 1000 + micros // 1000
+    entries = sorted(cell.text.zrangebyscore(cell.keys.scheduled, "32472144000000", "32472144000000"))
+    for at, entry in enumerate(entries):
+        cell.text.zadd(cell.keys.scheduled, {entry: now_ms + in_ms + at})
+    return [entry[:16] for entry in entries]
+
+
+def test_what_is_due_waits_in_its_lane_in_the_order_it_was_due(cell: Cell) -> None:
+    """Behind what waits there already; what is not due stays; no job is in two places."""
+    ahead = cell.jobs(1)
+    due = schedule(cell, 3, in_ms=-10_000)
+    later = schedule(cell, 2, in_ms=3_600_000)
+
+    assert promote(cell) == 3
+
+    assert [entry.job for entry in cell.waiting()] == ahead + due
+    assert [entry[:16] for entry in cell.text.zrange(cell.keys.scheduled, 0, -1)] == later
+    assert cell.whereabouts() == sorted(ahead + due + later)
+    assert cell.text.smembers(cell.keys.lanes) == {LANE}
+
+
+def test_nothing_is_due(cell: Cell) -> None:
+    """REFUSED: nothing changes."""
+    schedule(cell, 2, in_ms=3_600_000)
+
+    with nothing_written(cell):
+        assert promote(cell) == 0
+
+
+def test_not_the_leader(cell: Cell) -> None:
+    """REFUSED."""
+    schedule(cell, 1, in_ms=-10_000)
+
+    with nothing_written(cell), pytest.raises(NotLeader):
+        promote(cell, store=cell.impostor())
+
+
+def test_a_call_is_bounded(cell: Cell) -> None:
+    """A thousand jobs due at the same second come in several calls, the earliest first."""
+    due = schedule(cell, 30, in_ms=-10_000)
+
+    assert [promote(cell, 12) for _ in range(4)] == [12, 12, 6, 0]
+    assert [entry.job for entry in cell.waiting()] == due
+
+
+def test_counts_survive(cell: Cell) -> None:
+    """A rejected job comes back with what is known of it."""
+    worker = cell.worker()
+    (lease,) = cell.leased(worker, 1)
+    worker.giveback([GiveBack(lease, "rejects")], delay_ms=60_000)
+    (entry,) = cell.text.zrange(cell.keys.scheduled, 0, -1)
+    cell.text.zadd(cell.keys.scheduled, {entry: 0})
+    promote(cell)
+
+    assert [one.rejects for one in cell.waiting()] == [1]

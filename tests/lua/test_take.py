@@ -1,0 +1,88 @@
+"""take: the one thing that starts a job."""
+
+from __future__ import annotations
+
+from tests.lua.support import LANE, Cell, nothing_written
+from tests.messages import message
+
+
+def test_the_message_comes_as_it_was_sent(cell: Cell) -> None:
+    """With what is kept of the job, and the lease is marked as taken."""
+    worker, raw = cell.worker(), message("id", args=("ü",))
+    cell.push(raw)
+    cell.admit()
+    (lease,) = cell.give(worker, 1)
+
+    taken = worker.take(lease)
+
+    assert taken is not None
+    assert (taken.lease_id, taken.message.encode(), taken.entry.lane) == (lease, raw, LANE)
+    assert taken.entry.attempts == 0
+    assert cell.taken(worker) == {lease}
+    assert set(cell.leases(worker)) == {lease}
+
+
+def test_a_pop_that_arrives_twice_starts_nothing(cell: Cell) -> None:
+    """REFUSED: Redis lost the pop with its last writes and gave the id again, to the same live worker (scenario 32)."""
+    worker = cell.worker()
+    (lease,) = cell.leased(worker, 1)
+    assert worker.take(lease)
+
+    with nothing_written(cell):
+        assert worker.take(lease) is None
+
+
+def test_a_thawed_worker_starts_nothing(cell: Cell) -> None:
+    """REFUSED: it was frozen with the id in its socket, and was declared dead meanwhile (scenario 6)."""
+    worker = cell.worker()
+    (lease,) = cell.leased(worker, 1)
+    worker.goodbye()
+
+    with nothing_written(cell):
+        assert worker.take(lease) is None
+
+
+def test_what_was_recalled_or_acked_starts_nothing(cell: Cell) -> None:
+    """REFUSED: no lease, no start."""
+    worker = cell.worker()
+    recalled, acked = cell.leased(worker, 2)
+    cell.client.hdel(cell.keys.leases(worker.epoch), recalled)
+    worker.take(acked)
+    worker.ack([acked])
+
+    with nothing_written(cell):
+        assert worker.take(recalled) is None
+        assert worker.take(acked) is None
+        assert worker.take("") is None
+        assert worker.take("what is this") is None
+
+
+def test_a_workers_lease_is_no_other_workers(cell: Cell) -> None:
+    """REFUSED: a new life of the same node name is another worker too (scenario 7)."""
+    worker, other = cell.worker(name="gpu1@h"), cell.worker("bbbbbbbbbbbb", name="gpu1@h")
+    (lease,) = cell.leased(worker, 1)
+
+    with nothing_written(cell):
+        assert other.take(lease) is None
+
+
+def test_a_lease_whose_message_is_gone_starts_nothing(cell: Cell) -> None:
+    """REFUSED: there is nothing to run."""
+    worker = cell.worker()
+    (lease,) = cell.leased(worker, 1)
+    cell.client.delete(cell.keys.messages)
+
+    with nothing_written(cell):
+        assert worker.take(lease) is None
+
+
+def test_when_it_was_taken_is_redis_time(cell: Cell) -> None:
+    """In ms."""
+    worker = cell.worker()
+    (lease,) = cell.leased(worker, 1)
+    before_s, before_us = cell.text.time()
+    worker.take(lease)
+    after_s, after_us = cell.text.time()
+
+    at_ms = int(cell.text.hget(cell.keys.taken(worker.epoch), lease))
+    assert before_s * 1000 + before_us // 1000 <= at_ms <= after_s * 1000 + after_us // 1000

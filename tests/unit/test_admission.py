@@ -1,0 +1,397 @@
+"""Admission: every message is either a job in a lane or a dead letter with the right reason, and nothing is ever raised."""
+
+from __future__ import annotations
+
+import json
+import math
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from celery import Celery, chain, chord, group
+from celery.worker.request import Request
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from kombu.transport.virtual import Message
+from kombu.utils.json import dumps, loads
+
+from dispatcher.core.admission import Admission, Admitted, Refused
+from dispatcher.core.job import job_headers
+from dispatcher.core.lane import parse_lane
+from tests.messages import TASK, envelope
+
+NOW_MS = 1_700_000_000_000
+REASONS = {
+    "not_json", "too_large", "no_headers", "no_properties", "no_id", "no_task", "no_delivery_tag", "bad_body", "bad_header",
+    "bad_timelimit", "bad_eta", "bad_expires", "content_refused", "unknown_model", "wrong_type",
+}  # fmt: skip
+
+
+def admission(**rules: Any) -> Admission:
+    return Admission(**{"routes": {}, "default_cost_s": 1.0, **rules})
+
+
+def read(raw: bytes, rules: Admission | None = None) -> Admitted | Refused:
+    return (rules or admission()).read(raw, ingress="dispatch", step=3, now_ms=NOW_MS)
+
+
+def encoded(body: str) -> str:
+    return b64encode(body.encode()).decode()
+
+
+# -- good messages
+
+
+def test_a_plain_message_waits_in_the_lane_of_its_kind() -> None:
+    """Queue, task, model, priority step and size class of the default cost."""
+    found = read(json.dumps(envelope("id-1")).encode())
+
+    assert isinstance(found, Admitted)
+    assert found.lane == f"dispatch/{TASK}/default/p3/c10"
+    assert (found.cost_ms, found.due_ms) == (1000, None)
+
+
+def test_what_the_header_says_decides() -> None:
+    """Model and cost come from the header `dispatch`, before route and default."""
+    raw = json.dumps(envelope(dispatch={"model": "chat@2", "cost": 0.25})).encode()
+
+    found = read(raw, admission(routes={TASK: "minilm"}, default_cost_s=9.0))
+
+    assert isinstance(found, Admitted)
+    assert parse_lane(found.lane).model == "chat@2"
+    assert found.cost_ms == 250
+
+
+def test_a_route_gives_the_model_of_a_task_that_names_none() -> None:
+    """Producers that never heard of models are routed by their task's name."""
+    found = read(json.dumps(envelope()).encode(), admission(routes={TASK: "minilm"}))
+
+    assert isinstance(found, Admitted)
+    assert parse_lane(found.lane).model == "minilm"
+
+
+def test_unknown_header_fields_are_counted_and_ignored() -> None:
+    """A newer producer is served."""
+    rules = admission()
+    raw = json.dumps(envelope(dispatch={"shard": 1})).encode()
+
+    assert isinstance(read(raw, rules), Admitted)
+    assert isinstance(read(raw, rules), Admitted)
+    assert rules.unknown_fields == {"shard": 2}
+
+
+def test_a_cost_too_large_for_a_frame_is_cut() -> None:
+    """The frame has nine digits for it."""
+    found = read(json.dumps(envelope(dispatch={"cost": 1e8})).encode())
+
+    assert isinstance(found, Admitted)
+    assert found.cost_ms == 999_999_999
+
+
+@pytest.mark.parametrize(
+    ("eta", "due_ms"),
+    [
+        ("2023-11-14T22:13:20.001", NOW_MS + 1),
+        ("2023-11-14T22:13:20.001+00:00", NOW_MS + 1),
+        ("2023-11-15T00:13:20.001+02:00", NOW_MS + 1),
+        ("2023-11-14T22:14:20Z", NOW_MS + 40_000 + 20_000),
+        ("2023-11-14T22:13:20", None),
+        ("1970-01-01T00:00:00", None),
+        ("9999-12-31T23:59:59", 253_402_300_799_000),
+    ],
+)
+def test_only_a_future_eta_is_waited_for(eta: str, due_ms: int | None) -> None:
+    """Without a zone it is UTC, as Celery sends it; what is due waits in its lane at once."""
+    found = read(json.dumps(envelope(eta=eta)).encode())
+
+    assert isinstance(found, Admitted)
+    assert found.due_ms == due_ms
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, "\ud800"], ids=["nan", "inf", "half a surrogate pair"])
+def test_what_pythons_json_allows_is_a_job(value: Any) -> None:
+    """Plain Celery carries these to its workers, as an argument or in a header of the user's own; so do we."""
+    sent = json.dumps(envelope(args=(value,), mine=value)).encode()
+
+    assert isinstance(read(sent), Admitted)
+
+
+@pytest.fixture(scope="module")
+def app() -> Iterator[Celery]:
+    """Celery over kombu's transport that is a dict in memory."""
+    made = Celery("admission", broker="memory://", backend="cache+memory://", set_as_current=False)
+    made.conf.task_default_queue = "dispatch"
+
+    @made.task(name=TASK)
+    def job(*args: Any, **kwargs: Any) -> None:
+        pass
+
+    yield made
+    made.close()
+
+
+def sent_by(app: Celery, send: Callable[[Any], Any]) -> list[bytes]:
+    """What Redis would hold after ``send(task)``."""
+    with app.connection_for_write() as connection:
+        channel = connection.default_channel
+        channel.queue_purge("dispatch") if "dispatch" in channel.queues else None
+        send(app.tasks[TASK])
+        found = []
+        while channel._size("dispatch"):
+            found.append(dumps(channel._get("dispatch")).encode())
+        return found
+
+
+SENT: dict[str, Callable[[Any], Any]] = {
+    "delay": lambda task: task.delay(1, name="ü"),
+    "no arguments": lambda task: task.apply_async(),
+    "countdown": lambda task: task.apply_async(countdown=1_000_000_000),
+    "past eta": lambda task: task.apply_async(eta=datetime(2020, 1, 1, tzinfo=UTC)),
+    "expires": lambda task: task.apply_async(expires=60),
+    "expires at": lambda task: task.apply_async(expires=datetime.now(UTC) + timedelta(hours=1)),
+    "time limits": lambda task: task.apply_async(time_limit=5, soft_time_limit=2.5),
+    "one time limit": lambda task: task.apply_async(soft_time_limit=3),
+    "priority": lambda task: task.apply_async(priority=9),
+    "header": lambda task: task.apply_async(headers=job_headers(model="minilm", session="s", cost=0.5, requires={"gpu": ["a", "b"]})),
+    "callbacks": lambda task: task.apply_async(link=task.si(), link_error=task.si()),
+    "stamped": lambda task: task.apply_async(stamped_headers=["tenant"], tenant="acme"),
+    "zlib": lambda task: task.apply_async((["x" * 500],), compression="zlib"),
+    "bzip2": lambda task: task.apply_async((["x" * 500],), compression="bzip2"),
+    "lzma": lambda task: task.apply_async((["x" * 500],), compression="lzma"),
+    "retried": lambda task: task.apply_async(retries=2, task_id="again"),
+    "typed": lambda task: task.delay(datetime(2020, 1, 1, tzinfo=UTC), {1, 2}.pop(), b"bytes".decode()),
+    "nan": lambda task: task.delay(math.nan),
+    "group": lambda task: group(task.s(i) for i in range(3)).apply_async(),
+    "chain": lambda task: chain(task.si(1), task.si(2)).apply_async(),
+    "chord": lambda task: chord([task.s(1), task.s(2)])(task.si()),
+}
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_whatever_celery_sends_is_admitted(app: Celery, name: str) -> None:
+    """Any producer, unchanged: each of Celery's ways to send a job gives a job."""
+    messages = sent_by(app, SENT[name])
+
+    assert messages
+    for raw in messages:
+        found = admission().read(raw, ingress="dispatch", step=0, now_ms=round(datetime.now(UTC).timestamp() * 1000))
+        assert isinstance(found, Admitted), found
+        assert (found.due_ms is not None) == (name == "countdown")
+
+
+# -- bad messages
+
+MISSING = object()
+
+
+def changed(*path: str, to: Any) -> bytes:
+    """A good message with one place changed or, for ``MISSING``, left out."""
+    made = envelope("the-id", task="the.task")
+    place = made
+    for name in path[:-1]:
+        place = place[name]
+    if to is MISSING:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = to
+    return json.dumps(made).encode()
+
+
+REFUSED: list[tuple[str, bytes]] = [
+    ("not_json", b""),
+    ("not_json", b"\x00\xff\x80 binary"),
+    ("not_json", b"hello"),
+    ("not_json", b"{"),
+    ("not_json", json.dumps(envelope()).encode() + b" and more"),
+    ("not_json", json.dumps(envelope()).encode()[:-1]),
+    ("not_json", b'{"a": ' * 50_000),
+    ("not_json", json.dumps(envelope()).encode("utf-16")),
+    ("not_json", b"\xef\xbb\xbf" + json.dumps(envelope()).encode()),
+    ("not_json", changed("headers", "origin", to="ORIGIN").replace(b"ORIGIN", b"\xff")),
+    ("not_json", b"!!40"),
+    ("too_large", b"!104857600"),
+    ("wrong_type", b"[]"),
+    ("wrong_type", b"null"),
+    ("wrong_type", b'"a string"'),
+    ("wrong_type", b"5"),
+    ("no_headers", b"{}"),
+    ("no_headers", changed("headers", to=MISSING)),
+    ("wrong_type", changed("headers", to=None)),
+    ("wrong_type", changed("headers", to=[])),
+    ("no_properties", changed("properties", to=MISSING)),
+    ("wrong_type", changed("properties", to="x")),
+    ("no_id", changed("headers", "id", to=MISSING)),
+    ("no_id", changed("headers", "id", to="")),
+    ("wrong_type", changed("headers", "id", to=5)),
+    ("no_task", changed("headers", "task", to=MISSING)),
+    ("no_task", changed("headers", "task", to="")),
+    ("wrong_type", changed("headers", "task", to=None)),
+    ("no_delivery_tag", changed("properties", "delivery_tag", to=MISSING)),
+    ("no_delivery_tag", changed("properties", "delivery_tag", to="")),
+    ("wrong_type", changed("properties", "delivery_tag", to=7)),
+    ("wrong_type", changed("properties", "delivery_info", to="dispatch")),
+    ("wrong_type", changed("content-encoding", to=5)),
+    ("bad_body", changed("body", to=MISSING)),
+    ("wrong_type", changed("body", to=None)),
+    ("wrong_type", changed("body", to=[[], {}, {}])),
+    ("bad_body", changed("body", to="")),
+    ("bad_body", changed("body", to="not base64!")),
+    ("bad_body", changed("body", to=encoded("not json"))),
+    ("bad_body", changed("body", to=encoded("[]"))),
+    ("bad_body", changed("body", to=encoded("[[], {}]"))),
+    ("bad_body", changed("body", to=encoded("[{}, [], {}]"))),
+    ("bad_body", changed("body", to=encoded("[[], {}, []]"))),
+    ("bad_body", changed("body", to=encoded("[[], {}, {}, {}]"))),
+    ("bad_body", changed("body", to=encoded('{"args": []}'))),
+    ("bad_body", changed("body", to=encoded("[[], {}, {}] and more"))),
+    ("bad_body", changed("body", to=encoded('[["\x01"], {}, {}]'))),
+    ("bad_body", changed("body", to=encoded("[" * 50_000))),
+    ("bad_body", changed("body", to=b64encode(b'[["\xff"], {}, {}]').decode())),
+    ("bad_body", changed("properties", "body_encoding", to=None)),
+    ("bad_body", changed("properties", "body_encoding", to="rot13")),
+    ("bad_body", changed("headers", "compression", to="application/x-gzip")),
+    ("bad_body", changed("headers", "compression", to="application/x-unheard-of")),
+    ("wrong_type", changed("headers", "compression", to=5)),
+    ("content_refused", changed("content-type", to=MISSING)),
+    ("content_refused", changed("content-type", to=None)),
+    ("content_refused", changed("content-type", to="application/x-python-serialize")),
+    ("wrong_type", changed("content-type", to=1)),
+    ("bad_timelimit", changed("headers", "timelimit", to=5)),
+    ("bad_timelimit", changed("headers", "timelimit", to=[5])),
+    ("bad_timelimit", changed("headers", "timelimit", to=[5, 4, 3])),
+    ("bad_timelimit", changed("headers", "timelimit", to=["5", None])),
+    ("bad_timelimit", changed("headers", "timelimit", to={"hard": 5})),
+    ("bad_eta", changed("headers", "eta", to="")),
+    ("bad_eta", changed("headers", "eta", to="tomorrow")),
+    ("bad_eta", changed("headers", "eta", to="2023-02-30T00:00:00")),
+    ("bad_eta", changed("headers", "eta", to=1_700_000_000)),
+    ("bad_expires", changed("headers", "expires", to="soon")),
+    ("bad_expires", changed("headers", "expires", to="")),
+    ("bad_expires", changed("headers", "expires", to=60.5)),
+    ("wrong_type", changed("headers", "retries", to="many")),
+    ("bad_header", changed("headers", "dispatch", to="minilm")),
+    ("bad_header", changed("headers", "dispatch", to=[])),
+    ("bad_header", changed("headers", "dispatch", to={"cost": -1})),
+    ("bad_header", changed("headers", "dispatch", to={"model": 5})),
+    ("unknown_model", changed("headers", "dispatch", to={"model": "gpt-99"})),
+]
+
+
+@pytest.mark.parametrize(("reason", "raw"), REFUSED, ids=[f"{i}-{reason}" for i, (reason, _) in enumerate(REFUSED)])
+def test_a_malformed_message_is_refused_with_its_reason(reason: str, raw: bytes) -> None:
+    """One word for the metric, one sentence for a person, and the id wherever it can be read, so that its waiter can be told."""
+    found = read(raw, admission(known_models={"minilm"}))
+
+    assert isinstance(found, Refused), found
+    assert found.reason == reason, found
+    assert len(found.detail) > 10
+    assert found.task_id == ("the-id" if b'"id": "the-id"' in raw and reason != "not_json" else None)
+    if b'"task": "the.task"' in raw and reason != "not_json":
+        assert found.task == "the.task"
+
+
+def test_the_table_of_malformed_messages_is_complete() -> None:
+    """Every reason there is has an example above."""
+    assert {reason for reason, _ in REFUSED} == REASONS
+
+
+def test_any_model_may_wait_while_none_is_known() -> None:
+    """On a cell that has never seen a worker, nobody can tell a wrong model from one that is about to come."""
+    raw = json.dumps(envelope(dispatch={"model": "minilm"})).encode()
+
+    assert isinstance(read(raw, admission(known_models=None)), Admitted)
+    assert isinstance(read(raw, admission(known_models={"minilm"})), Admitted)
+    assert isinstance(read(raw, admission(known_models={"other"})), Refused)
+
+
+def test_what_the_app_accepts_is_accepted() -> None:
+    """`accept_content` of the app decides about other serializers; their bodies are not looked into, but must be there."""
+    pickled = json.loads(changed("content-type", to="application/x-python-serialize"))
+    rules = admission(accept_content=frozenset({"application/x-python-serialize"}))
+    assert isinstance(read(json.dumps(pickled).encode(), rules), Admitted)
+
+    pickled["body"] = ""
+    found = read(json.dumps(pickled).encode(), rules)
+    assert isinstance(found, Refused)
+    assert found.reason == "bad_body"
+
+
+# -- any message
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["", "\ud800", "2024-01-01"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    """A good message with up to three places changed to anything, its body taken apart as well."""
+    made: dict[str, Any] = envelope("the-id", dispatch={"cost": 1.0})
+    body: Any = json.loads(b64decode(made["body"]))
+    paths = [
+        ("body",), ("content-type",), ("content-encoding",), ("headers",), ("properties",),
+        *(("headers", name) for name in made["headers"]), *(("properties", name) for name in made["properties"]),
+        ("headers", "dispatch", "model"), ("headers", "dispatch", "cost"), ("properties", "delivery_info", "exchange"),
+    ]  # fmt: skip
+    for path in draw(st.lists(st.sampled_from(paths), max_size=3)):
+        place = made
+        for name in path[:-1]:
+            place = place[name] if isinstance(place.get(name), dict) else place
+        if draw(st.booleans()):
+            place[path[-1]] = draw(json_values)
+        else:
+            place.pop(path[-1], None)
+    if draw(st.booleans()):
+        body[draw(st.integers(0, 2))] = draw(json_values)
+        made["body"] = encoded(json.dumps(body))
+    return json.dumps(made).encode()
+
+
+@st.composite
+def torn(draw: st.DrawFn) -> bytes:
+    """A good message with a few bytes changed, as a bad disk or a bad client would."""
+    raw = bytearray(json.dumps(deepcopy(envelope("the-id"))).encode())
+    for _ in range(draw(st.integers(1, 3))):
+        raw[draw(st.integers(0, len(raw) - 1))] = draw(st.integers(0, 255) | st.sampled_from(list(b'"\\{}[],:0')))
+    return bytes(raw)
+
+
+@given(st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode()) | mutated() | torn())
+@example(b"!")
+@example(b"!\xff")
+@example(b"!!")
+@example(b"\xed\xa0\x80")
+def test_nothing_is_ever_raised(raw: bytes) -> None:
+    """SAFETY: whatever lies in the ingress is a job or a dead letter whose reason can be stored as JSON."""
+    found = read(raw)
+
+    if isinstance(found, Admitted):
+        assert 0 <= found.cost_ms <= 999_999_999
+        assert parse_lane(found.lane).ingress == "dispatch"
+        assert found.due_ms is None or found.due_ms > NOW_MS
+    else:
+        assert found.reason in REASONS
+        assert json.dumps(tuple(found), ensure_ascii=False).encode()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much], max_examples=300)
+@given(raw=mutated() | torn())
+def test_what_is_admitted_can_be_received_by_a_celery_worker(app: Celery, raw: bytes) -> None:
+    """SAFETY: a worker that meets a message it cannot unpack exits, and the next one after it. None such is admitted."""
+    if isinstance(read(raw), Refused):
+        return
+    with app.connection_for_read() as connection:
+        message = Message(loads(raw.decode()), channel=connection.default_channel, accept={"application/json"})
+        args, kwargs, embed = message.payload
+        request = Request(message, app=app, hostname="w@h", task=app.tasks[TASK], headers=message.headers, body=message.body, utc=True)
+        hard, soft = request.time_limits
+
+    assert isinstance(args, list)
+    assert isinstance(kwargs, dict)
+    assert isinstance(embed, dict | None)
+    assert request.id

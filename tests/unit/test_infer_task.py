@@ -1,0 +1,158 @@
+"""The infer task: every line gets its own answer, and a bad line harms no other."""
+
+from __future__ import annotations
+
+import math
+import types
+from typing import Any
+
+import pytest
+from celery.exceptions import SoftTimeLimitExceeded
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.errors import Invalid
+from workers.chunk import answer_each, run_chunk
+from workers.runtimes import Answer, Body, LoadedRuntimes, Rejected, callables_from
+from workers.tasks import infer
+
+
+class FailsOn:
+    """A model that raises whenever one of ``bad`` is in the batch, and counts its runs."""
+
+    endpoints: frozenset[str] = frozenset()
+
+    def __init__(self, bad: set[int]) -> None:
+        self.bad = bad
+        self.runs = 0
+
+    def load(self) -> None: ...
+    def probe(self) -> None: ...
+    def close(self) -> None: ...
+
+    def run(self, batch: list[Body]) -> list[Answer]:
+        self.runs += 1
+        if any(body["n"] in self.bad for body in batch):
+            raise ValueError("cannot read this")
+        return [{"n": body["n"]} for body in batch]
+
+
+def chunk(model: str, *bodies: Any, url: str = "/v1/embeddings") -> dict[str, Any]:
+    lines = [{"index": 10 + n, "custom_id": f"c{n}", "body": body} for n, body in enumerate(bodies)]
+    return {"model": model, "url": url, "lines": lines}
+
+
+@given(st.integers(0, 64).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, max(0, n - 1))))))
+def test_only_the_bad_lines_fail(case: tuple[int, set[int]]) -> None:
+    """Whichever and however many they are; the good ones are answered, in order."""
+    count, bad = case
+    model = FailsOn(bad)
+
+    answers = answer_each(model, [{"n": n} for n in range(count)])
+
+    assert len(answers) == count
+    for n, answer in enumerate(answers):
+        if n in bad:
+            assert isinstance(answer, Rejected)
+            assert (answer.status_code, answer.message) == (500, "ValueError: cannot read this")
+        else:
+            assert answer == {"n": n}
+    failing = max(1, len(bad & set(range(count))))
+    assert model.runs <= 1 + 2 * failing * math.ceil(math.log2(max(2, count)))
+
+
+def test_a_wrong_number_of_answers_is_a_failure_of_the_batch() -> None:
+    """Nobody can say which answer belongs to which line, so none is used."""
+
+    class Drops(FailsOn):
+        def run(self, batch: list[Body]) -> list[Answer]:
+            return [dict(body) for body in batch if body["n"] != 1]
+
+    answers = answer_each(Drops(set()), [{"n": n} for n in range(4)])
+
+    assert [answer for answer in answers if isinstance(answer, dict)] == [{"n": 0}, {"n": 2}, {"n": 3}]
+    assert isinstance(answers[1], Rejected)
+    assert "0 answers to 1 requests" in answers[1].message
+
+
+def test_running_out_of_time_is_not_taken_for_a_bad_line() -> None:
+    """Running the halves again would only take longer."""
+
+    class Slow(FailsOn):
+        def run(self, batch: list[Body]) -> list[Answer]:
+            self.runs += 1
+            raise SoftTimeLimitExceeded
+
+    model = Slow(set())
+    with pytest.raises(SoftTimeLimitExceeded):
+        answer_each(model, [{"n": 1}, {"n": 2}])
+    assert model.runs == 1
+
+
+def test_a_chunk_answers_each_line_in_the_shape_of_a_batch() -> None:
+    """Index and custom_id come back; a refusal is an HTTP answer with OpenAI's error body; usage is summed."""
+    result = run_chunk(chunk("hash-384", {"input": "one two"}, {"input": 3}), LoadedRuntimes({}), request_id="job")
+
+    good, bad = result["lines"]
+    assert (good["index"], good["custom_id"], good["error"]) == (10, "c0", None)
+    assert (good["response"]["status_code"], good["response"]["request_id"]) == (200, "job-10")
+    assert bad["response"]["status_code"] == 400
+    assert bad["response"]["body"]["error"] == {
+        "message": "'input' must be a string or a list of strings that is not empty.",
+        "type": "invalid_request_error", "param": "input", "code": "invalid_type",
+    }  # fmt: skip
+    assert bad["error"] is None
+    assert result["usage"] == {"prompt_tokens": 2, "completion_tokens": 0, "total_tokens": 2}
+
+
+@pytest.mark.parametrize(("model", "url", "status", "code"), [
+    ("no-such", "/v1/embeddings", 404, "model_not_found"),
+    ("hash-384", "/v1/chat/completions", 400, "unsupported_endpoint"),
+])  # fmt: skip
+def test_what_the_worker_does_not_serve_is_refused_line_by_line(model: str, url: str, status: int, code: str) -> None:
+    """The chunk ends well; its lines say what was wrong."""
+    result = run_chunk(chunk(model, {"input": "a"}, {"input": "b"}, url=url), LoadedRuntimes({}), request_id="job")
+
+    assert [line["response"]["status_code"] for line in result["lines"]] == [status, status]
+    assert {line["response"]["body"]["error"]["code"] for line in result["lines"]} == {code}
+
+
+def test_a_callable_is_a_model_where_the_operator_named_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``WORKERS_CALLABLES`` maps models to functions; a job can name only what is there."""
+    module = types.ModuleType("callable_under_test")
+    monkeypatch.setitem(__import__("sys").modules, module.__name__, module)
+    monkeypatch.setattr(module, "shout", lambda bodies: [{"text": body["text"].upper()} for body in bodies], raising=False)
+    runtimes = LoadedRuntimes({"WORKERS_CALLABLES": "shout=callable_under_test:shout"})
+
+    result = run_chunk(chunk("shout", {"text": "a"}, {}, {"text": "c"}, url="/v1/completions"), runtimes, request_id="job")
+
+    first, second, third = (line["response"] for line in result["lines"])
+    assert (first["body"], third["body"]) == ({"text": "A"}, {"text": "C"})
+    assert (second["status_code"], second["body"]["error"]["type"]) == (500, "server_error")
+    runtimes.get("shout").probe()
+    runtimes.close()
+    refused = run_chunk(chunk("os:system", {}), runtimes, request_id="job")
+    assert refused["lines"][0]["response"]["status_code"] == 404
+
+
+@pytest.mark.parametrize("text", ["shout", "shout=module", "=a:b"])
+def test_a_callable_that_is_written_wrong_is_said(text: str) -> None:
+    """With the form that is expected."""
+    with pytest.raises(Invalid, match="write model=module:function"):
+        callables_from({"WORKERS_CALLABLES": text})
+
+
+@pytest.mark.parametrize("path", ["no_such_module:x", "math:no_such", "math:pi", ":x"])
+def test_a_callable_that_is_not_there_is_said(path: str) -> None:
+    """When the model is loaded, with its path."""
+    with pytest.raises(Invalid, match="write module:function"):
+        LoadedRuntimes({"WORKERS_CALLABLES": f"x={path}"}).get("x")
+
+
+def test_the_result_says_who_ran_it() -> None:
+    """The worker's name stands beside the lines, not in them: they are what OpenAI writes."""
+    result = infer.apply(args=[chunk("hash-384", {"input": "x"})]).get()
+
+    assert set(result) == {"lines", "usage", "worker", "busy_ms"}
+    assert set(result["lines"][0]) == {"index", "custom_id", "response", "error"}
+    assert result["busy_ms"] >= 0

@@ -1,0 +1,92 @@
+"""What a producer may say about a job."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.core.job import FIELDS, job_headers, parse_header
+from dispatcher.errors import Invalid
+
+names = st.text(min_size=1, max_size=20)
+labels = st.dictionaries(names, names | st.lists(names, max_size=3), max_size=3)
+fields = st.fixed_dictionaries(
+    {},
+    optional={
+        "model": names,
+        "session": names,
+        "tenant": names,
+        "cost": st.floats(0, 1e8),
+        "requires": labels,
+        "prefers": labels,
+        "prefix": st.lists(names | st.integers(0, 2**60), max_size=4),
+        "deadline_s": st.floats(0.001, 1e6),
+    },
+)
+
+
+@given(fields)
+def test_what_is_said_is_what_is_read(said: dict[str, Any]) -> None:
+    """A header built by job_headers, sent as JSON, is read back field for field; those without effect are named."""
+    sent = json.dumps(job_headers(**said)["dispatch"]).encode()
+
+    header, unknown = parse_header(sent)
+
+    assert msgspec.to_builtins(header) == said
+    assert set(unknown) == said.keys() - {"model", "cost"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"cost": -1},
+        {"cost": float("nan")},
+        {"cost": 1e9},
+        {"cost": "3"},
+        {"cost": True},
+        {"deadline_s": 0},
+        {"model": ""},
+        {"model": 5},
+        {"session": ""},
+        {"tenant": ""},
+        {"requires": ["eu"]},
+        {"requires": {"gpu": 4}},
+        {"prefix": "abc"},
+    ],
+    ids=str,
+)
+def test_a_wrong_value_is_refused_where_it_is_said(wrong: dict[str, Any]) -> None:
+    """job_headers raises, and names the field; the producer's stack shows the line."""
+    with pytest.raises(Invalid, match=next(iter(wrong))):
+        job_headers(**wrong)
+
+
+def test_an_unknown_field_is_refused_where_it_is_said() -> None:
+    """A typing mistake is an error in the producer, with the names that there are."""
+    with pytest.raises(Invalid, match=r"'modle'.*model, session"):
+        job_headers(modle="minilm")
+
+
+def test_an_unknown_field_on_the_wire_is_only_named() -> None:
+    """A producer that is newer than the dispatcher is served; what it says beyond is ignored, and counted by name."""
+    header, unknown = parse_header(b'{"model": "minilm", "shard": 7, "colour": {"a": [1]}}')
+
+    assert (header.model, unknown) == ("minilm", ("shard", "colour"))
+
+
+@pytest.mark.parametrize("sent", [b"[]", b'"minilm"', b"5", b'{"cost": -1}', b'{"cost": "a"}', b'{"model": null', b'{"prefix": 5}'])
+def test_a_wrong_header_on_the_wire_is_invalid(sent: bytes) -> None:
+    """It is refused as a whole: half a header would be a wrong routing."""
+    with pytest.raises(Invalid, match="header dispatch"):
+        parse_header(sent)
+
+
+def test_nothing_said_is_an_empty_header() -> None:
+    """Everything is optional."""
+    assert job_headers() == {"dispatch": {}}
+    assert {getattr(parse_header(b"{}")[0], name) for name in FIELDS} == {None}

@@ -1,0 +1,229 @@
+"""What a worker holds and what it still has to tell Redis, without Redis."""
+
+from __future__ import annotations
+
+import contextlib
+
+import redis
+
+from dispatcher.clock import ManualClock
+from dispatcher.store.worker_store import Beat, BeatStatus, GiveBack
+from dispatcher.worker.keeper import LeaseKeeper, Outcome
+
+ENTRY = b"1000000000000001" + b"1".zfill(13) + b"1000".zfill(9) + b"00000000" + b"dispatch/my%2Ftask/default/p0/c10"
+
+
+class FakePipe:
+    """Redis' side of take and ack."""
+
+    def __init__(self) -> None:
+        self.acked: list[list[str]] = []
+        self.away = False
+        self.ended = False
+        self.takes = 0
+
+    def take(self, lease_id: bytes) -> tuple[bytes, bytes] | None:
+        self.takes += 1
+        if self.away:
+            raise redis.ConnectionError("away")
+        return (b"{}", ENTRY)
+
+    def ack(self, lease_ids: list[str]) -> int:
+        if self.away:
+            raise redis.ConnectionError("away")
+        self.acked.append(list(lease_ids))
+        return -1 if self.ended else len(lease_ids)
+
+    def close(self) -> None:
+        pass
+
+
+class FakeStore:
+    """Redis' side of giveback."""
+
+    epoch = "e"
+
+    def __init__(self) -> None:
+        self.returned: list[list[GiveBack]] = []
+
+    def giveback(self, leases: list[GiveBack], *, delay_ms: int) -> int:
+        self.returned.append(list(leases))
+        return len(leases)
+
+
+class Loop:
+    """The consumer's loop: runs what it was asked to when told."""
+
+    def __init__(self) -> None:
+        self.due: list = []
+
+    def call_soon(self, function) -> None:
+        self.due.append(function)
+
+    def turn(self) -> None:
+        due, self.due = self.due, []
+        for function in due:
+            function()
+
+
+def make() -> tuple[LeaseKeeper, FakePipe, FakeStore, Loop, ManualClock]:
+    pipe, store, loop, clock = FakePipe(), FakeStore(), Loop(), ManualClock(1000)
+    keeper = LeaseKeeper(store, pipe, clock, reject_backoff_ms=1000)
+    keeper.call_soon = loop.call_soon
+    keeper.limit = 2
+    return keeper, pipe, store, loop, clock
+
+
+def beat(*leases: str, queued: tuple[str, ...] = ()) -> Beat:
+    return Beat(BeatStatus.OK, "", frozenset(leases), frozenset(queued))
+
+
+def test_what_ends_in_one_turn_goes_out_in_one_call() -> None:
+    """Acks gather until the loop's next turn, and are sent together."""
+    keeper, pipe, _, loop, _ = make()
+    for name in (b"e.1", b"e.2"):
+        keeper.take(name)
+    keeper.ack("e.1", Outcome.DONE)
+    keeper.ack("e.2", Outcome.DONE)
+    assert pipe.acked == []
+    loop.turn()
+    assert pipe.acked == [["e.1", "e.2"]]
+    assert keeper.unsent == 0
+
+
+def test_an_ack_never_raises_and_waits_for_redis() -> None:
+    """While Redis is away acks stay in the outbox, cost no further attempt, and leave with the next beat that is answered."""
+    keeper, pipe, _, loop, _ = make()
+    keeper.take(b"e.1")
+    keeper.take(b"e.2")
+    pipe.away = True
+    keeper.ack("e.1", Outcome.DONE)
+    loop.turn()
+    assert not keeper.reachable
+    pipe.away = False
+    keeper.ack("e.2", Outcome.DONE)
+    loop.turn()
+    assert pipe.acked == []
+    keeper.answered(beat("e.1", "e.2"))
+    assert pipe.acked == [["e.1", "e.2"]]
+
+
+def test_held_jobs_use_up_the_credit() -> None:
+    """What is held counts against the limit, whatever channel it came by; ending one gives credit back."""
+    keeper, *_ = make()
+    assert keeper.can_take(2)
+    keeper.take(b"e.1")
+    keeper.take(b"e.2")
+    assert not keeper.can_take(2)
+    assert keeper.can_take(0)
+    keeper.ack("e.1", Outcome.DONE)
+    assert keeper.can_take(2)
+    keeper.paused = True
+    assert not keeper.can_take(2)
+
+
+def test_a_lease_that_nobody_holds_is_given_back_after_two_beats() -> None:
+    """Seen once it may be on its way; seen twice in a row it is given back, and then never started here."""
+    keeper, pipe, store, _, _ = make()
+    keeper.answered(beat("e.1", "e.2", queued=("e.2",)))
+    keeper.answered(beat("e.2", queued=("e.2",)))
+    keeper.answered(beat("e.1"))
+    assert store.returned == []
+    keeper.answered(beat("e.1"))
+    assert store.returned == [[GiveBack("e.1")]]
+    assert keeper.take(b"e.1") is None
+    assert pipe.takes == 0
+
+
+def test_a_take_whose_answer_was_lost_is_given_back() -> None:
+    """The job may count as taken in Redis: it is held by nobody, so the beats return it."""
+    keeper, pipe, store, _, _ = make()
+    pipe.away = True
+    with contextlib.suppress(redis.ConnectionError):
+        keeper.take(b"e.1")
+    keeper.answered(beat("e.1"))
+    keeper.answered(beat("e.1"))
+    assert store.returned == [[GiveBack("e.1")]]
+
+
+def test_an_ack_that_redis_lost_is_sent_again() -> None:
+    """A lease that was acked here and shows again is acked again, not run again."""
+    keeper, pipe, store, loop, _ = make()
+    keeper.take(b"e.1")
+    keeper.ack("e.1", Outcome.DONE)
+    loop.turn()
+    keeper.answered(beat("e.1"))
+    keeper.answered(beat("e.1"))
+    assert pipe.acked == [["e.1"], ["e.1"]]
+    assert store.returned == []
+
+
+def test_ending_twice_counts_once() -> None:
+    """A second end of the same lease changes nothing."""
+    keeper, pipe, store, loop, _ = make()
+    keeper.take(b"e.1")
+    keeper.started("e.1", 1000)
+    keeper.ack("e.1", Outcome.DONE)
+    keeper.give_back(GiveBack("e.1", "crashes", 3))
+    loop.turn()
+    assert (pipe.acked, store.returned) == ([["e.1"]], [])
+    assert keeper.facts()["done"] == 1
+    assert keeper.facts()["failed"] == 0
+
+
+def test_totals_count_only_what_was_started() -> None:
+    """busy_ms is the time between start and end; a job that was revoked before its start counts as nothing."""
+    keeper, _, _, _, clock = make()
+    keeper.take(b"e.1")
+    keeper.take(b"e.2")
+    keeper.started("e.1", 900)
+    clock.now_ms = 1500
+    assert keeper.facts()["running"] == 1
+    keeper.give_back(GiveBack("e.1", "crashes", 3))
+    keeper.ack("e.2", Outcome.DONE)
+    facts = keeper.facts()
+    assert (facts["done"], facts["failed"], facts["busy_ms"], facts["running"]) == (0, 1, 600, 0)
+
+
+def test_the_age_of_the_last_look_counts_only_while_there_is_credit() -> None:
+    """A full or paused worker need not look at its queue; a freed one must, from the moment it is free."""
+    keeper, _, _, _, clock = make()
+    keeper.take(b"e.1")
+    keeper.take(b"e.2")
+    clock.now_ms = 60_000
+    assert keeper.facts()["consume_age_ms"] == 0
+    keeper.ack("e.1", Outcome.DONE)
+    clock.now_ms = 64_000
+    assert keeper.facts()["consume_age_ms"] == 4000
+    keeper.looked()
+    assert keeper.facts()["consume_age_ms"] == 0
+
+
+def test_after_its_life_has_ended_it_starts_nothing_and_says_nothing() -> None:
+    """Declared dead: no take reaches Redis, no ack does."""
+    keeper, pipe, _, loop, _ = make()
+    keeper.take(b"e.1")
+    keeper.ended = True
+    assert keeper.take(b"e.2") is None
+    keeper.ack("e.1", Outcome.DONE)
+    loop.turn()
+    assert pipe.takes == 1
+    assert pipe.acked == []
+
+
+def test_acks_of_a_life_that_has_ended_are_dropped() -> None:
+    """Refused by Redis: they change nothing and are not sent for ever."""
+    keeper, pipe, _, loop, _ = make()
+    keeper.take(b"e.1")
+    pipe.ended = True
+    keeper.ack("e.1", Outcome.DONE)
+    loop.turn()
+    assert keeper.unsent == 0
+
+
+def test_the_task_of_a_held_job_is_read_from_its_lane() -> None:
+    """Names of tasks are percent-encoded in lanes."""
+    keeper, *_ = make()
+    held = keeper.take(b"e.1")
+    assert held.task == "my/task"
+    assert not held.runs_again

@@ -1,0 +1,145 @@
+"""The Celery app that worker tests start real workers of: ``celery -A tests.worker_app worker``.
+
+``TEST_BROKER`` names the Redis, ``TEST_LEDGER`` a file that every run of a task is written to, so that what a worker says of itself
+can be compared with what it did.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+from celery.exceptions import Ignore, Reject
+
+from dispatcher.settings import load_settings
+from dispatcher.store.connection import celery_url
+from dispatcher.worker import attach
+
+
+def make_app(broker_url: str, ledger: Path, *, attached: bool = True, **conf: Any) -> Celery:
+    """An app of its own, so that what a worker forces on one stays there."""
+    made = Celery("worker_app", broker=celery_url(broker_url), backend=celery_url(broker_url), set_as_current=False)
+    made.conf.update(
+        task_default_queue="dispatch",
+        worker_hijack_root_logger=False,
+        result_expires=600,
+        broker_connection_retry_on_startup=True,
+        **conf,
+    )
+    add_tasks(made, Ledger(ledger))
+    if attached:
+        attach(made, load_settings(os.environ))
+    return made
+
+
+class Ledger:
+    """Who ran what: a line when a run begins, before the task does anything, and one when it ended.
+
+    A file, so that nothing that is done to Redis touches it. Appending a short line is atomic.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.touch()
+
+    def start(self, request: Any) -> None:
+        self._write("started", request)
+
+    def end(self, request: Any) -> None:
+        self._write("ended", request)
+
+    def _write(self, what: str, request: Any) -> None:
+        with self._path.open("ab", buffering=0) as file:
+            file.write(json.dumps([what, request.id, bool(request.delivery_info.get("redelivered"))]).encode() + b"\n")
+
+    def _read(self, what: str) -> list[tuple[str, bool]]:
+        lines = [json.loads(line) for line in self._path.read_text().splitlines()]
+        return [(job, again) for kind, job, again in lines if kind == what]
+
+    def started(self) -> list[str]:
+        """Task ids, one for each run that began, in order."""
+        return [job for job, _ in self._read("started")]
+
+    def redelivered(self) -> list[bool]:
+        """For each run that began, whether the task was told that it had begun before."""
+        return [again for _, again in self._read("started")]
+
+    def ended(self) -> list[str]:
+        """Task ids, one for each run that came to its end."""
+        return [job for job, _ in self._read("ended")]
+
+
+def add_tasks(app: Celery, ledger: Ledger) -> None:
+    @app.task(name="noop", shared=False)
+    def noop() -> None:
+        pass
+
+    @app.task(name="quiet", shared=False)
+    def quiet(seconds: float) -> None:
+        """Writes nothing, so it can run while Redis is away."""
+        time.sleep(seconds)
+
+    @app.task(name="work", shared=False, bind=True)
+    def work(self: Any, seconds: float = 0.0) -> str:
+        ledger.start(self.request)
+        time.sleep(seconds)
+        ledger.end(self.request)
+        return self.request.id
+
+    @app.task(name="limited", shared=False, bind=True, rate_limit="4/s")
+    def limited(self: Any) -> None:
+        ledger.start(self.request)
+
+    @app.task(name="fail", shared=False, bind=True)
+    def fail(self: Any) -> None:
+        ledger.start(self.request)
+        raise ValueError("as asked")
+
+    @app.task(name="retry", shared=False, bind=True, max_retries=1)
+    def retry(self: Any) -> str:
+        ledger.start(self.request)
+        if self.request.retries == 0:
+            # Celery sends the second run before it stores RETRY for the first: at once, a quick second run may store SUCCESS before.
+            raise self.retry(countdown=0.3)
+        return "second"
+
+    @app.task(name="ignore", shared=False, bind=True)
+    def ignore(self: Any) -> None:
+        ledger.start(self.request)
+        raise Ignore
+
+    @app.task(name="reject", shared=False, bind=True)
+    def reject(self: Any, requeue: bool) -> str:
+        """Rejects itself at the first run."""
+        ledger.start(self.request)
+        if not self.request.delivery_info.get("redelivered"):
+            raise Reject("as asked", requeue=requeue)
+        return "again"
+
+    @app.task(name="die", shared=False, bind=True)
+    def die(self: Any) -> None:
+        """Kills the process it runs in."""
+        ledger.start(self.request)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    @app.task(name="pay", shared=False, bind=True, acks_late=False)
+    def pay(self: Any) -> None:
+        """Must not run twice; kills the process it runs in."""
+        ledger.start(self.request)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    @app.task(name="endless", shared=False, bind=True, time_limit=1, acks_on_failure_or_timeout=False)
+    def endless(self: Any) -> None:
+        ledger.start(self.request)
+        time.sleep(60)
+
+
+if broker := os.environ.get("TEST_BROKER"):
+    timeout_s = int(os.environ.get("TEST_VISIBILITY_TIMEOUT", "3600"))
+    options = {"visibility_timeout": timeout_s, "unacked_restore_interval": 1}
+    app = make_app(broker, Path(os.environ["TEST_LEDGER"]), broker_transport_options=options)

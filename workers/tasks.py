@@ -1,0 +1,44 @@
+"""The tasks of the ready-made app; not shared, so that importing this adds none to another Celery app."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Task
+from celery.signals import worker_process_shutdown
+
+from dispatcher.clock import SystemClock
+from workers.app import app
+from workers.chunk import run_chunk
+from workers.runtimes import LoadedRuntimes
+
+_clock = SystemClock()
+_runtimes = LoadedRuntimes()
+
+
+@app.task(name="workers.tasks.infer", bind=True, shared=False)
+def infer(self: Task[..., Any], chunk: dict[str, Any]) -> dict[str, Any]:
+    """Run one chunk of a batch; see :func:`workers.chunk.run_chunk`.
+
+    Beside the lines the result says which worker ran them (``worker``, its node name) and for how long (``busy_ms``).
+    """
+    started_ms = _clock.monotonic_ms()
+    result = run_chunk(chunk, _runtimes, request_id=str(self.request.id))
+    return result | {"worker": self.request.hostname, "busy_ms": _clock.monotonic_ms() - started_ms}
+
+
+@app.task(name="workers.tasks.noop", shared=False)
+def noop(*_args: Any, **_kwargs: Any) -> None:
+    """Do nothing: measures what a job costs before it does anything."""
+
+
+@app.task(name="workers.tasks.sleep", shared=False)
+def sleep(seconds: float) -> float:
+    """Hold a slot for ``seconds`` and return them: a job of known length, for benchmarks and tests."""
+    _clock.sleep(seconds)
+    return seconds
+
+
+@worker_process_shutdown.connect
+def _close_models(**_: Any) -> None:
+    _runtimes.close()
