@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from dispatcher.worker.host import EXIT_DECLARED_DEAD
 from tests.process.support import PATIENCE_S, Cluster, MakeCluster, Process, freeze_with_a_popped_job
 from tests.support import eventually
 
@@ -13,7 +14,7 @@ from tests.support import eventually
 @pytest.mark.parametrize("pool", ["prefork", "solo"])
 def test_a_thawed_worker_starts_nothing_and_exits(make_cluster: MakeCluster, pool: str) -> None:
     """Frozen (the whole process group) with a job popped into its socket, past its lease: the job runs once, elsewhere. Thawed, the
-    process exits with a code that is not 0, having started nothing.
+    process exits with the code that asks for a restart, having started nothing.
     """
     cluster = make_cluster(lease_ttl_s=2, heartbeat_s=0.5)
     cluster.start_dispatcher()
@@ -24,7 +25,7 @@ def test_a_thawed_worker_starts_nothing_and_exits(make_cluster: MakeCluster, poo
     cluster.all_succeed([job])
     eventually(lambda: cluster.gone_at_ms(epoch))
     frozen.thaw()
-    assert frozen.wait() != 0
+    assert frozen.wait() == EXIT_DECLARED_DEAD
     cluster.nothing_is_left()
     cluster.each_ran_once([*before, job])
     assert [entry.worker for entry in cluster.ledger.starts() if entry.job == job] == ["w2@promise"]

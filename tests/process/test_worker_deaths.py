@@ -87,25 +87,6 @@ def test_a_job_past_its_hard_limit_is_counted_where_its_task_wants_it_back(redis
         eventually(cell.no_leases)
 
 
-@pytest.mark.parametrize("pool", ["prefork", "solo"])
-def test_a_frozen_worker_that_thaws_starts_nothing_and_exits(cell: Cell, pool: str) -> None:
-    """Frozen while it waits for a job, so that the job is popped into its socket; declared dead; the job runs elsewhere. Thawed, it
-    starts nothing and exits with the code that asks for a restart.
-    """
-    frozen = cell.spawn(pool=pool, concurrency=1)
-    epoch = cell.epoch_of(frozen.name)
-    frozen.signal(signal.SIGSTOP)
-    cell.send("work")
-    eventually(lambda: cell.leases(epoch) and not cell.client.llen(cell.keys.worker_queue(epoch)))
-    cell.spawn("w2", pool="threads")
-    eventually(cell.ledger.ended, 15)
-    eventually(lambda: epoch not in cell.registrations())
-    frozen.signal(signal.SIGCONT)
-    assert frozen.wait() == EXIT_DECLARED_DEAD
-    assert len(cell.ledger.started()) == 1
-    eventually(cell.no_leases)
-
-
 def test_a_parent_that_freezes_while_its_child_runs_kills_it_when_it_thaws(cell: Cell) -> None:
     """The process that was declared dead does not live on as if nothing had happened: it ends with its pool, and what it would
     have acked changes nothing.
