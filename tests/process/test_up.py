@@ -17,6 +17,7 @@ from celery import Celery
 
 from dispatcher import job_headers
 from dispatcher.store.connection import celery_url, connect
+from dispatcher.store.keys import Keys
 from tests.support import eventually
 
 START_S = 90.0
@@ -164,25 +165,28 @@ def test_a_cluster_from_ready_to_ctrl_c(home: Home) -> None:
 def test_submit_is_interrupted_and_resumed(home: Home) -> None:
     """Ctrl-C: exit code 130 and no traceback. --resume finishes: each line once. Waiting jobs survive the cluster's own Ctrl-C."""
     out = home.folder / "out.jsonl"
-    command = ("submit", str(batch(home.folder / "in.jsonl", 4000)), "--out", str(out))
-    with home.up(FLEET, "--no-flower"):
+    command = ("submit", str(batch(home.folder / "in.jsonl", 8000)), "--out", str(out))
+    with home.up(FLEET, "--no-flower") as (_, ready):
         submit = home.start(*command)
         eventually(lambda: out.exists() and out.stat().st_size > 0, 30)
-        home.json("pause")
+        submit.send_signal(signal.SIGSTOP)  # or it might be done before anything else has happened
+        with connect(ready["redis_url"]) as client:
+            client.sadd(Keys().paused, "*")
         submit.send_signal(signal.SIGINT)
+        submit.send_signal(signal.SIGCONT)
         _, shown = submit.communicate(timeout=20)
         assert submit.returncode == 130, shown
         assert "--resume finishes it" in shown
         assert "Traceback" not in shown
-        assert len(custom_ids(out)) < 4000
+        assert len(custom_ids(out)) < 8000
         refused = home.run(*command)
         assert refused.returncode == 2, refused.stderr
     with home.up(FLEET, "--no-flower"):
         home.json("resume")
         summary = home.json(*command, "--resume")
-        assert (summary["lines"], summary["succeeded"], summary["failed"]) == (4000, 4000, 0)
-        assert 0 < summary["resumed"] < 4000
-    assert sorted(custom_ids(out)) == sorted(f"n{number}" for number in range(4000))
+        assert (summary["lines"], summary["succeeded"], summary["failed"]) == (8000, 8000, 0)
+        assert 0 < summary["resumed"] < 8000
+    assert sorted(custom_ids(out)) == sorted(f"n{number}" for number in range(8000))
 
 
 def test_failed_lines_are_failed_work(home: Home) -> None:
