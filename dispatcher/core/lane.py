@@ -1,19 +1,27 @@
-"""A lane: one kind of job that is waiting. Jobs of a lane may go to the same workers and cost about the same."""
+"""A lane: one kind of job that is waiting. Jobs of a lane may go to the same workers, cost about the same, and are served in order."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Final
 from urllib.parse import quote, unquote
 
+from dispatcher.core import labels
+from dispatcher.core.labels import NOTHING, Wanted
 from dispatcher.errors import Invalid
+
+SLOTS: Final = 256
+"""Hash buckets of sessions and prefixes: so many lanes at most does stickiness make of one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """``size_class`` is the bit length of the cost in ms: jobs of one class differ by less than a factor of two.
+    """``size_class`` is the bit length of the cost in ms: jobs of one class differ by less than a factor of two; ``deadline_class``
+    is the same of the time they have from admission to their deadline, 0 for those without one.
 
     ``step`` is kombu's priority step (0, 3, 6, 9 by default; 0 is served first). ``model`` is ``default`` where the job names none.
+    ``slot`` is the hash bucket of the session or prefix, from 0 to ``SLOTS`` - 1, or -1 where the job has neither.
     """
 
     ingress: str
@@ -21,26 +29,60 @@ class Lane:
     model: str
     step: int
     size_class: int
+    tenant: str = "default"
+    requires: Wanted = field(default=NOTHING)
+    prefers: Wanted = field(default=NOTHING)
+    slot: int = -1
+    deadline_class: int = 0
 
 
 def lane_name(lane: Lane) -> str:
-    """The lane's name in Redis, Flower, logs and ``status``: ``dispatch/workers.tasks.infer/minilm/p0/c10``."""
-    return (
+    """The lane's name in Redis, Flower, logs and ``status``: ``dispatch/workers.tasks.infer/minilm/p0/c10``.
+
+    What a job leaves out is left out here: ``/tenant=acme``, ``/requires=region=eu``, ``/prefers=…``, ``/slot=17``, ``/deadline=12``.
+    """
+    name = (
         f"{quote(lane.ingress, safe='')}/{quote(lane.task, safe='')}/{quote(lane.model, safe='@')}"
         f"/p{lane.step}/c{lane.size_class}"
     )
+    if lane.tenant != "default":
+        name += f"/tenant={quote(lane.tenant, safe='')}"
+    if lane.requires:
+        name += f"/requires={labels.to_text(lane.requires)}"
+    if lane.prefers:
+        name += f"/prefers={labels.to_text(lane.prefers)}"
+    if lane.slot >= 0:
+        name += f"/slot={lane.slot}"
+    if lane.deadline_class:
+        name += f"/deadline={lane.deadline_class}"
+    return name
 
 
 @lru_cache(maxsize=65536)
 def parse_lane(name: str) -> Lane:
     """The lane of that name. Raises :class:`Invalid` if it is no lane's name."""
     try:
-        ingress, task, model, step, size_class = name.split("/")
+        ingress, task, model, step, size_class, *rest = name.split("/")
         if step[0] != "p" or size_class[0] != "c":
             raise ValueError
-        return Lane(unquote(ingress), unquote(task), unquote(model), int(step[1:]), int(size_class[1:]))
-    except (ValueError, IndexError):
+        more = dict(part.split("=", 1) for part in rest)
+        lane = Lane(
+            unquote(ingress),
+            unquote(task),
+            unquote(model),
+            int(step[1:]),
+            int(size_class[1:]),
+            unquote(more.pop("tenant", "default")),
+            labels.from_text(more.pop("requires", "")),
+            labels.from_text(more.pop("prefers", "")),
+            int(more.pop("slot", "-1")),
+            int(more.pop("deadline", "0")),
+        )
+        if more:
+            raise ValueError
+    except (ValueError, IndexError, Invalid):
         raise Invalid(f"{name!r} is not the name of a lane") from None
+    return lane
 
 
 def size_class(cost_ms: int) -> int:

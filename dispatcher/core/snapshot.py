@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from dispatcher.core.lane import Lane
 
 
 @dataclass(frozen=True, slots=True)
 class LaneView:
-    """A lane that is not empty. ``cost_ms`` and ``admitted_ms`` are those of the job that is next."""
+    """A lane that is not empty. ``cost_ms``, ``admitted_ms`` and ``deadline_ms`` (0: none) are those of the job that is next."""
 
     name: str
     lane: Lane
     depth: int
     cost_ms: int
     admitted_ms: int
+    deadline_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,10 @@ class WorkerView:
     ``leases`` and ``leased_cost_ms`` count what it owes, running or not; ``taken`` how many of those it has started. ``window`` is
     how many leases it may hold. ``draining`` is ``""``, ``"exit"`` or ``"keep"``. ``consume_age_ms`` is how long ago it last looked
     at its queue while it had room. ``ended`` says why the life is over, ``None`` while it is not.
+
+    ``speeds``: model → measured speed of one slot, where there is enough evidence; else ``weight``. ``resident``: models in its memory;
+    ``None`` where it does not say, and then loading is taken to cost nothing. ``ejected`` says why it gets no work for now, ``""`` while
+    it does. ``warmth``, from above 0 to 1, is the share of its speed that it is trusted with after a start or a return (slow start).
     """
 
     epoch: str
@@ -45,6 +51,15 @@ class WorkerView:
     loop_lag_ms: int = 0
     ended: str | None = None
     at_most_once: frozenset[str] = frozenset()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    speeds: Mapping[str, float] = field(default_factory=dict)
+    resident: frozenset[str] | None = None
+    ejected: str = ""
+    warmth: float = 1.0
+
+    def speed(self, model: str) -> float:
+        """Seconds of work of that model that one slot does in a second, slow start included."""
+        return self.speeds.get(model, self.weight) * self.warmth
 
     @property
     def capacity(self) -> float:
@@ -59,7 +74,7 @@ class WorkerView:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One instant of a cell. ``paused`` holds ingress queues, or ``*`` for all."""
+    """One instant of a cell. ``paused`` holds ingress queues, or ``*`` for all. ``load_ms``: model → time to load it, where known."""
 
     now_ms: int
     leads: bool
@@ -67,6 +82,7 @@ class Snapshot:
     lanes: tuple[LaneView, ...]
     workers: tuple[WorkerView, ...]
     next_due_ms: int | None = None
+    load_ms: Mapping[str, int] = field(default_factory=dict)
 
     def with_arrivals(self, arrivals: dict[str, LaneView]) -> Snapshot:
         """This instant as it will be once the jobs in ``arrivals`` (lane name → how many, as a view) have been admitted."""

@@ -8,11 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dispatcher.core.labels import wanted
 from dispatcher.core.lane import Lane, lane_name, parse_lane, size_class
 from dispatcher.errors import Invalid
 
 parts = st.text(st.characters(exclude_categories=["Cs"]))
-lanes = st.builds(Lane, parts, parts, parts, st.sampled_from([0, 3, 6, 9]), st.integers(0, 30))
+wishes = st.dictionaries(parts.filter(bool), st.lists(parts, min_size=1, max_size=3), max_size=3).map(wanted)
+lanes = st.builds(
+    Lane, parts, parts, parts, st.sampled_from([0, 3, 6, 9]), st.integers(0, 30), parts, wishes, wishes, st.integers(-1, 255),
+    st.integers(0, 40),
+)  # fmt: skip
 
 
 @given(lanes)
@@ -30,10 +35,14 @@ def test_two_lanes_have_two_names(one: Lane, other: Lane) -> None:
 @given(lanes)
 def test_a_name_is_fit_for_scripts_and_screens(lane: Lane) -> None:
     """It is printable ASCII without spaces or quotes: it stands in JSON that Lua puts together, and in log lines."""
-    assert set(lane_name(lane)) <= set(string.ascii_letters + string.digits + "_.-~/%@")
+    assert set(lane_name(lane)) <= set(string.ascii_letters + string.digits + "_.-~/%@=|;")
 
 
-@pytest.mark.parametrize("name", ["", "dispatch", "a/b/c/p0", "a/b/c/0/c1", "a/b/c/p0/c", "a/b/c/px/c1", "a/b/c/p0/c1/d", "a/b/c//"])
+@pytest.mark.parametrize(
+    "name",
+    ["", "dispatch", "a/b/c/p0", "a/b/c/0/c1", "a/b/c/p0/c", "a/b/c/px/c1", "a/b/c/p0/c1/d", "a/b/c/p0/c1/d=1", "a/b/c/p0/c1/slot=x",
+     "a/b/c/p0/c1/requires=x", "a/b/c//"],
+)  # fmt: skip
 def test_what_is_no_name_is_invalid(name: str) -> None:
     """It says so, and nothing else is raised."""
     with pytest.raises(Invalid, match="not the name of a lane"):

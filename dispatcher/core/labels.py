@@ -1,0 +1,57 @@
+"""Labels: what a worker says of itself (``region=eu``), and what a job asks of it (``region`` one of ``eu``, ``uk``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+from urllib.parse import quote, unquote
+
+from dispatcher.errors import Invalid
+
+Wanted = tuple[tuple[str, tuple[str, ...]], ...]
+"""What a job asks: label → the values that will do, both sorted, so that equal wishes are equal."""
+
+NOTHING: Final[Wanted] = ()
+
+
+def wanted(labels: Mapping[str, str | Sequence[str]] | None) -> Wanted:
+    """The wish in its one form. A value that is a string is a list of one."""
+    if not labels:
+        return NOTHING
+    return tuple(
+        (name, (values,) if isinstance(values, str) else tuple(sorted(set(values)))) for name, values in sorted(labels.items())
+    )
+
+
+def refused(wish: Wanted, labels: Mapping[str, str]) -> str | None:
+    """Why ``labels`` do not fulfil ``wish``, in a few words; ``None`` if they do. A label that is absent fulfils nothing."""
+    for name, values in wish:
+        have = labels.get(name)
+        if have not in values:
+            return f"{name} is {have!r}, not {' or '.join(map(repr, values))}" if have is not None else f"has no label {name}"
+    return None
+
+
+def fulfilled(wish: Wanted, labels: Mapping[str, str]) -> float:
+    """The share of the wish that ``labels`` fulfil, from 0 to 1; 1 where nothing is wished."""
+    if not wish:
+        return 1.0
+    return sum(labels.get(name) in values for name, values in wish) / len(wish)
+
+
+def to_text(wish: Wanted) -> str:
+    """``gpu=a100|h100;region=eu``; :func:`from_text` reads it back, whatever stands in names and values."""
+    return ";".join(f"{quote(name, safe='')}={'|'.join(quote(one, safe='') for one in values)}" for name, values in wish)
+
+
+def from_text(text: str) -> Wanted:
+    """Raises :class:`Invalid` for what :func:`to_text` does not write."""
+    if not text:
+        return NOTHING
+    found = []
+    for part in text.split(";"):
+        name, equals, values = part.partition("=")
+        if not name or not equals:
+            raise Invalid(f"{text!r} is not a list of labels")
+        found.append((unquote(name), tuple(unquote(one) for one in values.split("|"))))
+    return tuple(found)
