@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ from tests.support import RedisServer, find_redis_server
 # Only the folder of published traces is for the tests themselves.
 for name in [name for name in os.environ if name.startswith(("DISPATCHER_", "CELERY_")) and name != "DISPATCHER_TRACES"]:
     del os.environ[name]
+
+# Where this run was started in the background, Ctrl-C is ignored, and its children would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MakeRedis = Callable[..., RedisServer]
 

@@ -122,7 +122,7 @@ def plan(
     growing = _Round(snapshot, loads, state, strategy, filters, rng, hold)
     left = jobs_max
     now_ms = snapshot.now_ms
-    lanes = sorted(snapshot.lanes, key=lambda lane: (lane.lane.step, order.rank(lane, now_ms, 0), lane.name))
+    lanes = sorted(snapshot.lanes, key=lambda lane: (lane.lane.step, order.rank(lane, now_ms, 0), lane.job, lane.name))
     for step in sorted({lane.lane.step for lane in lanes}):
         found = (_waiting(view, growing) for view in lanes if view.lane.step == step)
         turn = [waiting for waiting in found if waiting is not None]
@@ -213,14 +213,15 @@ def _place_in_turns(lanes: Sequence[_Waiting], left: int, growing: _Round) -> in
 def _place_by_rank(turn: Sequence[_Waiting], left: int, order: Order, growing: _Round) -> int:
     """One job at a time, of the lane that ranks first now; how many may still be placed."""
     now_ms = growing.snapshot.now_ms
-    heap = [(order.rank(waiting.view, now_ms, 0), waiting.view.name, waiting) for waiting in turn]
+    heap = [(order.rank(waiting.view, now_ms, 0), waiting.view.job, waiting.view.name, waiting) for waiting in turn]
     heapq.heapify(heap)
     while heap and left > 0:
-        _, name, waiting = heap[0]
+        _, job, name, waiting = heap[0]
         placed = _place(waiting, 1, growing)
         left -= placed
         if placed and waiting.left:
-            heapq.heapreplace(heap, (order.rank(waiting.view, now_ms, waiting.view.depth - waiting.left), name, waiting))
+            rank = order.rank(waiting.view, now_ms, waiting.view.depth - waiting.left)
+            heapq.heapreplace(heap, (rank, job, name, waiting))
         else:
             heapq.heappop(heap)
     return left

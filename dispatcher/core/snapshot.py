@@ -10,7 +10,10 @@ from dispatcher.core.lane import Lane
 
 @dataclass(frozen=True, slots=True)
 class LaneView:
-    """A lane that is not empty. ``cost_ms``, ``admitted_ms`` and ``deadline_ms`` (0: none) are those of the job that is next."""
+    """A lane that is not empty. ``cost_ms``, ``admitted_ms`` and ``deadline_ms`` (0: none) are those of the job that is next.
+
+    ``job`` is its number: of two jobs admitted in one ms, the one that came first has the lower.
+    """
 
     name: str
     lane: Lane
@@ -18,6 +21,7 @@ class LaneView:
     cost_ms: int
     admitted_ms: int
     deadline_ms: int = 0
+    job: int = 0
 
 
 @dataclass(frozen=True, slots=True)

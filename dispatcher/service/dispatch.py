@@ -359,7 +359,7 @@ def _arrivals(batches: list[AdmitBatch], now_ms: int) -> dict[str, LaneView]:
                 else:
                     counted[0] += 1
     return {
-        name: LaneView(name, parse_lane(name), depth, cost_ms, now_ms) for name, (depth, cost_ms) in views.items()
+        name: LaneView(name, parse_lane(name), depth, cost_ms, now_ms, job=now_ms * 1000) for name, (depth, cost_ms) in views.items()
     }
 
 

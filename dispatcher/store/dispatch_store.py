@@ -298,7 +298,7 @@ class DispatchStore:
 
 def _lane_view(name: bytes, depth: int, frame: bytes) -> LaneView:
     text = name.decode()
-    return LaneView(text, parse_lane(text), depth, int(frame[29:38]), int(frame[16:29]))
+    return LaneView(text, parse_lane(text), depth, int(frame[29:38]), int(frame[16:29]), job=int(frame[:16]))
 
 
 def _worker_row(
