@@ -1,0 +1,89 @@
+"""What it costs a job that a worker must load its model first."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.core.residency import ARRIVAL_EXTRA_MS, ARRIVAL_LOADS, Arrivals, LoadTimes, load_penalty_ms
+from tests.unit.snapshots import worker_view
+
+LOAD_MS = {"chat": 12_000, "chat@2": 3_000}
+NOTHING: frozenset[str] = frozenset()
+
+
+def test_only_a_model_that_is_not_in_memory_costs_a_load() -> None:
+    """Nothing where the worker holds the model, does not say what it holds, or nobody knows how long the model takes."""
+    assert load_penalty_ms("chat", worker_view(resident=frozenset({"chat"})), LOAD_MS) == 0
+    assert load_penalty_ms("chat", worker_view(resident=None), LOAD_MS) == 0
+    assert load_penalty_ms("other", worker_view(resident=NOTHING), LOAD_MS) == 0
+    assert load_penalty_ms("chat", worker_view(resident=frozenset({"other"})), LOAD_MS) == 12_000
+
+
+def test_a_version_loads_as_long_as_its_name_until_it_was_measured() -> None:
+    """``chat@1`` was never loaded, ``chat@2`` was; holding one version is not holding another."""
+    assert load_penalty_ms("chat@1", worker_view(resident=NOTHING), LOAD_MS) == 12_000
+    assert load_penalty_ms("chat@2", worker_view(resident=frozenset({"chat@1"})), LOAD_MS) == 3_000
+
+
+def test_what_was_measured_counts_more_than_what_was_set() -> None:
+    """The first load replaces the prior; later ones move it, whether they are told one by one or together."""
+    times = LoadTimes({"chat": 60_000, "other": 5_000})
+    times.observe("chat", 1, 10_000)
+    assert times.known_ms() == {"chat": 10_000, "other": 5_000}
+    times.observe("chat", 1, 20_000)
+    assert times.known_ms()["chat"] == 13_000
+    together = LoadTimes(measured_ms={"chat": 10_000.0})
+    together.observe("chat", 2, 40_000)
+    times = LoadTimes(measured_ms={"chat": 10_000.0})
+    for _ in range(2):
+        times.observe("chat", 1, 20_000)
+    assert together.known_ms() == times.known_ms()
+    times.observe("chat", 0, 0)
+    assert together.known_ms() == times.known_ms()
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.floats(0, 1e6)), max_size=20))
+def test_the_measured_time_stays_between_the_shortest_and_the_longest_load(loads: list[tuple[int, float]]) -> None:
+    """Whatever the workers tell, in whatever order."""
+    times = LoadTimes()
+    for count, mean_ms in loads:
+        times.observe("chat", count, count * mean_ms)
+    seen = [mean_ms for count, mean_ms in loads if count]
+    if seen:
+        assert min(seen) - 1 <= times.known_ms()["chat"] <= max(seen) + 1
+    else:
+        assert times.known_ms() == {}
+
+
+def test_a_model_on_its_way_counts_as_there() -> None:
+    """From the assignment until the worker says so, and the time that is left of the load is told."""
+    arrivals = Arrivals()
+    arrivals.assigned("w1", "chat", NOTHING, 12_000, now_ms=1_000)
+    arrivals.assigned("w1", "chat", NOTHING, 12_000, now_ms=5_000)  # a second job does not begin the load anew
+    assert arrivals.soon("w1", NOTHING, now_ms=6_000) == ({"chat"}, 7_000)
+    assert arrivals.soon("w1", NOTHING, now_ms=20_000) == ({"chat"}, 0)
+    assert arrivals.soon("w2", NOTHING, now_ms=6_000) == (NOTHING, 0)
+    assert arrivals.soon("w1", frozenset({"chat"}), now_ms=20_000) == ({"chat"}, 0)
+    assert arrivals.soon("w1", NOTHING, now_ms=21_000) == (NOTHING, 0), "it was there, and then evicted"
+
+
+def test_a_model_that_does_not_come_is_not_believed_in_for_ever() -> None:
+    """The job may have been recalled, or the load may have failed."""
+    arrivals = Arrivals()
+    arrivals.assigned("w1", "chat", NOTHING, 12_000, now_ms=0)
+    end_ms = ARRIVAL_LOADS * 12_000 + ARRIVAL_EXTRA_MS
+    assert arrivals.soon("w1", NOTHING, now_ms=end_ms - 1)[0] == {"chat"}
+    assert arrivals.soon("w1", NOTHING, now_ms=end_ms) == (NOTHING, 0)
+
+
+def test_where_loading_costs_nothing_nothing_is_on_its_way() -> None:
+    """A worker that does not say, a model it holds, a model without a load time: there is nothing to wait for."""
+    arrivals = Arrivals()
+    arrivals.assigned("w1", "chat", None, 12_000, now_ms=0)
+    arrivals.assigned("w1", "other", NOTHING, 0, now_ms=0)
+    arrivals.assigned("w1", "held", frozenset({"held"}), 12_000, now_ms=0)
+    assert arrivals.soon("w1", NOTHING, now_ms=1) == (NOTHING, 0)
+    arrivals.assigned("w1", "chat", NOTHING, 12_000, now_ms=0)
+    arrivals.forget({"w2"})
+    assert arrivals.soon("w1", NOTHING, now_ms=1) == (NOTHING, 0)
