@@ -15,11 +15,13 @@ from typing import Any, Final
 
 from dispatcher.core.balancing import STRATEGIES
 from dispatcher.core.ordering import ORDERS
+from dispatcher.core.placement import read_distances
 from dispatcher.errors import Invalid
 
 ENV_PREFIX: Final = "DISPATCHER_"
 TIMED_STRATEGIES: Final = ("least_work", "earliest_completion")
 """Those whose score is a time, so that two scores have a ratio."""
+STICKY: Final = ("off", "prefer", "require")
 
 
 def knob(default: Any, unit: str, doc: str) -> Any:
@@ -43,6 +45,12 @@ class Settings:
     hold_ratio: float = knob(0.0, "times", "A job waits for a full worker where it would be done more than this many times sooner "
                              "than on any with room. 0: never; 1.5 suits unlike workers.")
     hold_max_s: float = knob(30.0, "s", "A job that was admitted longer ago is not held for a faster worker.")
+    sticky: str = knob("prefer", "name", "Whether jobs of one session, or with the same prefix, go to the worker that had the ones before: "
+                       "off, prefer (while it can), or require (they wait for it).")
+    region_rtt_ms: tuple[str, ...] = knob((), "a:b=ms", "Round trip between two regions, such as eu:us=90: what it costs a job to run on a "
+                                          "worker whose label `region` is not the one it prefers.")
+    prefer_cost_s: float = knob(1.0, "s", "How much longer a job would rather take than have none of what it prefers (region aside, where "
+                                "its round trip is set).")
     models: tuple[str, ...] = knob((), "names", "Models that producers may ask for before any worker serves them. A model that "
                                    "is neither here nor was ever served by a worker is unknown, and its jobs are dead letters.")
     model_routes: tuple[str, ...] = knob((), "task=model", "Model of the jobs that name none, by task name.")
@@ -85,7 +93,7 @@ class Settings:
                      "autoscaler_target_wait_s", "chunk_tokens_max", "chunk_lines_max", "attempts_max", "reaps_max"):
             if getattr(self, name) == 0:
                 yield f"{env_name(name)} is 0: it must be more"
-        for name, known in (("strategy", STRATEGIES), ("order", ORDERS)):
+        for name, known in (("strategy", STRATEGIES), ("order", ORDERS), ("sticky", STICKY)):
             if getattr(self, name) not in known:
                 yield f"{env_name(name)} is {getattr(self, name)!r}: there are {', '.join(known)}"
         if 0 < self.hold_ratio < 1:
@@ -97,6 +105,10 @@ class Settings:
             yield f"{env_name('cell')} is {self.cell!r}: use letters, digits, '-', '_' or '.'"
         if not self.ingress_queues:
             yield f"{env_name('ingress_queues')} is empty: name at least one queue, such as 'dispatch'"
+        try:
+            read_distances(self.region_rtt_ms, prefer_cost_s=self.prefer_cost_s)
+        except Invalid as exc:
+            yield f"{env_name('region_rtt_ms')}: {exc}"
         for route in self.model_routes:
             if not all(route.partition("=")):
                 yield f"{env_name('model_routes')} holds {route!r}: write task=model"

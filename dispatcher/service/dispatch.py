@@ -332,6 +332,7 @@ class Dispatcher:
             loop_lag_ms=row.loop_lag_ms,
             ended=row.ended,
             at_most_once=frozenset(registration.at_most_once),
+            labels=registration.labels,
         )
 
     def _report_refusals(self, batches: list[AdmitBatch], admitted: list[int]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from dispatcher.core import labels
 from dispatcher.core.balancing.base import Filter
 from dispatcher.core.snapshot import LaneView, WorkerView
 
@@ -65,6 +66,16 @@ class ServesModel:
         return None if model == "default" or model in worker.models else f"does not serve {model}"
 
 
+@dataclass(frozen=True, slots=True)
+class Requires:
+    """It has every label that the job requires. There is no way around it: a job that nobody matches waits."""
+
+    name: ClassVar[str] = "requires"
+
+    def refuses(self, lane: LaneView, worker: WorkerView) -> str | None:
+        return labels.refused(lane.lane.requires, worker.labels) if lane.lane.requires else None
+
+
 def standard_filters(*, stall_ms: int) -> tuple[Filter, ...]:
     """All of them."""
-    return (Alive(stall_ms), NotDraining(), NamedIngress(), HasTask(), ServesModel())
+    return (Alive(stall_ms), NotDraining(), NamedIngress(), HasTask(), ServesModel(), Requires())
