@@ -70,6 +70,7 @@ class Admitted(NamedTuple):
     lane: str
     cost_ms: int
     due_ms: int | None = None
+    task_id: str = ""
 
 
 class Refused(NamedTuple):
@@ -144,7 +145,7 @@ class Admission:
         due_ms = None if headers.eta is None else _instant_ms(headers.eta, "eta")
         cost_ms = min(LARGEST_COST_MS, round((self.default_cost_s if cost_s is None else cost_s) * 1000))
         lane = _lane(ingress, headers.task, model, step, size_class(cost_ms))
-        return Admitted(lane, cost_ms, due_ms if due_ms is not None and due_ms > now_ms else None)
+        return Admitted(lane, cost_ms, due_ms if due_ms is not None and due_ms > now_ms else None, headers.id)
 
 
 @lru_cache(maxsize=65536)

@@ -35,6 +35,7 @@ from dispatcher.events import (
     WorkerRegistered,
 )
 from dispatcher.service.reap import Reaper
+from dispatcher.service.views import lost_worker_view, worker_view
 from dispatcher.service.wake import Waker
 from dispatcher.settings import Settings
 from dispatcher.store.dispatch_store import AdmitBatch, DispatchStore, IngressList, Look, WorkerRow
@@ -307,33 +308,10 @@ class Dispatcher:
 
     def _view(self, row: WorkerRow, now_ms: int) -> WorkerView:
         registration = self._registrations.get(row.epoch)
-        if registration is None:  # its hash is gone: it can only be reaped
-            return WorkerView(
-                row.epoch, row.epoch, 0, 1.0, frozenset(), frozenset(), frozenset(), row.leases, row.leased_cost_ms, row.taken, 0,
-                ended=row.ended, beat_age_ms=row.beat_age_ms,
-            )  # fmt: skip
+        if registration is None:
+            return lost_worker_view(row)
         window = self._windows.window(row.epoch, concurrency=registration.concurrency, done=row.done, now_ms=now_ms)
-        return WorkerView(
-            epoch=row.epoch,
-            name=registration.name,
-            concurrency=registration.concurrency,
-            weight=registration.weight,
-            models=frozenset(registration.models),
-            tasks=frozenset(registration.tasks),
-            ingress=frozenset(registration.ingress),
-            leases=row.leases,
-            leased_cost_ms=row.leased_cost_ms,
-            taken=row.taken,
-            window=window,
-            done=row.done,
-            draining=row.draining,
-            beat_age_ms=row.beat_age_ms,
-            consume_age_ms=row.consume_age_ms,
-            loop_lag_ms=row.loop_lag_ms,
-            ended=row.ended,
-            at_most_once=frozenset(registration.at_most_once),
-            labels=registration.labels,
-        )
+        return worker_view(row, registration, window=window)
 
     def _report_refusals(self, batches: list[AdmitBatch], admitted: list[int]) -> None:
         refused: dict[str, int] = {}

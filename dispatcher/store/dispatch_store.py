@@ -84,11 +84,17 @@ class AdmitBatch:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What came of a batch of decisions: per admit batch and per assignment, how many jobs were moved."""
+    """What came of a batch of decisions: per admit batch and per assignment, how many jobs were moved.
+
+    ``first_jobs``: per admit batch, the number that its first job got; the others' follow on it. ``frames``: per lane that was assigned
+    from, the frames of the jobs, end to end, the one given first at the end.
+    """
 
     admitted: list[int] = field(default_factory=list)
     assigned: list[int] = field(default_factory=list)
     promoted: int = 0
+    first_jobs: list[int] = field(default_factory=list)
+    frames: list[bytes] = field(default_factory=list)
 
 
 class DispatchStore:
@@ -176,12 +182,13 @@ class DispatchStore:
             if decided := assignments():
                 stream.send(self._assign_call(decided))
             replies = stream.replies()
-        admitted = replies[:admits]
+        admitted = [reply[0] for reply in replies[:admits]]
         promoted = replies[admits] if promote else 0
-        assigned = replies[-1] if decided else []
+        assigned, *frames = replies[-1] if decided else ([],)
         if any(reply == -1 for reply in (*admitted, promoted, *assigned[:1])):
             raise NotLeader("another dispatcher leads this cell")
-        return Applied(admitted, assigned, promoted)
+        first_jobs = [reply[1] if reply[0] else 0 for reply in replies[:admits]]
+        return Applied(admitted, assigned, promoted, first_jobs, frames[0] if frames else [])
 
     def _admit_call(self, batch: AdmitBatch) -> Call:
         keys = self.keys

@@ -31,6 +31,16 @@ def test_messages_wait_in_their_lane_in_the_order_they_came(cell: Cell) -> None:
     assert {(entry.crashes, entry.rejects, entry.reaps, entry.recalls) for entry in entries} == {(0, 0, 0, 0)}
 
 
+def test_the_reply_names_the_first_job(cell: Cell) -> None:
+    """The others' numbers follow on it, so that a task id can be told from a number afterwards."""
+    cell.push(*[message(f"id-{i}") for i in range(3)])
+    batch = AdmitBatch(DISPATCH, cell.ingress(), cell.decide(cell.ingress()))
+
+    (first,) = cell.store.apply([batch], tuple, promote=0).first_jobs
+
+    assert [int(entry.job) for entry in cell.waiting()] == [first, first + 1, first + 2]
+
+
 def test_the_time_of_admission_is_redis_own(cell: Cell) -> None:
     """And it is the same for all of a call."""
     seconds, micros = cell.text.time()

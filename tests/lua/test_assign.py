@@ -8,6 +8,7 @@ import redis
 from dispatcher.core.lane import Lane, lane_name
 from dispatcher.core.plan import Assign
 from dispatcher.errors import NotLeader
+from dispatcher.store.frame import FRAME_BYTES
 from dispatcher.store.worker_store import GiveBack, WorkerStore
 from tests.lua.support import LANE, Cell, nothing_written
 from tests.messages import TASK, message
@@ -30,6 +31,18 @@ def test_jobs_become_leases_in_the_order_of_their_lane(cell: Cell) -> None:
     assert {entry.lane for entry in leases.values()} == {LANE}
     assert [entry.job for entry in cell.waiting()] == jobs[3:]
     assert all(id_.startswith(f"{worker.epoch}.") and len(id_) == 29 for id_ in leases)
+
+
+def test_the_reply_holds_the_frames_of_what_was_assigned(cell: Cell) -> None:
+    """Per lane in one string, the one given first at the end: whoever writes down what was decided needs to look at no lease."""
+    first, second = cell.worker(), cell.worker("bbbbbbbbbbbb")
+    jobs = cell.jobs(4)
+
+    applied = cell.store.apply([], lambda: (to(first, 2), to(second, 1)), promote=0)
+
+    (frames,) = applied.frames
+    assert [frames[at : at + 16].decode() for at in range(0, len(frames), FRAME_BYTES)][::-1] == jobs[:3]
+    assert cell.store.apply([], lambda: (to("cccccccccccc", 1),), promote=0).frames == [b""]
 
 
 def test_an_emptied_lane_leaves_the_set(cell: Cell) -> None:

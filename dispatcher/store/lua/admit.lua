@@ -18,14 +18,14 @@ ARGV[*] then per message, next first:
         verdict       "L" .. cost in ms, nine digits .. lane number: it waits in that lane
                       "S" .. cost .. lane number .. ":" .. due ms: it is not due before
                       "D" or "U" .. JSON of the reason: it is a dead letter; "U": its id needs a FAILURE
-Returns how many messages were moved, 0 or more; -1 NOT_LEADER. It stops at the first that is not the one planned for: somebody
-pushed to the head of the list in between, and the next look sees it.
+Returns {how many messages were moved, job number of the first}: the others' numbers follow on it; {0} none, {-1} NOT_LEADER. It stops
+at the first that is not the one planned for: somebody pushed to the head of the list in between, and the next look sees it.
 Checks before it writes (an error half-way would admit the first jobs again and again), and writes the copy before the remove.
 Bounded by what the caller sends (at most 500). ]]
 local leader, ingress, sequence, messages, lanes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local scheduled, dead_letters, dead_reasons, unsettled = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local token, tail_bytes, lane_count = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-if redis.call('GET', leader) ~= token then return -1 end
+if redis.call('GET', leader) ~= token then return { -1 } end
 local at = 4 + lane_count
 local planned = math.floor((#ARGV - at + 1) / 2)
 local waiting = redis.call('LRANGE', ingress, -planned, -1)
@@ -43,7 +43,7 @@ for i = 1, math.min(planned, length) do
   if not same then break end
   matched = i
 end
-if matched == 0 then return 0 end
+if matched == 0 then return { 0 } end
 for i = 10, #KEYS do
   local type = redis.call('TYPE', KEYS[i]).ok
   if type ~= 'list' and type ~= 'none' then return redis.error_reply('WRONGTYPE ' .. KEYS[i] .. ' is a ' .. type .. ', not a lane') end
@@ -82,4 +82,4 @@ for lane, list in pairs(pushes) do
   redis.call('SADD', lanes, ARGV[3 + tonumber(lane)])
 end
 redis.call('LTRIM', ingress, 0, -(matched + 1))
-return matched
+return { matched, number }

@@ -5,15 +5,16 @@ KEYS[3] sequence  STRING
 KEYS[*] per lane: its list, then for each of its workers alive:<epoch>, worker:<epoch>, leases:<epoch>, wq:<epoch>
 ARGV[1] token
 ARGV[*] per lane: its name, how many workers follow; then for each worker: epoch, jobs wanted, window
-Returns {-1} NOT_LEADER, else per worker of each lane, in order, how many jobs were assigned: less than wanted where the lane was
-shorter or the worker had less room, 0 where it is draining or dead.
+Returns {{-1}} NOT_LEADER, else {counts, frames}. counts: per worker of each lane, in order, how many jobs were assigned: less than
+wanted where the lane was shorter or the worker had less room, 0 where it is draining or dead. frames: per lane those of the assigned
+jobs, end to end in one string, the one given first at the end.
 Room is window minus the leases in Redis now, never the caller's view of them: no worker's leases pass its window.
 Each lane's checks come before its writes, and the lease is written before the job leaves its lane. A worker
 stands once in a lane's list, and at most 500 jobs in a call: the caller's duty. ]]
 local leader, lanes, sequence = KEYS[1], KEYS[2], KEYS[3]
 local token = ARGV[1]
-if redis.call('GET', leader) ~= token then return { -1 } end
-local assigned, k, a = {}, 4, 2
+if redis.call('GET', leader) ~= token then return { { -1 } } end
+local assigned, frames_of, k, a = {}, {}, 4, 2
 while a <= #ARGV do
   local lane_list, lane, workers = KEYS[k], ARGV[a], tonumber(ARGV[a + 1])
   k, a = k + 1, a + 2
@@ -45,9 +46,10 @@ while a <= #ARGV do
   -- An id without its lease starts nothing, so what might still fail (a key of the wrong type) comes first.
   for _, one in ipairs(given) do redis.call('LPUSH', one[1], unpack(one[2])) end
   for _, one in ipairs(given) do redis.call('HSET', one[3], unpack(one[4])) end
+  frames_of[#frames_of + 1] = table.concat(frames, '', left + 1)
   if left < #frames then
     redis.call('LTRIM', lane_list, 0, -(#frames - left + 1))
     if redis.call('EXISTS', lane_list) == 0 then redis.call('SREM', lanes, lane) end
   end
 end
-return assigned
+return { assigned, frames_of }
