@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Final
+from typing import Final, Protocol
 
 from dispatcher.core.lane import SLOTS
 
@@ -28,6 +28,12 @@ DEPTH_MAX: Final = 512
 """Blocks of a prefix that are looked at."""
 
 
+class SlotOfPrefix(Protocol):
+    """Maps the hashes of a prompt's leading blocks to a slot from 0 to ``SLOTS`` - 1, or to ``NOWHERE``."""
+
+    def __call__(self, prefix: Iterable[str | int], /) -> int: ...
+
+
 @dataclass(slots=True)
 class PrefixSlots:
     """The slot of a prefix is a stable hash of its first block that is not common: a conversation keeps its slot while it grows.
@@ -42,7 +48,7 @@ class PrefixSlots:
     _common: set[str | int] = field(default_factory=set)
     _until_fading: int = RECENT_JOBS
 
-    def slot_of_prefix(self, prefix: Iterable[str | int]) -> int:
+    def slot_of_prefix(self, prefix: Iterable[str | int], /) -> int:
         """The slot of a job that begins with these blocks, and count them; ``NOWHERE`` for one whose blocks are all common."""
         if self._until_fading == 0:
             self._fade()
@@ -56,7 +62,7 @@ class PrefixSlots:
                 if count > common_above:
                     common.add(block)
                 else:
-                    slot = slot_of(block)
+                    slot = slot_of_text(str(block))
             if count == 1 or depth == DEPTH_MAX:
                 break
         return slot
@@ -70,6 +76,6 @@ class PrefixSlots:
         self._common = {block for block in self._common if self._counts.get(block, 0) >= common_from}
 
 
-def slot_of(key: str | int) -> int:
-    """The slot of a session, or of a block: the same in every process."""
-    return int.from_bytes(blake2b(str(key).encode(errors="surrogatepass"), digest_size=8).digest(), "big") % SLOTS
+def slot_of_text(text: str) -> int:
+    """The hash bucket of a session, or of a block: the same in every process, for ever."""
+    return int.from_bytes(blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "big") % SLOTS

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.core.lane import SLOTS
-from dispatcher.core.prefix import COMMON_MIN, DEPTH_MAX, NOWHERE, RECENT_JOBS, PrefixSlots, slot_of
+from dispatcher.core.prefix import COMMON_MIN, DEPTH_MAX, NOWHERE, RECENT_JOBS, PrefixSlots, slot_of_text
 
 prefixes = st.lists(st.one_of(st.integers(0, 20), st.text(max_size=3)), max_size=8)
 
@@ -26,7 +26,7 @@ def test_a_slot_is_a_lanes_slot_and_depends_on_the_jobs_alone(jobs: list[list[st
 
 def test_a_hash_that_is_stored_is_the_same_for_ever() -> None:
     """A new version, and another machine, find the same slots."""
-    assert [slot_of(0), slot_of("0"), slot_of("user-7")] == [117, 117, 153]
+    assert [slot_of_text("0"), slot_of_text("user-7")] == [117, 153]
 
 
 def test_a_growing_conversation_keeps_its_slot() -> None:
@@ -55,15 +55,15 @@ def test_a_popular_conversation_that_is_not_common_stays_in_one_slot() -> None:
     """One job in fifty begins alike: worth a worker's cache, and not too much for a worker."""
     slots = PrefixSlots()
     popular = {slots.slot_of_prefix(["handbook", n] if n % 50 == 0 else [n]) for n in range(5000) if n % 50 == 0 or n}
-    assert slot_of("handbook") in popular
-    assert {slots.slot_of_prefix(["handbook", n]) for n in range(3)} == {slot_of("handbook")}
+    assert slot_of_text("handbook") in popular
+    assert {slots.slot_of_prefix(["handbook", n]) for n in range(3)} == {slot_of_text("handbook")}
 
 
 def test_a_job_that_is_cached_everywhere_may_go_anywhere() -> None:
     """When the whole prompt is common there is no slot to be in."""
     slots = PrefixSlots()
     found = [slots.slot_of_prefix(["same", "always"]) for _ in range(50)]
-    assert found[:COMMON_MIN] == [slot_of("same")] * COMMON_MIN
+    assert found[:COMMON_MIN] == [slot_of_text("same")] * COMMON_MIN
     assert found[-1] == NOWHERE
     assert slots.slot_of_prefix([]) == NOWHERE
 
@@ -75,7 +75,7 @@ def test_what_was_common_is_forgotten() -> None:
         slots.slot_of_prefix(["old", n])
     for n in range(10 * RECENT_JOBS):
         slots.slot_of_prefix(["new", n])
-    assert slots.slot_of_prefix(["old", "x"]) == slot_of("old")
+    assert slots.slot_of_prefix(["old", "x"]) == slot_of_text("old")
 
 
 def test_memory_is_bounded() -> None:
@@ -117,4 +117,4 @@ def test_a_long_system_prompt_is_known_soon() -> None:
     slots, system = PrefixSlots(), [f"system {n}" for n in range(100)]
     for n in range(120):
         slots.slot_of_prefix([*system, n])
-    assert [slots.slot_of_prefix([*system, f"talk {n}"]) for n in range(20)] == [slot_of(f"talk {n}") for n in range(20)]
+    assert [slots.slot_of_prefix([*system, f"talk {n}"]) for n in range(20)] == [slot_of_text(f"talk {n}") for n in range(20)]
