@@ -34,6 +34,7 @@ from dispatcher.events import (
     UnknownHeaderField,
     WorkerRegistered,
 )
+from dispatcher.service.evidence import Evidence
 from dispatcher.service.reap import Reaper
 from dispatcher.service.views import lost_worker_view, worker_view
 from dispatcher.service.wake import Waker
@@ -93,6 +94,7 @@ class Dispatcher:
         self._hold = HoldRule(settings.hold_ratio, round(settings.hold_max_s * 1000)) if settings.hold_ratio else None
         self._state = PolicyState()
         self._reaper = Reaper(store, settings, emit)
+        self._evidence = Evidence(store.policy(), {}, interval_ms=round(settings.heartbeat_s * 1000))
         self._registrations: dict[str, Registration] = {}
         self._queues: set[str] = set(settings.ingress_queues)
         self._models: set[str] = set(settings.models)
@@ -210,6 +212,7 @@ class Dispatcher:
         self._windows.ticked(self._clock.monotonic_ms() - began_ms)
         self._report_refusals(batches, applied.admitted)
         returned = self._reaper.step(workers, now_ms=look.now_ms, monotonic_ms=self._clock.monotonic_ms())
+        self._evidence.step(look.now_ms, workers)
         wait_s = settings.idle_wait_s
         if look.next_due_ms is not None:
             wait_s = min(wait_s, max(0.0, (look.next_due_ms - look.now_ms) / 1000))
@@ -243,6 +246,7 @@ class Dispatcher:
             self._leads = True
             self._reaper.liveness.restart()
             self._learn_queues()
+            self._evidence.load()
             self._emit(LeadGained(self._store.token))
         elif not leads and self._leads:
             self._lose()

@@ -22,6 +22,7 @@ from dispatcher.core.snapshot import LaneView
 from dispatcher.errors import NotLeader
 from dispatcher.store.frame import Entry, parse_entry
 from dispatcher.store.keys import Keys
+from dispatcher.store.policy_store import PolicyStore
 from dispatcher.store.script_stream import Call, ScriptRunner
 from dispatcher.store.worker_store import ALIVE_TTL_MS, DEAD_TTL_MS, GiveBack, Registration
 
@@ -107,6 +108,10 @@ class DispatchStore:
         self._keys_of_epoch: dict[str, tuple[str, str, str, str]] = {}
         self._cell = keys.lane_prefix.removesuffix("lane:")
         self._scripts = ScriptRunner(client)
+
+    def policy(self) -> PolicyStore:
+        """What this leader learns from, and where it keeps what it has learned."""
+        return PolicyStore(self._client, self.keys, self.token)
 
     # -- leading
 
@@ -269,7 +274,7 @@ class DispatchStore:
         keys = self.keys
         names = [
             keys.leader, keys.workers, keys.worker(epoch), keys.leases(epoch), keys.taken(epoch), keys.worker_queue(epoch),
-            keys.alive(epoch), keys.gone,
+            keys.alive(epoch), keys.gone, keys.totals,
         ]  # fmt: skip
         self._keys_of_epoch.pop(epoch, None)
         return bool(self._led(self._run("forget_worker", names, [self.token, epoch, SHOW_DEAD_MS])))

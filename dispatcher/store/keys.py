@@ -50,6 +50,10 @@ KEYS: tuple[KeyDoc, ...] = (
            "take, heartbeat, snapshot", "until forgotten"),
     KeyDoc("<cell>:taken:<epoch>", "hash", "lease id → ms when the job was started", "take, ack, giveback", "giveback, snapshot",
            "until forgotten"),
+    KeyDoc("<cell>:totals", "hash", "epoch → JSON: what that worker did, by kind of job, and what it runs", "heartbeat, forget_worker",
+           "dispatch", "until the epoch is forgotten"),
+    KeyDoc("<cell>:policy", "hash", "what the leader has learned, by subject (JSON): a successor goes on from there", "save_policy",
+           "dispatch", "permanent"),
     KeyDoc("<cell>:dead_letters", "zset", "job numbers of dead letters, scored by ms of burial", "admit, giveback, requeue_dead",
            "dead list", "until requeued or purged"),
     KeyDoc("<cell>:dead_reasons", "hash", "job number → JSON: reason, detail, task id, task, lane, frame, ingress", "admit, giveback, "
@@ -108,6 +112,14 @@ class Keys:
     @property
     def gone(self) -> str:
         return self._key("gone")
+
+    @property
+    def totals(self) -> str:
+        return self._key("totals")
+
+    @property
+    def policy(self) -> str:
+        return self._key("policy")
 
     @property
     def dead_letters(self) -> str:

@@ -129,12 +129,15 @@ class WorkerStore:
             )
         )
 
-    def heartbeat(self, facts: dict[str, Any]) -> Beat:
-        """Beat once, with numbers to show and to plan by: ``done, failed, busy_ms, running, consume_age_ms, loop_lag_ms``."""
+    def heartbeat(self, facts: dict[str, Any], totals: bytes = b"") -> Beat:
+        """Beat once, with numbers to show and to plan by: ``done, failed, busy_ms, running, consume_age_ms, loop_lag_ms``.
+
+        ``totals``: JSON of :class:`~dispatcher.core.evidence.WorkerTotals`; empty while it is what Redis has.
+        """
         status, draining, leases, queued = self._run(
             "heartbeat",
-            [self._alive, self._dead, self._worker, self._leases, self._queue],
-            [ALIVE_TTL_MS, *(part for pair in facts.items() for part in pair)],
+            [self._alive, self._dead, self._worker, self._leases, self._queue, self.keys.totals],
+            [ALIVE_TTL_MS, self.epoch, totals, *(part for pair in facts.items() for part in pair)],
         )
         return Beat(BeatStatus(status), draining, frozenset(leases), frozenset(queued))
 

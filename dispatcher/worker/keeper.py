@@ -18,9 +18,10 @@ import redis
 from dispatcher.clock import Clock
 from dispatcher.core.lane import parse_lane
 from dispatcher.errors import EpochEnded
-from dispatcher.store.frame import parse_entry
+from dispatcher.store.frame import Entry, parse_entry
 from dispatcher.store.lease_pipe import TRANSIENT, LeasePipe
 from dispatcher.store.worker_store import Beat, GiveBack, WorkerStore
+from dispatcher.worker.totals import Totals
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +42,15 @@ class Outcome(Enum):
 
 @dataclass(slots=True)
 class Held:
-    """A job this worker has taken: the message as the producer sent it, what is kept of the job, when its task began (or not)."""
+    """A job this worker has taken: the message as the producer sent it, what is kept of the job, when its task began (or not).
+
+    ``guessed``: its producer said no cost, so that the one in its entry is the dispatcher's guess.
+    """
 
     message: bytes
     entry: bytes
     started_ms: int | None = None
+    guessed: bool = False
 
     @property
     def runs_again(self) -> bool:
@@ -55,7 +60,11 @@ class Held:
     @property
     def task(self) -> str:
         """The name of its task."""
-        return parse_lane(parse_entry(self.entry.decode()).lane).task
+        return parse_lane(self.parsed.lane).task
+
+    @property
+    def parsed(self) -> Entry:
+        return parse_entry(self.entry.decode())
 
 
 class LeaseKeeper:
@@ -77,6 +86,7 @@ class LeaseKeeper:
         self._seen_ms = clock.monotonic_ms()
         self._totals = dict.fromkeys(Outcome, 0)
         self._busy_ms = 0
+        self._kinds = Totals()
         self.limit = 0
         """How many jobs the consumer may hold (kombu's prefetch count)."""
         self.paused = False
@@ -150,10 +160,19 @@ class LeaseKeeper:
             self._outbox[lease_id] = lease
             self._remember(lease_id, acked=lease is None)
             if held.started_ms is not None:
-                self._totals[outcome] += 1
-                self._busy_ms += max(0, now_ms - held.started_ms)
+                self._count(held, outcome, max(0, now_ms - held.started_ms))
             self._seen_ms = now_ms  # from here on it has credit, so from here on it should look at its queue
         self._flush_soon()
+
+    def _count(self, held: Held, outcome: Outcome, busy_ms: int) -> None:
+        self._totals[outcome] += 1
+        self._busy_ms += busy_ms
+        if outcome is Outcome.DONE:
+            self._kinds.done(held.parsed, busy_ms, guessed=held.guessed)
+        elif outcome is Outcome.FAILED:
+            self._kinds.failed(held.parsed)
+        elif outcome is Outcome.RETRIED:
+            self._kinds.retried(held.parsed)
 
     def _remember(self, lease_id: str, *, acked: bool) -> None:
         self._past[lease_id] = acked
@@ -242,6 +261,7 @@ class LeaseKeeper:
         with self._flushing, self._lock:
             self._store, old, self._pipe = store, self._pipe, pipe
             self._outbox.clear()
+            self._kinds = Totals()  # they are told by life
             self._loose = frozenset()
         old.close()
 
@@ -268,6 +288,11 @@ class LeaseKeeper:
             "held": len(held),
             "consume_age_ms": self._clock.monotonic_ms() - self._seen_ms if has_credit else 0,
         }
+
+    def totals(self) -> bytes:
+        """What a beat tells of the kinds of jobs that were run in this life, and of what runs: JSON of ``WorkerTotals``."""
+        with self._lock:
+            return self._kinds.encoded(self._held.values(), self._clock.monotonic_ms())
 
     def resume(self) -> None:
         """Take jobs again after a pause."""

@@ -74,6 +74,7 @@ class WorkerLife:
         self._lag_since_ms: int | None = None
         self._lag_ms = 0
         self._away = False
+        self._told_totals = b""
         self._store, pipe = self._new_life()
         self.keeper = LeaseKeeper(self._store, pipe, clock, reject_backoff_ms=round(settings.reject_backoff_s * 1000))
         self.keeper.call_soon = host.call_soon if host.has_loop else None
@@ -158,12 +159,15 @@ class WorkerLife:
             self._store.drain(wanted)
             if self._drain_wanted == wanted:
                 self._drain_wanted = None
-        beat = self._store.heartbeat({**self.keeper.facts(), "loop_lag_ms": self._loop_lag_ms()})
+        totals = self.keeper.totals()
+        changed = b"" if totals == self._told_totals else totals
+        beat = self._store.heartbeat({**self.keeper.facts(), "loop_lag_ms": self._loop_lag_ms()}, changed)
         if beat.status is BeatStatus.DEAD:
             self._die()
         elif beat.status is BeatStatus.UNKNOWN:
             self._begin_anew()
         else:
+            self._told_totals = totals
             self._obey(beat)
             self.keeper.answered(beat)
 
@@ -190,6 +194,7 @@ class WorkerLife:
         log.warning("Redis does not know worker life %s (it lost its state): beginning a new one", self.epoch)
         self._store, pipe = self._new_life()
         self.keeper.move(self._store, pipe)
+        self._told_totals = b""
         self._register()
         self._adopt(self.keeper.held())
         self._host.call_soon(self._host.switch_queue)

@@ -188,6 +188,8 @@ def as_payload(held: Held, lease_id: str) -> Any:
             payload = kombu_loads(raw)  # type: ignore[no-untyped-call]
     properties = payload["properties"]
     properties["delivery_tag"] = lease_id
+    said = payload["headers"].get("dispatch")
+    held.guessed = not isinstance(said, dict) or said.get("cost") is None
     if held.runs_again:
         payload["headers"]["redelivered"] = True
         properties["delivery_info"]["redelivered"] = True

@@ -12,7 +12,9 @@ from tests.lua.support import Cell, nothing_written
 
 def test_what_is_left_is_a_note_that_expires(cell: Cell) -> None:
     """No key of the epoch stays for good; for a minute `status` can still show who is gone."""
-    worker = cell.worker()
+    worker, other = cell.worker(), cell.worker("bbbbbbbbbbbb")
+    worker.heartbeat({}, b"{}")
+    other.heartbeat({}, b"{}")
     (lease,) = cell.leased(worker, 1)
     worker.take(cell.pop(worker))
     worker.goodbye()
@@ -20,7 +22,8 @@ def test_what_is_left_is_a_note_that_expires(cell: Cell) -> None:
 
     assert cell.store.forget_worker(worker.epoch)
 
-    assert cell.text.smembers(cell.keys.workers) == set()
+    assert cell.text.smembers(cell.keys.workers) == {other.epoch}
+    assert set(cell.store.policy().totals()) == {other.epoch}
     assert [epoch for epoch, _ in cell.text.zrange(cell.keys.gone, 0, -1, withscores=True)] == [worker.epoch]
     of_epoch = list(cell.text.scan_iter(f"*{worker.epoch}*"))
     assert set(of_epoch) == {cell.keys.worker(worker.epoch), cell.keys.dead(worker.epoch)}

@@ -29,6 +29,15 @@ def test_a_beat_brings_facts_and_takes_home_what_is_leased(cell: Cell) -> None:
     assert "registration" in facts
 
 
+def test_totals_stay_until_they_change(cell: Cell) -> None:
+    """A beat without totals leaves what an earlier one told."""
+    worker = cell.worker()
+    worker.heartbeat({}, b'{"failures_in_row":2}')
+    worker.heartbeat({"done": 5})
+
+    assert cell.store.policy().totals() == {worker.epoch: b'{"failures_in_row":2}'}
+
+
 def test_a_draining_worker_is_told_so(cell: Cell) -> None:
     """And whether to exit, until it is undrained."""
     worker = cell.worker()
@@ -47,7 +56,7 @@ def test_a_worker_that_was_declared_dead_is_told_so(cell: Cell) -> None:
     worker.goodbye()
 
     with nothing_written(cell):
-        beat = worker.heartbeat({"done": 1})
+        beat = worker.heartbeat({"done": 1}, b"{}")
     assert (beat.status, beat.leases, beat.queued) == (BeatStatus.DEAD, frozenset(), frozenset())
 
 
@@ -56,7 +65,7 @@ def test_a_worker_that_redis_does_not_know_is_told_so(cell: Cell) -> None:
     stranger = WorkerStore(cell.text, cell.keys, "bbbbbbbbbbbb")
 
     with nothing_written(cell):
-        assert stranger.heartbeat({"done": 1}).status is BeatStatus.UNKNOWN
+        assert stranger.heartbeat({"done": 1}, b"{}").status is BeatStatus.UNKNOWN
 
 
 def test_a_full_redis_does_not_make_a_fleet_look_dead(cell: Cell) -> None:
@@ -65,7 +74,7 @@ def test_a_full_redis_does_not_make_a_fleet_look_dead(cell: Cell) -> None:
     cell.client.pexpire(cell.keys.alive(worker.epoch), 60_000)
     cell.client.config_set("maxmemory", "1")
     try:
-        status = worker.heartbeat({"done": 5}).status
+        status = worker.heartbeat({"done": 5}, b"{}").status
     finally:
         cell.client.config_set("maxmemory", "0")
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 
+import msgspec
 import redis
 
 from dispatcher.clock import ManualClock
+from dispatcher.core.evidence import KindTotals, Running, WorkerTotals
 from dispatcher.store.worker_store import Beat, BeatStatus, GiveBack
 from dispatcher.worker.keeper import LeaseKeeper, Outcome
 
@@ -227,3 +229,63 @@ def test_the_task_of_a_held_job_is_read_from_its_lane() -> None:
     held = keeper.take(b"e.1")
     assert held.task == "my/task"
     assert not held.runs_again
+
+
+def told(keeper: LeaseKeeper) -> WorkerTotals:
+    return msgspec.json.decode(keeper.totals(), type=WorkerTotals)
+
+
+def test_totals_are_kept_by_kind_of_job() -> None:
+    """Task, model and cost come from the job's entry; only what was done counts for speed; a job nobody gave a cost counts apart."""
+    keeper, _, _, _, clock = make()
+    ends = ((b"e.1", Outcome.DONE, True), (b"e.2", Outcome.DONE, False), (b"e.3", Outcome.FAILED, True), (b"e.4", Outcome.RETRIED, True))
+    for name, outcome, guessed in ends:
+        keeper.take(name).guessed = guessed
+        keeper.started(name.decode(), clock.now_ms)
+        clock.now_ms += 250
+        keeper.ack(name.decode(), outcome)
+
+    assert told(keeper).kinds == [
+        KindTotals(
+            "my/task", "default", done=2, failed=1, retried=1, busy_ms=500, cost_ms=2_000,
+            guessed=1, guessed_busy_ms=250, guessed_cost_ms=1_000,
+        )
+    ]  # fmt: skip
+
+
+def test_failures_in_a_row_end_with_a_job_that_is_done() -> None:
+    """A retry is neither."""
+    keeper, _, _, _, clock = make()
+    rows = []
+    for at, outcome in enumerate((Outcome.FAILED, Outcome.FAILED, Outcome.RETRIED, Outcome.FAILED, Outcome.DONE)):
+        name = f"e.{at}"
+        keeper.take(name.encode())
+        keeper.started(name, clock.now_ms)
+        keeper.ack(name, outcome)
+        rows.append(told(keeper).failures_in_row)
+
+    assert rows == [1, 2, 2, 3, 0]
+
+
+def test_the_oldest_running_jobs_are_told_of() -> None:
+    """A few, with their ages; what has not begun is not among them."""
+    keeper, _, _, _, clock = make()
+    for at in range(7):
+        keeper.take(f"e.{at}".encode())
+        if at:
+            keeper.started(f"e.{at}", 2_000 - 100 * at)
+    clock.now_ms = 3_000
+
+    assert [one.age_ms for one in told(keeper).running] == [1_600, 1_500, 1_400, 1_300]
+    assert told(keeper).running[0] == Running("my/task", "default", 1_600, 1_000)
+
+
+def test_a_new_life_counts_from_nothing() -> None:
+    """Totals are told by life: the dispatcher would learn from the old ones twice."""
+    keeper, pipe, store, _, _ = make()
+    keeper.take(b"e.1")
+    keeper.started("e.1", 1_000)
+    keeper.ack("e.1", Outcome.FAILED)
+    keeper.move(store, pipe)
+
+    assert told(keeper) == WorkerTotals()

@@ -1,0 +1,112 @@
+"""What workers tell of the jobs they ended, and what the leader makes of two such tellings: evidence for speeds, costs and health."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+
+class KindTotals(msgspec.Struct, omit_defaults=True):
+    """One kind of job on one worker, since its life began.
+
+    ``busy_ms`` and ``cost_ms`` (from the jobs' frames) are of those that were *done*: one that fails at once says nothing of speed.
+    ``guessed`` of them, with the ``guessed_`` times, came without a cost of their producer's.
+    """
+
+    task: str
+    model: str
+    done: int = 0
+    failed: int = 0
+    retried: int = 0
+    busy_ms: int = 0
+    cost_ms: int = 0
+    guessed: int = 0
+    guessed_busy_ms: int = 0
+    guessed_cost_ms: int = 0
+
+
+class Running(msgspec.Struct, omit_defaults=True):
+    """A job that runs now, for ``age_ms`` so far."""
+
+    task: str
+    model: str
+    age_ms: int
+    cost_ms: int
+    guessed: bool = False
+
+
+class WorkerTotals(msgspec.Struct, omit_defaults=True):
+    """What a worker tells with its beat. ``failures_in_row``: of all kinds, up to now. ``running``: the oldest few."""
+
+    kinds: list[KindTotals] = []
+    failures_in_row: int = 0
+    running: list[Running] = []
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The totals of a living worker, as of its last beat, and what it registered as."""
+
+    epoch: str
+    name: str
+    concurrency: int
+    weight: float
+    totals: WorkerTotals
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one worker did of one kind of job since it was last read. Fields as in :class:`KindTotals`; none is negative."""
+
+    epoch: str
+    name: str
+    task: str
+    model: str
+    done: int
+    failed: int
+    busy_ms: int
+    cost_ms: int
+    retried: int = 0
+    guessed: int = 0
+    guessed_busy_ms: int = 0
+    guessed_cost_ms: int = 0
+
+
+class Subscriber(Protocol):
+    """Learns from what workers tell. Pure; what it has learned survives a takeover through ``dump`` and ``load``."""
+
+    def observe(self, deltas: Sequence[Delta], told: Sequence[Told], now_ms: int) -> None:
+        """``deltas``: what is new; ``told``: all living workers, changed or not. Called about once in ``heartbeat_s``."""
+
+    def dump(self) -> bytes:
+        """What to keep, as JSON; the same bytes while nothing worth keeping has changed."""
+
+    def load(self, state: bytes) -> None:
+        """Go on from there. Raises ``msgspec.MsgspecError`` for what ``dump`` did not write."""
+
+
+def deltas(epoch: str, name: str, before: WorkerTotals | None, after: WorkerTotals) -> Iterator[Delta]:
+    """What the worker did between two tellings; all of ``after`` where there was none before."""
+    known: Mapping[tuple[str, str], KindTotals] = {(one.task, one.model): one for one in before.kinds} if before else {}
+    for kind in after.kinds:
+        old = known.get((kind.task, kind.model)) or KindTotals(kind.task, kind.model)
+        new = Delta(
+            epoch,
+            name,
+            kind.task,
+            kind.model,
+            done=kind.done - old.done,
+            failed=kind.failed - old.failed,
+            busy_ms=max(0, kind.busy_ms - old.busy_ms),
+            cost_ms=max(0, kind.cost_ms - old.cost_ms),
+            retried=kind.retried - old.retried,
+            guessed=max(0, kind.guessed - old.guessed),
+            guessed_busy_ms=max(0, kind.guessed_busy_ms - old.guessed_busy_ms),
+            guessed_cost_ms=max(0, kind.guessed_cost_ms - old.guessed_cost_ms),
+        )
+        # A total that fell (Redis lost its last writes) is read as a new beginning.
+        if min(new.done, new.failed, new.retried) >= 0 and (new.done or new.failed or new.retried):
+            yield new

@@ -1,0 +1,66 @@
+"""What a worker life did, by kind of job: counted as jobs end, told with each beat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from heapq import nsmallest
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from dispatcher.core.evidence import KindTotals, Running, WorkerTotals
+from dispatcher.core.lane import parse_lane
+from dispatcher.store.frame import Entry
+
+if TYPE_CHECKING:
+    from dispatcher.worker.keeper import Held
+
+RUNNING_MAX = 4
+"""How many of the jobs that run are told of: the oldest, for one that takes far too long is among them."""
+
+
+class Totals:
+    """One life's. Not thread-safe: whoever calls holds the keeper's lock."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[tuple[str, str], KindTotals] = {}
+        self._failures_in_row = 0
+
+    def done(self, entry: Entry, busy_ms: int, *, guessed: bool) -> None:
+        """A job ended well; ``guessed``: its producer said no cost."""
+        kind = self._kind(entry)
+        kind.done += 1
+        kind.busy_ms += busy_ms
+        kind.cost_ms += entry.cost_ms
+        if guessed:
+            kind.guessed += 1
+            kind.guessed_busy_ms += busy_ms
+            kind.guessed_cost_ms += entry.cost_ms
+        self._failures_in_row = 0
+
+    def failed(self, entry: Entry) -> None:
+        """A job raised, or took its process down."""
+        self._kind(entry).failed += 1
+        self._failures_in_row += 1
+
+    def retried(self, entry: Entry) -> None:
+        """A job asked to be run again: neither well nor badly ended."""
+        self._kind(entry).retried += 1
+
+    def encoded(self, held: Iterable[Held], now_ms: int) -> bytes:
+        """JSON of :class:`WorkerTotals`, ``held`` being the jobs that were taken and have not ended."""
+        begun = [(one.started_ms, one) for one in held if one.started_ms is not None]
+        oldest = nsmallest(RUNNING_MAX, begun, key=lambda pair: pair[0])
+        running = []
+        for started_ms, one in oldest:
+            lane = parse_lane(one.parsed.lane)
+            age_ms = max(0, now_ms - started_ms)
+            running.append(Running(lane.task, lane.model, age_ms, one.parsed.cost_ms, one.guessed))
+        return msgspec.json.encode(WorkerTotals(list(self._kinds.values()), self._failures_in_row, running))
+
+    def _kind(self, entry: Entry) -> KindTotals:
+        lane = parse_lane(entry.lane)
+        found = self._kinds.get((lane.task, lane.model))
+        if found is None:
+            found = self._kinds[lane.task, lane.model] = KindTotals(lane.task, lane.model)
+        return found
