@@ -69,6 +69,7 @@ def build_dispatcher(
         routes=dict(route.split("=", 1) for route in settings.model_routes),
         default_cost_s=settings.default_cost_s,
         accept_content=content_types(app),
+        sticky=settings.sticky != "off",
     )
     look = CellLook(connect_cell(settings, app), keys, settings.ingress_queues)
     node = FlowerNode(app, node_name(), look.queues, settings.flower_url, live_workers=look.live_workers)

@@ -220,7 +220,7 @@ class Cell:
 
     def lease(self, epoch: str, message: str | None = None, task: str = "work", job: str = "1000000000000001") -> str:
         """Lease a message to a worker as ``assign`` would, past all that ``admit`` refuses; the lease id."""
-        entry = f"{job}{1:013d}{1000:09d}00000000dispatch/{task}/default/p0/c10"
+        entry = f"{job}{1:013d}{1000:09d}00000000{0:013d}dispatch/{task}/default/p0/c10"
         lease_id = f"{epoch}.{job}"
         if message is not None:
             self.client.hset(self.keys.messages, job, message)

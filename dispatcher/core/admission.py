@@ -17,12 +17,15 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from dispatcher.core.job import parse_header
-from dispatcher.core.lane import Lane, lane_name, size_class
+from dispatcher.core.job import JobHeader, parse_header
+from dispatcher.core.labels import wanted
+from dispatcher.core.lane import Lane, lane_name, name_end, size_class
+from dispatcher.core.prefix import PrefixSlots, SlotOfPrefix, slot_of_text
 from dispatcher.errors import Invalid
 
 JSON_CONTENT: Final = "application/json"
 LARGEST_COST_MS: Final = 999_999_999
+LATEST_DEADLINE_MS: Final = 9_999_999_999_999
 UNPACKED_BYTES_MAX: Final = 256 * 1024 * 1024
 FOREIGN_COMPRESSION: Final = ("application/x-brotli", "application/zstd")
 _DECOMPRESSORS: Final[dict[str, Callable[[], Any]]] = {
@@ -65,12 +68,13 @@ _decode_body = msgspec.json.Decoder(tuple[list[msgspec.Raw], dict[str, msgspec.R
 
 
 class Admitted(NamedTuple):
-    """The job waits in ``lane``; not before ``due_ms`` (Redis time) where that is given."""
+    """The job waits in ``lane``; not before ``due_ms`` and not after ``deadline_ms`` (Redis time) where those are given."""
 
     lane: str
     cost_ms: int
     due_ms: int | None = None
     task_id: str = ""
+    deadline_ms: int = 0
 
 
 class Refused(NamedTuple):
@@ -84,13 +88,18 @@ class Refused(NamedTuple):
 
 @dataclass(slots=True)
 class Admission:
-    """The rules of one cell. ``known_models`` is None while no model is known at all: then every model may wait."""
+    """The rules of one cell. ``known_models`` is None while no model is known at all: then every model may wait.
+
+    ``sticky``: whether jobs of a session, or of a prefix, have a lane of their own, so that they can be kept together.
+    """
 
     routes: dict[str, str]
     default_cost_s: float
     accept_content: frozenset[str] = frozenset({JSON_CONTENT})
     known_models: Collection[str] | None = None
     unknown_fields: dict[str, int] = field(default_factory=dict)
+    sticky: bool = True
+    slot_of_prefix: SlotOfPrefix = field(default_factory=lambda: PrefixSlots().slot_of_prefix)
 
     def read(self, raw: bytes, *, ingress: str, step: int, now_ms: int) -> Admitted | Refused:
         """Decide about one message. Never raises: whatever is wrong with it is a :class:`Refused`."""
@@ -126,14 +135,16 @@ class Admission:
         if content not in self.accept_content:
             raise _Refusal("content_refused", f"content type {content!r} is not in accept_content")
         _check_body(envelope, is_json=content == JSON_CONTENT)
-        model, cost_s = None, None
+        model, cost_s, span_ms, lane_end = None, None, 0, ""
         said = bytes(headers.dispatch)
         if said != b"null":
             try:
-                header, unknown = parse_header(said)
+                header, unknown, span_ms, lane_end = _read_header(said, self.sticky)
             except Invalid as exc:
                 raise _Refusal("bad_header", str(exc)) from None
             model, cost_s = header.model, header.cost
+            if header.prefix and self.sticky and header.session is None:
+                lane_end = _lane_end(header, self.slot_of_prefix(header.prefix), span_ms)
             for name in unknown:
                 self.unknown_fields[name] = self.unknown_fields.get(name, 0) + 1
         if model is None:
@@ -144,8 +155,24 @@ class Admission:
             _instant_ms(headers.expires, "expires")
         due_ms = None if headers.eta is None else _instant_ms(headers.eta, "eta")
         cost_ms = min(LARGEST_COST_MS, round((self.default_cost_s if cost_s is None else cost_s) * 1000))
-        lane = _lane(ingress, headers.task, model, step, size_class(cost_ms))
-        return Admitted(lane, cost_ms, due_ms if due_ms is not None and due_ms > now_ms else None, headers.id)
+        lane = _lane(ingress, headers.task, model, step, size_class(cost_ms)) + lane_end
+        if due_ms is not None and due_ms <= now_ms:
+            due_ms = None
+        deadline_ms = min(LATEST_DEADLINE_MS, (due_ms or now_ms) + span_ms) if span_ms else 0
+        return Admitted(lane, cost_ms, due_ms, headers.id, deadline_ms)
+
+
+@lru_cache(maxsize=4096)
+def _read_header(said: bytes, sticky: bool) -> tuple[JobHeader, tuple[str, ...], int, str]:
+    """The header, the names of fields that nobody knows, the time to the deadline in ms (0: none), and the end of the lane's name."""
+    header, unknown = parse_header(said)
+    span_ms = 0 if header.deadline_s is None else max(1, round(header.deadline_s * 1000))
+    slot = slot_of_text(header.session) if sticky and header.session is not None else -1
+    return header, unknown, span_ms, _lane_end(header, slot, span_ms)
+
+
+def _lane_end(header: JobHeader, slot: int, span_ms: int) -> str:
+    return name_end(header.tenant or "default", wanted(header.requires), wanted(header.prefers), slot, span_ms.bit_length())
 
 
 @lru_cache(maxsize=65536)

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from dispatcher.errors import Invalid
 
 Labels = dict[str, str | list[str]]
+
+TENANT_CHARS_MAX: Final = 128
+SESSION_CHARS_MAX: Final = 1024
+LABELS_MAX: Final = 8
+"""Labels that a job may ask for, and values that will do for each."""
+LABEL_CHARS_MAX: Final = 64
+PREFIX_MAX: Final = 4096
+"""Blocks of a prompt whose hashes a job may carry."""
 
 
 class JobHeader(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -29,17 +37,39 @@ class JobHeader(msgspec.Struct, frozen=True, omit_defaults=True):
         """What is wrong with the values, in a few words."""
         if self.cost is not None and not 0 <= self.cost < 1e9:
             return f"cost is {self.cost}: expected seconds, from 0 to a billion"
-        if self.deadline_s is not None and not self.deadline_s > 0:
-            return f"deadline_s is {self.deadline_s}: expected seconds, more than 0"
-        for name in ("model", "session", "tenant"):
-            if getattr(self, name) == "":
-                return f"{name} is empty: leave it out instead"
-        return None
+        if self.deadline_s is not None and not 0 < self.deadline_s < 1e9:
+            return f"deadline_s is {self.deadline_s}: expected seconds, more than 0, less than a billion"
+        if "" in (self.model, self.session, self.tenant):
+            name = next(name for name in ("model", "session", "tenant") if getattr(self, name) == "")
+            return f"{name} is empty: leave it out instead"
+        if self.tenant is not None and len(self.tenant) > TENANT_CHARS_MAX:
+            return f"tenant has {len(self.tenant)} characters: at most {TENANT_CHARS_MAX} are allowed"
+        if self.session is not None and len(self.session) > SESSION_CHARS_MAX:
+            return f"session has {len(self.session)} characters: at most {SESSION_CHARS_MAX} are allowed"
+        if self.prefix is not None and len(self.prefix) > PREFIX_MAX:
+            return f"prefix has {len(self.prefix)} blocks: at most {PREFIX_MAX} are allowed"
+        return _label_problem("requires", self.requires) or _label_problem("prefers", self.prefers)
 
 
 FIELDS = JobHeader.__struct_fields__
-HEEDED = ("model", "cost")
-"""Fields that something here acts on. The others are checked and carried, for the policies that will."""
+
+
+def _label_problem(field: str, labels: Labels | None) -> str | None:
+    """Lanes are named by what their jobs ask for, so all of it is bounded."""
+    if not labels:
+        return None
+    if len(labels) > LABELS_MAX:
+        return f"{field} has {len(labels)} labels: at most {LABELS_MAX} are allowed"
+    for name, values in labels.items():
+        several = [values] if isinstance(values, str) else values
+        if not name or not several:
+            return f"{field} names {'a label without values' if name else 'a label without a name'}: no worker could ever match"
+        if len(several) > LABELS_MAX:
+            return f"{field} has {len(several)} values for one label: at most {LABELS_MAX} are allowed"
+        longest = max(map(len, (name, *several)))
+        if longest > LABEL_CHARS_MAX:
+            return f"{field} has a text of {longest} characters: at most {LABEL_CHARS_MAX} are allowed"
+    return None
 
 
 def job_headers(
@@ -57,11 +87,12 @@ def job_headers(
     """Headers for ``apply_async(headers=...)``; what is left out has its default.
 
     ``model``: name or ``name@version``; only workers that name it get the job. ``cost``: expected work in seconds on a worker of weight 1.
+    ``session``: its jobs go to the worker that had the ones before (setting ``sticky``); ``prefix``: hashes of the prompt's leading
+    blocks, longest shared first, does the same for jobs that share them; a session comes first. ``tenant``: whom to be fair to.
 
-    Not acted on by this version, though checked and carried (the dispatcher warns once of each): ``session``, whose jobs belong on one
-    worker; ``tenant``, whom to be fair to; ``requires`` (hard) and ``prefers`` (soft), labels of the worker,
-    ``{"region": "eu", "gpu": ["a100", "h100"]}``; ``prefix``, hashes of the prompt's leading blocks, longest shared first;
-    ``deadline_s``, after which it is of no use. Raises :class:`Invalid` for an unknown field or a wrong value.
+    ``requires``: labels of the worker, ``{"region": "eu", "gpu": ["a100", "h100"]}``; a job that no worker matches waits. ``prefers``: the
+    same, as a wish. ``deadline_s``: not begun so long after it was admitted (or after its ``eta``, if later), it fails with the reason
+    ``deadline_passed``; what has begun in time may end. Raises :class:`Invalid` for an unknown field or a wrong value.
     """
     if unknown:
         raise Invalid(f"a job has no field {min(unknown)!r}; it has {', '.join(FIELDS)}")
@@ -80,7 +111,7 @@ def job_headers(
 
 @lru_cache(maxsize=4096)
 def parse_header(raw: bytes) -> tuple[JobHeader, tuple[str, ...]]:
-    """The header in a message, and the names of its fields that nothing here acts on.
+    """The header in a message, and the names of its fields that nobody here knows.
 
     Cached: producers send few different headers. Raises :class:`Invalid` for wrong types or values.
     """
@@ -91,4 +122,4 @@ def parse_header(raw: bytes) -> tuple[JobHeader, tuple[str, ...]]:
         raise Invalid(f"header dispatch: {exc}") from exc
     if problem := header.problem():
         raise Invalid(f"header dispatch: {problem}")
-    return header, tuple(name for name in names if name not in HEEDED)
+    return header, tuple(name for name in names if name not in FIELDS)

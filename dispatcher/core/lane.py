@@ -41,21 +41,26 @@ def lane_name(lane: Lane) -> str:
 
     What a job leaves out is left out here: ``/tenant=acme``, ``/requires=region=eu``, ``/prefers=…``, ``/slot=17``, ``/deadline=12``.
     """
-    name = (
+    return (
         f"{quote(lane.ingress, safe='')}/{quote(lane.task, safe='')}/{quote(lane.model, safe='@')}"
-        f"/p{lane.step}/c{lane.size_class}"
+        f"/p{lane.step}/c{lane.size_class}{name_end(lane.tenant, lane.requires, lane.prefers, lane.slot, lane.deadline_class)}"
     )
-    if lane.tenant != "default":
-        name += f"/tenant={quote(lane.tenant, safe='')}"
-    if lane.requires:
-        name += f"/requires={labels.to_text(lane.requires)}"
-    if lane.prefers:
-        name += f"/prefers={labels.to_text(lane.prefers)}"
-    if lane.slot >= 0:
-        name += f"/slot={lane.slot}"
-    if lane.deadline_class:
-        name += f"/deadline={lane.deadline_class}"
-    return name
+
+
+def name_end(tenant: str, requires: Wanted, prefers: Wanted, slot: int, deadline_class: int) -> str:
+    """What the name of a lane ends in: nothing for what its jobs leave out."""
+    end = ""
+    if tenant != "default":
+        end += f"/tenant={quote(tenant, safe='')}"
+    if requires:
+        end += f"/requires={labels.to_text(requires)}"
+    if prefers:
+        end += f"/prefers={labels.to_text(prefers)}"
+    if slot >= 0:
+        end += f"/slot={slot}"
+    if deadline_class:
+        end += f"/deadline={deadline_class}"
+    return end
 
 
 @lru_cache(maxsize=65536)

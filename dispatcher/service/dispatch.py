@@ -338,11 +338,12 @@ def _arrivals(batches: list[AdmitBatch], now_ms: int) -> dict[str, LaneView]:
             if isinstance(decision, Admitted) and decision.due_ms is None:
                 counted = views.get(decision.lane)
                 if counted is None:
-                    views[decision.lane] = [1, decision.cost_ms]
+                    views[decision.lane] = [1, decision.cost_ms, decision.deadline_ms]
                 else:
                     counted[0] += 1
     return {
-        name: LaneView(name, parse_lane(name), depth, cost_ms, now_ms, job=now_ms * 1000) for name, (depth, cost_ms) in views.items()
+        name: LaneView(name, parse_lane(name), depth, cost_ms, now_ms, deadline_ms, now_ms * 1000)
+        for name, (depth, cost_ms, deadline_ms) in views.items()
     }
 
 

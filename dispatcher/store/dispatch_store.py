@@ -20,7 +20,7 @@ from dispatcher.core.lane import parse_lane
 from dispatcher.core.plan import Assign
 from dispatcher.core.snapshot import LaneView
 from dispatcher.errors import NotLeader
-from dispatcher.store.frame import Entry, parse_entry
+from dispatcher.store.frame import NEW, Entry, deadline_of, new_until, parse_entry
 from dispatcher.store.keys import Keys
 from dispatcher.store.policy_store import PolicyStore
 from dispatcher.store.script_stream import Call, ScriptRunner
@@ -202,10 +202,11 @@ class DispatchStore:
         for message, decision in zip(batch.messages, batch.decisions, strict=True):
             if isinstance(decision, Admitted):
                 lane = lanes.setdefault(decision.lane, len(lanes) + 1)
+                rest = new_until(decision.deadline_ms) if decision.deadline_ms else NEW
                 if decision.due_ms is None:
-                    verdict: str | bytes = f"L{decision.cost_ms:09d}{lane}"
+                    verdict: str | bytes = f"L{decision.cost_ms:09d}{rest}{lane}"
                 else:
-                    verdict = f"S{decision.cost_ms:09d}{lane}:{decision.due_ms}"
+                    verdict = f"S{decision.cost_ms:09d}{rest}{lane}:{decision.due_ms}"
             else:
                 # One that is too large was not looked into here: it may have an id.
                 may_have_id = decision.task_id or decision.reason == "too_large"
@@ -310,7 +311,7 @@ class DispatchStore:
 
 def _lane_view(name: bytes, depth: int, frame: bytes) -> LaneView:
     text = name.decode()
-    return LaneView(text, parse_lane(text), depth, int(frame[29:38]), int(frame[16:29]), job=int(frame[:16]))
+    return LaneView(text, parse_lane(text), depth, int(frame[29:38]), int(frame[16:29]), deadline_of(frame), int(frame[:16]))
 
 
 def _worker_row(

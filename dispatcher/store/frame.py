@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FRAME_BYTES = 46
+FRAME_BYTES = 59
+NEW = "00000000" + "0" * 13
+"""What a frame has after its cost while the job never came back and has no deadline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +14,8 @@ class Entry:
     """A frame and the lane it belongs to.
 
     ``job`` is the job number (16 digits, unique in the cell, ordered by admission); ``crashes``, ``rejects``, ``reaps`` and
-    ``recalls`` count how often the job came back, by cause, up to 99.
+    ``recalls`` count how often the job came back, by cause, up to 99. ``deadline_ms`` is the Redis time at which it may not begin any
+    more, 0 for never.
     """
 
     job: str
@@ -22,6 +25,7 @@ class Entry:
     rejects: int
     reaps: int
     recalls: int
+    deadline_ms: int
     lane: str
 
     @property
@@ -40,6 +44,17 @@ def parse_entry(text: str) -> Entry:
         rejects=int(text[40:42]),
         reaps=int(text[42:44]),
         recalls=int(text[44:46]),
+        deadline_ms=int(text[46:59]),
         lane=text[FRAME_BYTES:],
     )
 
+
+
+def new_until(deadline_ms: int) -> str:
+    """:data:`NEW` for a job that has a deadline."""
+    return f"00000000{deadline_ms:013d}"
+
+
+def deadline_of(frame: bytes) -> int:
+    """The deadline in ms, 0 for none."""
+    return int(frame[46:59])

@@ -24,7 +24,7 @@ from dispatcher.core.snapshot import LaneView, WorkerView
 from dispatcher.errors import EpochEnded
 from dispatcher.service.dispatch import Dispatcher, StepReport
 from dispatcher.store.admin_store import AdminStore
-from dispatcher.store.frame import parse_entry
+from dispatcher.store.frame import FRAME_BYTES, parse_entry
 from dispatcher.store.worker_store import ALIVE_TTL_MS, GiveBack
 from tests.integration.stage import Stage, Stub, make_app
 from tests.lua.support import dump
@@ -443,7 +443,7 @@ class Walk:
         places = Counter(entry[:16] for part in (scheduled, dead, *waiting, *(one.values() for one in leases)) for entry in part)
         assert set(places) == set(messages), "a job without its message, or a message without a job"
         assert set(places.values()) <= {1}, f"in two places: {[job for job, count in places.items() if count > 1]}"
-        routed = [(entry[:16], entry[46:].decode()) for part in (scheduled, *(one.values() for one in leases)) for entry in part]
+        routed = [(entry[:16], entry[FRAME_BYTES:].decode()) for part in (scheduled, *(one.values() for one in leases)) for entry in part]
         prefix = len(self.keys.lane_prefix)
         routed += [(frame[:16], key[prefix:].decode()) for key, part in zip(lane_keys, waiting, strict=True) for frame in part]
         for job, lane in routed:

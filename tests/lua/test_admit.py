@@ -11,6 +11,7 @@ from dispatcher.core.admission import Admitted, Refused
 from dispatcher.core.lane import Lane, lane_name
 from dispatcher.errors import NotLeader
 from dispatcher.store.dispatch_store import AdmitBatch, IngressList
+from dispatcher.store.frame import parse_entry
 from tests.lua.support import BYTES_MAX, DISPATCH, LANE, Cell, nothing_written
 from tests.messages import TASK, envelope, message
 
@@ -283,16 +284,22 @@ def test_priority_lists_are_named_in_the_reason(cell: Cell) -> None:
 
 
 def test_decisions_travel_as_they_were_made(cell: Cell) -> None:
-    """Cost and due time of the largest size fit their places."""
+    """Cost, due time and deadline of the largest size fit their places."""
     raw = message()
-    cell.push(raw, raw, raw)
+    cell.push(raw, raw, raw, raw)
     decisions: list[Admitted | Refused] = [
         Admitted(LANE, 999_999_999),
-        Admitted(LANE, 0, 253_402_300_799_999),
+        Admitted(LANE, 1, deadline_ms=1_700_000_000_123),
+        Admitted(LANE, 0, 253_402_300_799_999, deadline_ms=9_999_999_999_999),
         Refused("any", 'with "quotes" and ü\n', None),
     ]
-    cell.store.apply([AdmitBatch(DISPATCH, [raw] * 3, decisions)], tuple, promote=0)
+    cell.store.apply([AdmitBatch(DISPATCH, [raw] * 4, decisions)], tuple, promote=0)
 
-    assert [entry.cost_ms for entry in cell.waiting()] == [999_999_999]
-    assert cell.text.zrange(cell.keys.scheduled, 0, -1, withscores=True)[0][1] == 253_402_300_799_999
+    assert [(entry.cost_ms, entry.deadline_ms, entry.attempts) for entry in cell.waiting()] == [
+        (999_999_999, 0, 0),
+        (1, 1_700_000_000_123, 0),
+    ]
+    ((later, due_ms),) = cell.text.zrange(cell.keys.scheduled, 0, -1, withscores=True)
+    assert due_ms == 253_402_300_799_999
+    assert (parse_entry(later).deadline_ms, parse_entry(later).lane) == (9_999_999_999_999, LANE)
     assert json.loads(cell.text.hvals(cell.keys.dead_reasons)[0])["detail"] == 'with "quotes" and ü\n'

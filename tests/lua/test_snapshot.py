@@ -48,7 +48,16 @@ def test_a_lane_shows_its_depth_and_its_next_job(cell: Cell) -> None:
     entry = cell.waiting()[0]
     assert entry.job == first
     assert (view.name, view.lane, view.depth) == (LANE, parse_lane(LANE), 3)
-    assert (view.cost_ms, view.admitted_ms) == (entry.cost_ms, entry.admitted_ms)
+    assert (view.cost_ms, view.admitted_ms, view.deadline_ms) == (entry.cost_ms, entry.admitted_ms, 0)
+
+
+def test_a_lane_shows_the_deadline_of_its_next_job(cell: Cell) -> None:
+    """Whoever comes behind it."""
+    cell.push(message(dispatch={"deadline_s": 40_000_000}), message(dispatch={"deadline_s": 50_000_000}))
+    cell.admit()
+    (view,) = cell.store.look([], limit=1, message_bytes_max=BYTES_MAX).lanes
+
+    assert (view.depth, view.deadline_ms) == (2, 40_000_000_000)  # this cell's admission believes that it is 1970
 
 
 def test_a_worker_shows_what_it_owes(cell: Cell) -> None:

@@ -20,7 +20,9 @@ from kombu.utils.json import dumps, loads
 
 from dispatcher.core.admission import Admission, Admitted, Refused
 from dispatcher.core.job import job_headers
-from dispatcher.core.lane import parse_lane
+from dispatcher.core.labels import wanted
+from dispatcher.core.lane import Lane, lane_name, parse_lane, size_class
+from dispatcher.core.prefix import slot_of_text
 from tests.messages import TASK, envelope
 
 NOW_MS = 1_700_000_000_000
@@ -63,6 +65,89 @@ def test_what_the_header_says_decides() -> None:
     assert isinstance(found, Admitted)
     assert parse_lane(found.lane).model == "chat@2"
     assert found.cost_ms == 250
+
+
+def lane_of(dispatch: dict[str, Any], rules: Admission | None = None) -> Lane:
+    found = read(json.dumps(envelope(dispatch=dispatch)).encode(), rules)
+    assert isinstance(found, Admitted), found
+    return parse_lane(found.lane)
+
+
+def test_every_field_of_the_header_is_in_the_lane() -> None:
+    """Who it is for, where it must and would rather run, what it belongs to, how long it may wait: none is lost."""
+    said = job_headers(
+        model="chat@2", session="user-7", tenant="a/b c", cost=0.25, requires={"region": "eu", "gpu": ["h100", "a100"]},
+        prefers={"shard": "=7;|"}, deadline_s=30,
+    )["dispatch"]  # fmt: skip
+
+    assert lane_of(said) == Lane(
+        "dispatch", TASK, "chat@2", 3, size_class(250), "a/b c", (("gpu", ("a100", "h100")), ("region", ("eu",))),
+        (("shard", ("=7;|",)),), slot_of_text("user-7"), (30_000).bit_length(),
+    )  # fmt: skip
+
+
+tenants = st.text(min_size=1, max_size=5)
+wishes = st.dictionaries(st.text(min_size=1, max_size=4), st.lists(st.text(max_size=4), min_size=1, max_size=3), max_size=3)
+
+
+@given(tenants, wishes, wishes, st.none() | st.text(min_size=1, max_size=8), st.none() | st.floats(0.0001, 1e8))
+def test_a_lane_has_the_name_that_its_fields_give(
+    tenant: str, requires: dict[str, Any], prefers: dict[str, Any], session: str | None, deadline_s: float | None
+) -> None:
+    """The name that admission puts together is the one name of that lane, so equal jobs share a list."""
+    given_fields = dict(tenant=tenant, requires=requires, prefers=prefers, session=session, deadline_s=deadline_s)
+    found = read(json.dumps(envelope(dispatch={k: v for k, v in given_fields.items() if v is not None})).encode())
+    assert isinstance(found, Admitted), found
+    lane = parse_lane(found.lane)
+
+    assert found.lane == lane_name(lane)
+    assert (lane.tenant, lane.requires, lane.prefers) == (tenant, wanted(requires), wanted(prefers))
+    assert (lane.slot >= 0) == (session is not None)
+    assert (found.deadline_ms > 0) == (lane.deadline_class > 0) == (deadline_s is not None)
+
+
+def test_equal_wishes_share_a_lane_however_they_are_written() -> None:
+    """A string and a list of it, in any order, with or without repetition."""
+    one = {"requires": {"gpu": ["a100", "h100", "a100"], "region": "eu"}}
+    other = {"requires": {"region": ["eu"], "gpu": ["h100", "a100"]}}
+
+    assert lane_of(one) == lane_of(other)
+
+
+def test_a_session_wins_over_a_prefix_and_a_prefix_alone_has_a_slot() -> None:
+    """Who maps prefixes to slots sees every prefix, and is not asked about a job of a session."""
+    prefix = [11, 22, 33]
+
+    assert lane_of({"prefix": prefix}).slot == slot_of_text("11")
+    assert lane_of({"prefix": prefix, "session": "user-1"}).slot == slot_of_text("user-1")
+    assert lane_of({"prefix": []}).slot == -1
+    assert lane_of({"prefix": prefix}, admission(slot_of_prefix=len)).slot == 3
+
+
+def test_without_stickiness_sessions_share_a_lane() -> None:
+    """With `sticky` off nobody is kept together, and no lane is made for it."""
+    for said in ({"session": "user-1"}, {"prefix": [1]}):
+        assert lane_of(said, admission(sticky=False)) == lane_of({})
+
+
+@pytest.mark.parametrize(
+    ("eta", "deadline_s", "after_ms"),
+    [(None, 30, 30_000), ("2000-01-01", 30, 30_000), ("2023-11-14T22:14:20", 30, 90_000), (None, 1e-9, 1)],
+)
+def test_the_time_to_the_deadline_begins_when_the_job_could_first_run(eta: str | None, deadline_s: float, after_ms: int) -> None:
+    """At admission, or at its eta where that is later: a job that asks to wait is not late before it may begin."""
+    found = read(json.dumps(envelope(eta=eta, dispatch={"deadline_s": deadline_s})).encode())
+
+    assert isinstance(found, Admitted)
+    assert found.deadline_ms == NOW_MS + after_ms
+
+
+def test_a_deadline_beyond_what_a_frame_can_hold_is_cut() -> None:
+    """The frame has thirteen digits, to the year 2286."""
+    found = read(json.dumps(envelope(eta="9999-12-31", dispatch={"deadline_s": 1})).encode())
+
+    assert isinstance(found, Admitted)
+    assert found.deadline_ms == 9_999_999_999_999
 
 
 def test_a_route_gives_the_model_of_a_task_that_names_none() -> None:
@@ -276,6 +361,10 @@ REFUSED: list[tuple[str, bytes]] = [
     ("bad_header", changed("headers", "dispatch", to=[])),
     ("bad_header", changed("headers", "dispatch", to={"cost": -1})),
     ("bad_header", changed("headers", "dispatch", to={"model": 5})),
+    ("bad_header", changed("headers", "dispatch", to={"tenant": "x" * 129})),
+    ("bad_header", changed("headers", "dispatch", to={"requires": {"gpu": []}})),
+    ("bad_header", changed("headers", "dispatch", to={"prefers": {"gpu": "x" * 65}})),
+    ("bad_header", changed("headers", "dispatch", to={"deadline_s": 0})),
     ("unknown_model", changed("headers", "dispatch", to={"model": "gpt-99"})),
 ]
 

@@ -12,7 +12,7 @@ from dispatcher.core.evidence import KindTotals, Running, WorkerTotals
 from dispatcher.store.worker_store import Beat, BeatStatus, GiveBack
 from dispatcher.worker.keeper import LeaseKeeper, Outcome
 
-ENTRY = b"1000000000000001" + b"1".zfill(13) + b"1000".zfill(9) + b"00000000" + b"dispatch/my%2Ftask/default/p0/c10"
+ENTRY = b"1000000000000001" + b"1".zfill(13) + b"1000".zfill(9) + b"00000000" + b"0" * 13 + b"dispatch/my%2Ftask/default/p0/c10"
 
 
 class FakePipe:

@@ -2,7 +2,8 @@
 -- followed by the lane the job belongs to. A lane's list holds bare frames (its name is in its key). dispatcher/store/frame.py
 -- is the same layout in Python.
 --   1-16 job number · 17-29 admitted-at ms · 30-38 cost ms · 39-40 crashes · 41-42 rejects · 43-44 reaps · 45-46 recalls
-local FRAME_BYTES = 46
+--   47-59 deadline in ms, zeros for none
+local FRAME_BYTES = 59
 
 local COUNTER_AT = { crashes = 39, rejects = 41, reaps = 43, recalls = 45 }
 

@@ -15,8 +15,8 @@ ARGV[3] lane_count    names of the lanes follow, one for each of the lane lists
 ARGV[*] then per message, next first:
         fingerprint   "<length>:<last tail_bytes>" or "sha1:<hex>" of the message that was planned for; "!<length>" for one that was
                       not read
-        verdict       "L" .. cost in ms, nine digits .. lane number: it waits in that lane
-                      "S" .. cost .. lane number .. ":" .. due ms: it is not due before
+        verdict       "L" .. facts .. lane number: it waits in that lane. facts: what its frame has after the time of admission
+                      "S" .. facts .. lane number .. ":" .. due ms: it is not due before
                       "D" or "U" .. JSON of the reason: it is a dead letter; "U": its id needs a FAILURE
 Returns {how many messages were moved, job number of the first}: the others' numbers follow on it; {0} none, {-1} NOT_LEADER. It stops
 at the first that is not the one planned for: somebody pushed to the head of the list in between, and the next look sees it.
@@ -59,17 +59,17 @@ for i = 1, matched do
   stored[2 * i - 1], stored[2 * i] = job, waiting[length - i + 1]
   local kind = sub(verdict, 1, 1)
   if kind == 'L' then
-    local lane = sub(verdict, 11)
+    local lane = sub(verdict, 32)
     local list = pushes[lane]
     if not list then
       list = {}
       pushes[lane] = list
     end
-    list[#list + 1] = job .. admitted_at .. sub(verdict, 2, 10) .. '00000000'
+    list[#list + 1] = job .. admitted_at .. sub(verdict, 2, 31)
   elseif kind == 'S' then
-    local colon = string.find(verdict, ':', 11, true)
-    local lane = ARGV[3 + tonumber(sub(verdict, 11, colon - 1))]
-    redis.call('ZADD', scheduled, sub(verdict, colon + 1), job .. admitted_at .. sub(verdict, 2, 10) .. '00000000' .. lane)
+    local colon = string.find(verdict, ':', 32, true)
+    local lane = ARGV[3 + tonumber(sub(verdict, 32, colon - 1))]
+    redis.call('ZADD', scheduled, sub(verdict, colon + 1), job .. admitted_at .. sub(verdict, 2, 31) .. lane)
   else
     redis.call('HSET', dead_reasons, job, sub(verdict, 2))
     redis.call('ZADD', dead_letters, now, job)
