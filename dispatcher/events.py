@@ -102,6 +102,24 @@ class FleetSilent:
 
 
 @dataclass(frozen=True, slots=True)
+class LaneUnroutable:
+    """No worker may have the jobs of ``lane``, for ``unroutable_after_s`` now; said once until one may. ``refusals``: per
+    filter how many workers it keeps from them, and an example: ``2 × model: w1@host: does not serve chat``.
+    """
+
+    lane: str
+    depth: int
+    refusals: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LaneRoutable:
+    """A lane that was told of as unroutable is so no more: some worker may have its jobs, or they are gone."""
+
+    lane: str
+
+
+@dataclass(frozen=True, slots=True)
 class UnknownHeaderField:
     """A job's ``dispatch`` header holds a field that nothing here acts on. Said once a field and process."""
 
@@ -140,6 +158,8 @@ Event = (
     | RedisLost
     | RedisBack
     | FleetSilent
+    | LaneUnroutable
+    | LaneRoutable
     | UnknownHeaderField
     | FleetScaled
     | ScalingAdvised

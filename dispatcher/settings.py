@@ -70,6 +70,8 @@ class Settings:
     reaps_max: int = knob(10, "runs", "A job that was running on this many dead workers is buried.")
     reject_backoff_s: float = knob(1.0, "s", "First wait of a job that its task rejected with requeue; doubles, at most a minute.")
     stall_s: float = knob(3.0, "s", "A worker that beats but has not looked at its queue for this long gets nothing.")
+    unroutable_after_s: float = knob(30.0, "s", "A lane whose jobs no worker may have is told of, as an event and in `dispatcher status`, "
+                                     "once it has been so for this long.")
     drain_timeout_s: float = knob(3600.0, "s", "How long workers of `dispatcher autoscale` may finish what they run when it ends.")
     chunk_tokens_max: int = knob(4096, "tokens", "Padded token budget of one chunk of a batch (longest line × lines).")
     chunk_lines_max: int = knob(64, "lines", "Most lines in one chunk of a batch.")

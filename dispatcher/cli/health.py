@@ -39,7 +39,7 @@ def health(session: Session, worker: str | None, flower: str | None, as_json: bo
         raise Unavailable("no dispatcher leads: start one with `dispatcher run`")
     if worker is not None:
         _check_worker(status, worker)
-    say({"leader": status["leader"], "worker": worker}, "healthy", as_json=as_json)
+    say({"leader": status["leader"], "worker": worker, "unroutable": status["unroutable"]}, "healthy", as_json=as_json)
 
 
 def _check_worker(status: dict[str, Any], name: str) -> None:

@@ -34,13 +34,16 @@ def _print(facts: dict[str, Any], paused: set[str]) -> None:
         f"{who}; {count(facts['ingress'], 'job')} in the ingress, {waiting} in lanes, {facts['scheduled']} scheduled, "
         f"{count(facts['dead'], 'dead letter')}"
     )
+    if facts["unroutable"]:
+        console.print(f"{count(facts['unroutable'], 'lane')} that no worker may serve: `dispatcher explain JOB` says why")
     if paused:
         queues = "every queue" if "*" in paused else ", ".join(sorted(paused))
         console.print(f"paused: {queues} (`dispatcher resume` goes on)")
     if facts["lanes"]:
-        table = plain_table("lane", "depth", "oldest")
+        table = plain_table("lane", "depth", "oldest", "why it waits")
         for lane in facts["lanes"]:
-            table.add_row(escape(lane["lane"]), str(lane["depth"]), f"{lane['oldest_s']:.1f} s")
+            why = lane["why"]["text"] if lane["why"] is not None else "-"
+            table.add_row(escape(lane["lane"]), str(lane["depth"]), f"{lane['oldest_s']:.1f} s", escape(why))
         console.print(table)
     if not facts["workers"]:
         console.print("no workers")

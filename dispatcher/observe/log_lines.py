@@ -12,6 +12,8 @@ from dispatcher.events import (
     FleetSilent,
     JobSettled,
     JobsRefused,
+    LaneRoutable,
+    LaneUnroutable,
     LeadGained,
     LeadLost,
     RedisBack,
@@ -69,6 +71,11 @@ def log_line(event: Event) -> tuple[int, str]:
                 f"{silent} of {_count(total, 'worker')} are silent at once: their jobs wait one more lease_ttl_s, in case "
                 "the network is at fault"
             )
+        case LaneUnroutable(lane, depth, refusals):
+            why = "; ".join(refusals) or "there is no worker"
+            return logging.ERROR, f"no worker may have the {_count(depth, 'job')} of lane {lane}: {why}"
+        case LaneRoutable(lane):
+            return logging.WARNING, f"lane {lane} is not unroutable any more"
         case UnknownHeaderField(name):
             return logging.WARNING, f"the dispatch header field {name!r} has no effect in this version; check the producer"
         case FleetScaled(start, drain, reason, workers):

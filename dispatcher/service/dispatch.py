@@ -36,6 +36,7 @@ from dispatcher.events import (
 )
 from dispatcher.service.evidence import Evidence
 from dispatcher.service.reap import Reaper
+from dispatcher.service.tell import Teller
 from dispatcher.service.views import lost_worker_view, worker_view
 from dispatcher.service.wake import Waker
 from dispatcher.settings import Settings
@@ -95,6 +96,7 @@ class Dispatcher:
         self._state = PolicyState()
         self._reaper = Reaper(store, settings, emit)
         self._evidence = Evidence(store.policy(), {}, interval_ms=round(settings.heartbeat_s * 1000))
+        self._teller = Teller(store, settings, self._filters, emit)
         self._registrations: dict[str, Registration] = {}
         self._queues: set[str] = set(settings.ingress_queues)
         self._models: set[str] = set(settings.models)
@@ -211,6 +213,7 @@ class Dispatcher:
         applied = self._store.apply(decide(), place, promote=settings.batch_size if due else 0)
         self._windows.ticked(self._clock.monotonic_ms() - began_ms)
         self._report_refusals(batches, applied.admitted)
+        self._teller.step(snapshot, decided, monotonic_ms=self._clock.monotonic_ms())
         returned = self._reaper.step(workers, now_ms=look.now_ms, monotonic_ms=self._clock.monotonic_ms())
         self._evidence.step(look.now_ms, workers)
         wait_s = settings.idle_wait_s

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from typing import Any, Final, get_type_hints
+
+import msgspec
 
 from dispatcher.core.snapshot import WorkerView
 from dispatcher.store.dispatch_store import WorkerRow
 from dispatcher.store.worker_store import Registration
+
+_OF_ROW: Final = frozenset(
+    {"epoch", "leases", "leased_cost_ms", "taken", "done", "draining", "beat_age_ms", "consume_age_ms", "loop_lag_ms", "ended"}
+)
+_OF_REGISTRATION: Final = frozenset({"name", "concurrency", "weight", "models", "tasks", "ingress", "at_most_once", "labels"})
+_LEARNED: Final = tuple(one for one in fields(WorkerView) if one.name not in _OF_ROW | _OF_REGISTRATION)
+_TYPES: Final = get_type_hints(WorkerView)
 
 
 def worker_view(row: WorkerRow, registration: Registration, **learned: Any) -> WorkerView:
@@ -40,3 +51,18 @@ def lost_worker_view(row: WorkerRow) -> WorkerView:
         row.epoch, row.epoch, 0, 1.0, frozenset(), frozenset(), frozenset(), row.leases, row.leased_cost_ms, row.taken, 0,
         ended=row.ended, beat_age_ms=row.beat_age_ms,
     )  # fmt: skip
+
+
+def learned(view: WorkerView) -> dict[str, Any]:
+    """What the leader alone knows of the worker, for others to be told; what is as for any worker is left out."""
+    known = {one.name: getattr(view, one.name) for one in _LEARNED}
+    return {one.name: known[one.name] for one in _LEARNED if known[one.name] != _default(one)}
+
+
+def learned_from_json(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What :func:`learned` gave, after it has been JSON. Raises ``msgspec.ValidationError`` for anything else."""
+    return {one.name: msgspec.convert(facts[one.name], _TYPES[one.name]) for one in _LEARNED if one.name in facts}
+
+
+def _default(one: Any) -> Any:
+    return one.default_factory() if one.default_factory is not MISSING else one.default

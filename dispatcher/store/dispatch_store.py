@@ -22,6 +22,7 @@ from dispatcher.core.snapshot import LaneView
 from dispatcher.errors import NotLeader
 from dispatcher.store.frame import NEW, Entry, deadline_of, new_until, parse_entry
 from dispatcher.store.keys import Keys
+from dispatcher.store.leader_view import write_leader_view
 from dispatcher.store.policy_store import PolicyStore
 from dispatcher.store.script_stream import Call, ScriptRunner
 from dispatcher.store.worker_store import ALIVE_TTL_MS, DEAD_TTL_MS, GiveBack, Registration
@@ -167,6 +168,10 @@ class DispatchStore:
     def models(self) -> set[str]:
         """Models that any worker has ever served."""
         return {name.decode() for name in cast("set[bytes]", self._client.smembers(self.keys.models))}
+
+    def tell(self, encoded: bytes) -> None:
+        """Say what this leader sees, for `status` and its like."""
+        write_leader_view(self._client, self.keys, encoded)
 
     # -- acting
 

@@ -69,6 +69,8 @@ KEYS: tuple[KeyDoc, ...] = (
     KeyDoc("<cell>:leader", "string", "random id of the leading dispatcher", "elect", "every script of the dispatcher",
            "leader_ttl_s after the last renewal"),
     KeyDoc("<cell>:leader_info", "hash", "host and pid of the leading dispatcher", "elect", "status", "permanent"),
+    KeyDoc("<cell>:leader_view", "string", "JSON: why lanes wait, and what the leader has learned of each worker; at most one write a "
+           "second", "dispatch", "status, explain, top", "6 s after the last write"),
     KeyDoc("<cell>:wake", "list", "at most one element: something changed while the dispatcher slept", "ack, register_worker, "
            "drain_worker, giveback, end_epoch, resume", "dispatch (BRPOP)", "until read"),
     KeyDoc("<cell>:submission:<digest>", "hash", "a resumable `submit`: chunk → task id", "submit", "submit --resume",
@@ -152,6 +154,10 @@ class Keys:
     @property
     def leader_info(self) -> str:
         return self._key("leader_info")
+
+    @property
+    def leader_view(self) -> str:
+        return self._key("leader_view")
 
     @property
     def wake(self) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 import redis
 
+from dispatcher.core.explain import in_words
 from dispatcher.core.lane import parse_lane
 from dispatcher.store.frame import parse_entry
 from dispatcher.store.keys import Keys
+from dispatcher.store.leader_view import HeldLane, LeaderView, read_leader_view
 from dispatcher.store.scripts import Scripts
 from dispatcher.store.worker_store import ALIVE_TTL_MS, Registration
 
@@ -27,7 +29,9 @@ def read_status(client: redis.Redis, scripts: Scripts, keys: Keys, queues: Seque
     """The cell as JSON. ``queues``: ingress queues to count besides those that workers named. ``client`` answers with text.
 
     ``ingress``, ``scheduled`` and ``dead`` are counts of jobs; a worker's ``leased`` includes ``running``. ``leader`` is ``null`` or
-    has the ``host`` and ``pid`` of the leading dispatcher. Costs one script and two pipelines, whatever the number of jobs.
+    has the ``host`` and ``pid`` of the leading dispatcher. What only the leader knows is as of its last second, and missing while there
+    is none: ``why`` a lane's jobs wait, ``unroutable`` (lanes that no worker may serve, for ``unroutable_after_s``), and of a worker its
+    ``window``, measured ``speeds``, ``warmth``, and why it is ``ejected``. Costs one script and two pipelines, whatever the number of jobs.
     """
     now_ms, _, _, lanes, workers, _ = scripts(
         "snapshot",
@@ -43,6 +47,8 @@ def read_status(client: redis.Redis, scripts: Scripts, keys: Keys, queues: Seque
         pipe.smembers(keys.ingress_queues)
         pipe.zrange(keys.gone, 0, -1)
         leads, info, scheduled, dead, named, gone = pipe.execute()
+    view = (read_leader_view(client, keys) if leads else None) or LeaderView("")
+    holds = {hold.lane: hold for hold in view.holds}
     epochs = [*rows, *(epoch for epoch in gone if epoch not in rows)]
     lists = [one for queue in sorted({*queues, *named}) for one in keys.ingress(queue)]
     with client.pipeline(transaction=False) as pipe:
@@ -51,23 +57,41 @@ def read_status(client: redis.Redis, scripts: Scripts, keys: Keys, queues: Seque
         for epoch in epochs:
             pipe.hgetall(keys.worker(epoch))
         replies = pipe.execute()
-    shown = [_worker(epoch, rows.get(epoch), facts) for epoch, facts in zip(epochs, replies[len(lists) :], strict=True) if facts]
+    shown = [
+        _worker(epoch, rows.get(epoch), facts, view.workers.get(epoch, {}))
+        for epoch, facts in zip(epochs, replies[len(lists) :], strict=True)
+        if facts
+    ]
     return {
         "leader": (msgspec.json.decode(info) if info else {}) if leads else None,
         "ingress": sum(replies[: len(lists)]),
         "scheduled": scheduled,
         "dead": dead,
-        "lanes": sorted((_lane(lanes[i : i + 3], now_ms) for i in range(0, len(lanes), 3)), key=lambda lane: lane["lane"]),
+        "unroutable": view.unroutable,
+        "lanes": sorted((_lane(lanes[i : i + 3], now_ms, holds) for i in range(0, len(lanes), 3)), key=lambda lane: lane["lane"]),
         "workers": sorted(shown, key=lambda worker: (worker["state"] == "dead", worker["name"], worker["epoch"])),
     }
 
 
-def _lane(row: Sequence[Any], now_ms: int) -> dict[str, Any]:
+def _lane(row: Sequence[Any], now_ms: int, holds: Mapping[str, HeldLane]) -> dict[str, Any]:
     name, depth, frame = row
-    return {"lane": name, "depth": depth, "oldest_s": max(0.0, round((now_ms - parse_entry(frame).admitted_ms) / 1000, 3))}
+    oldest_s = max(0.0, round((now_ms - parse_entry(frame).admitted_ms) / 1000, 3))
+    return {"lane": name, "depth": depth, "oldest_s": oldest_s, "why": _why(holds.get(name))}
 
 
-def _worker(epoch: str, row: Sequence[Any] | None, facts: dict[str, str]) -> dict[str, Any]:
+def _why(hold: HeldLane | None) -> dict[str, Any] | None:
+    if hold is None:
+        return None
+    return {
+        "reason": hold.reason,
+        "text": in_words(hold.reason, hold.refusals),
+        "refusals": {kind: {"workers": count, "example": example} for kind, (count, example) in hold.refusals.items()},
+        "waits_for": hold.waits_for,
+        "unroutable_s": hold.unroutable_s,
+    }
+
+
+def _worker(epoch: str, row: Sequence[Any] | None, facts: dict[str, str], learned: Mapping[str, Any]) -> dict[str, Any]:
     registration = msgspec.json.decode(facts.get("registration") or NOBODY, type=Registration)
     alive = row is not None and row[1] >= 0
     if not alive:
@@ -76,6 +100,8 @@ def _worker(epoch: str, row: Sequence[Any] | None, facts: dict[str, str]) -> dic
         state = "draining"
     elif "done" not in facts:
         state = "starting"
+    elif learned.get("ejected"):
+        state = "ejected"
     else:
         state = "ready"
     return {
@@ -88,6 +114,11 @@ def _worker(epoch: str, row: Sequence[Any] | None, facts: dict[str, str]) -> dic
         "running": row[6] if row is not None else 0,
         "done": int(facts.get("done", 0)),
         "failed": int(facts.get("failed", 0)),
+        "busy_s": round(int(facts.get("busy_ms", 0)) / 1000, 3),
+        "window": learned.get("window"),
+        "speeds": learned.get("speeds", {}),
+        "warmth": learned.get("warmth", 1.0),
+        "ejected": learned.get("ejected", ""),
         "beat_age_s": round(row[1] / 1000, 3) if alive and row is not None else None,
         "pid": registration.pid,
         "models": list(registration.models),

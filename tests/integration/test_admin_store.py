@@ -64,7 +64,7 @@ def cell(redis_url: str) -> Iterator[Cell]:
 
 def test_status_of_an_empty_cell(cell: Cell) -> None:
     """Every field is there when nothing is."""
-    assert cell.admin.status() == {"leader": None, "ingress": 0, "scheduled": 0, "dead": 0, "lanes": [], "workers": []}
+    assert cell.admin.status() == {"leader": None, "ingress": 0, "scheduled": 0, "dead": 0, "unroutable": 0, "lanes": [], "workers": []}
 
 
 def test_status_counts_each_job_where_it_is(cell: Cell) -> None:
@@ -80,7 +80,7 @@ def test_status_counts_each_job_where_it_is(cell: Cell) -> None:
     (lane,) = status["lanes"]
     assert status["leader"].keys() == {"host", "pid"}
     assert (status["ingress"], status["scheduled"], status["dead"]) == (0, 1, 1)
-    assert set(lane) == {"lane", "depth", "oldest_s"}
+    assert set(lane) == {"lane", "depth", "oldest_s", "why"}
     assert lane["lane"].startswith("dispatch/t/default/p0/")
     assert worker["leased"] + lane["depth"] == 10
     assert 0 < worker["leased"] < 10
@@ -91,6 +91,7 @@ def test_status_counts_each_job_where_it_is(cell: Cell) -> None:
     }  # fmt: skip
     assert set(worker) == {
         "name", "epoch", "state", "weight", "concurrency", "leased", "running", "done", "failed", "beat_age_s", "pid", "models", "labels",
+        "busy_s", "window", "speeds", "warmth", "ejected",
     }  # fmt: skip
     assert 0 <= worker["beat_age_s"] < 60
 

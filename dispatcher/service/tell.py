@@ -1,0 +1,102 @@
+"""Tells why jobs wait: to Redis for those who look, and as events where no worker may have them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+import msgspec
+import redis
+
+from dispatcher.core.balancing.base import Filter
+from dispatcher.core.explain import refusals
+from dispatcher.core.plan import Hold, Plan
+from dispatcher.core.snapshot import Snapshot
+from dispatcher.core.unroutable import UnroutableLanes
+from dispatcher.events import Event, LaneRoutable, LaneUnroutable
+from dispatcher.service.views import learned
+from dispatcher.settings import Settings
+from dispatcher.store.dispatch_store import DispatchStore
+from dispatcher.store.leader_view import EXPIRES_MS, HeldLane, LeaderView
+
+TELL_MS: Final = 1_000
+"""What has changed is written at most this often."""
+
+HOLDS_MAX: Final = 200
+"""Lanes told of at most; those that are unroutable come first."""
+
+PAIRS_MAX: Final = 2_000
+"""Refusals are looked up for about so many (lane, worker) pairs a write: 2 ms."""
+
+
+class Teller:
+    """One leader's. :meth:`step` costs next to nothing but once a second."""
+
+    def __init__(
+        self, store: DispatchStore, settings: Settings, filters: Sequence[Filter], emit: Callable[[Event], None]
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._filters = filters
+        self._emit = emit
+        self._unroutable = UnroutableLanes(round(settings.unroutable_after_s * 1000))
+        self._next_ms = 0
+        self._told = b""
+        self._told_ms = 0
+
+    def step(self, snapshot: Snapshot, decided: Plan, *, monotonic_ms: int) -> None:
+        """Take in what a plan over the snapshot decided, and tell it when it is time."""
+        unroutable = {hold.lane for hold in decided.holds if hold.reason == "unroutable"}
+        if unroutable or self._unroutable.known:
+            self._alert(unroutable, snapshot, decided, monotonic_ms)
+        if monotonic_ms < self._next_ms:
+            return
+        self._next_ms = monotonic_ms + TELL_MS
+        encoded = msgspec.json.encode(self._view(snapshot, decided.holds, monotonic_ms))
+        if encoded == self._told and monotonic_ms - self._told_ms < EXPIRES_MS // 2:
+            return
+        try:
+            self._store.tell(encoded)
+        except redis.ResponseError:  # out of memory, say: nothing depends on it
+            return
+        self._told, self._told_ms = encoded, monotonic_ms
+
+    def _alert(self, unroutable: set[str], snapshot: Snapshot, decided: Plan, now_ms: int) -> None:
+        lanes = {lane.name: lane for lane in snapshot.lanes}
+        placed = {one.lane for one in decided.assignments}
+        # Of a paused lane nobody can say; one that is not there any more waits for nothing.
+        others = {hold.lane for hold in decided.holds if hold.reason != "paused"} - unroutable
+        gone = self._unroutable.known - lanes.keys() - unroutable
+        new, ended = self._unroutable.look(unroutable, placed | others | gone, now_ms)
+        for name in new:
+            if (lane := lanes.get(name)) is not None:
+                refused = refusals(lane, snapshot.workers, self._filters)
+                why = tuple(f"{count} × {kind}: {example}" for kind, (count, example) in refused.items())
+                self._emit(LaneUnroutable(name, lane.depth, why))
+        for name in ended:
+            self._emit(LaneRoutable(name))
+
+    def _view(self, snapshot: Snapshot, holds: Sequence[Hold], now_ms: int) -> LeaderView:
+        held = sorted(holds, key=lambda hold: (hold.reason != "unroutable", hold.lane))
+        return LeaderView(
+            strategy=self._settings.strategy,
+            holds=tuple(self._held(held[:HOLDS_MAX], snapshot, now_ms)),
+            holds_left_out=max(0, len(held) - HOLDS_MAX),
+            unroutable=len(self._unroutable.told),
+            workers={worker.epoch: learned(worker) for worker in snapshot.workers if worker.ended is None},
+        )
+
+    def _held(self, holds: Sequence[Hold], snapshot: Snapshot, now_ms: int) -> Iterator[HeldLane]:
+        lanes = {lane.name: lane for lane in snapshot.lanes}
+        known: dict[object, dict[str, tuple[int, str]]] = {}  # lanes that ask the same are refused the same
+        pairs = PAIRS_MAX
+        for hold in holds:
+            lane = lanes.get(hold.lane)
+            found: dict[str, tuple[int, str]] = {}
+            if lane is not None and hold.reason != "paused":
+                asked = (lane.lane.ingress, lane.lane.task, lane.lane.model, lane.lane.requires)
+                if asked not in known and pairs > 0:
+                    known[asked] = refusals(lane, snapshot.workers, self._filters)
+                    pairs -= len(snapshot.workers)
+                found = known.get(asked, found)
+            yield HeldLane(hold.lane, hold.reason, found, unroutable_s=self._unroutable.waited_ms(hold.lane, now_ms) // 1000)
