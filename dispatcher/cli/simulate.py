@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ import click
 from dispatcher.cli.output import json_option, plain_table, wide_console
 from dispatcher.cli.session import Session
 from dispatcher.errors import Invalid
+from dispatcher.settings import STICKY
 
 if TYPE_CHECKING:
     from dispatcher.simulation.plot import Run
@@ -33,6 +35,12 @@ if TYPE_CHECKING:
 @click.option("--fail", "failures", multiple=True, metavar="WORKER@S[+BACK_S]", help="It dies then, and is back so much later.")
 @click.option("--handover-ms", type=click.FloatRange(0), default=0.0, help="From assigning a job to its start on an idle worker.")
 @click.option("--tick-ms", type=click.FloatRange(0), default=0.0, help="Rest between plans; makes large fleets quick to simulate.")
+@click.option("--blocks", type=click.IntRange(0), default=0, help="Prefix blocks that each worker caches, of 512 tokens.  [default: none]")
+@click.option("--sessions", type=click.IntRange(1), metavar="N", help="With --rate: jobs are turns of so many sessions at a time.")
+@click.option("--turns", type=click.FloatRange(1), default=10.0, show_default=True, help="Jobs of a session, on average.")
+@click.option("--session-cache", type=click.IntRange(0), metavar="N", help="Sessions that each worker keeps.  [default: all]")
+@click.option("--session-saves", type=click.FloatRange(0, 1), default=0.0, help="Share of a job's work where its session is kept.")
+@click.option("--sticky", type=click.Choice(STICKY), help="Sessions and prefixes to the worker that had them.  [default: the setting]")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT.html", help="Write a page with curves.")
 @json_option
 @click.pass_obj
@@ -50,34 +58,52 @@ def simulate(
     failures: tuple[str, ...],
     handover_ms: float,
     tick_ms: float,
+    blocks: int,
+    sessions: int | None,
+    turns: float,
+    session_cache: int | None,
+    session_saves: float,
+    sticky: str | None,
     plot: Path | None,
     as_json: bool,
 ) -> None:
     """Run the dispatcher's own policy over a trace in virtual time.
 
-    A request of a trace is taken to be input / 8000 + 0.02 × output seconds of work on a worker of weight 1. Needs no Redis.
+    A request of a trace is taken to be input / 8000 + 0.02 × output seconds of work on a worker of weight 1; with --blocks, its input in
+    blocks that the worker has cached (`hash_ids` in Mooncake's traces) takes no time. Needs no Redis.
     """
     from dispatcher.core.balancing import STRATEGIES, strategy
+    from dispatcher.simulation.bounds import bounds_of
+    from dispatcher.simulation.caches import CacheSizes
     from dispatcher.simulation.plot import Run, page
     from dispatcher.simulation.report import report
+    from dispatcher.simulation.traces import with_sessions
     from dispatcher.simulation.world import SimWorker, World
 
     settings, fleet = session.load_with_fleet(fleet_file)
+    if sticky is not None:
+        settings = replace(settings, sticky=sticky).checked()
     names = tuple(STRATEGIES) if "all" in strategies else strategies or (settings.strategy,)
     chosen = [strategy(name) for name in dict.fromkeys(names)]
     workers = [SimWorker(name, kind.concurrency, kind.weight) for name, kind in fleet.workers()]
     if not workers:
         raise Invalid("the fleet has no workers: nothing would ever run")
     planned = [_failure(text, {one.name for one in workers}) for text in failures]
+    if sessions is not None and trace is not None:
+        raise click.UsageError("--sessions goes with --rate: a trace has no sessions")
     work = _jobs(trace, rate, cost, jobs, jitter_s, seed)
+    if sessions is not None:
+        work = with_sessions(work, sessions=sessions, turns=turns, saves=session_saves, rng=Random(seed + 1))
+    caches = CacheSizes(blocks, len(work) if session_cache is None else session_cache)
+    bounds = bounds_of(work, workers, caches)
     runs: list[Run] = []
     for one in chosen:
         world = World(
             work, workers, strategy=one, settings=settings, rng=Random(seed), noise=noise, failures=planned,
-            handover_ms=handover_ms, tick_ms=tick_ms,
+            handover_ms=handover_ms, tick_ms=tick_ms, caches=caches,
         )  # fmt: skip
         outcome = world.run()
-        runs.append(Run(report(one.name, work, workers, outcome), outcome))
+        runs.append(Run(report(one.name, work, workers, outcome, bounds), outcome))
     title = trace.name if trace else f"{rate:g} jobs/s, {cost or 'exp:1'}"
     if plot is not None:
         try:
@@ -124,14 +150,16 @@ def _failure(text: str, known: set[str]) -> Failure:
 
 
 def _print(runs: list[Run]) -> None:
-    from dispatcher.simulation.plot import COLUMNS, cells
+    from dispatcher.simulation.plot import columns, pooled
 
     first = runs[0].report
-    table = plain_table(*COLUMNS)
+    table = plain_table(*columns(first))
     for run in runs:
-        table.add_row(*cells(run.report))
+        table.add_row(*columns(run.report).values())
     wide_console().print(table)
     click.echo(f"{first.jobs} jobs, {len(first.workers)} workers; lower bound of the mean: {first.mean_bound_s:.2f} s")
+    if bound := pooled(first):
+        click.echo(bound)
 
 
 def _without_nan(value: object) -> object:

@@ -18,11 +18,6 @@ STYLE: Final = (
     "td,th{padding:.2em .9em .2em 0;text-align:right;font-variant-numeric:tabular-nums}td:first-child,th:first-child{text-align:left}"
     "svg text{font-size:12px;fill:#555}.grid{stroke:#ddd}.bound{stroke:#999;stroke-dasharray:5 4}"
 )
-COLUMNS: Final = (
-    "strategy", "mean s", "p50 s", "p99 s", "max s", "mean ÷ bound", "utilization", "share error", "repeated", "unfinished",
-)  # fmt: skip
-
-
 @dataclass(frozen=True, slots=True)
 class Run:
     """One strategy's run."""
@@ -31,12 +26,29 @@ class Run:
     outcome: Outcome
 
 
-def cells(one: Report) -> tuple[str, ...]:
-    """A report as a row of :data:`COLUMNS`."""
-    return (
-        one.strategy, *(f"{value:.2f}" for value in (one.mean_s, one.p50_s, one.p99_s, one.max_s, one.mean_s / one.mean_bound_s)),
-        f"{one.utilization:.1%}", f"{100 * one.share_error:.1f} points", str(one.repeated), str(one.unfinished),
-    )  # fmt: skip
+def columns(one: Report) -> dict[str, str]:
+    """A report as a row: heading → cell. What was not simulated has no column."""
+    row = {"strategy": one.strategy}
+    for name, seconds in (("mean s", one.mean_s), ("p50 s", one.p50_s), ("p99 s", one.p99_s), ("max s", one.max_s)):
+        row[name] = f"{seconds:.2f}"
+    row["mean ÷ bound"] = f"{one.mean_s / one.mean_bound_s:.2f}"
+    row["utilization"] = f"{one.utilization:.1%}"
+    row["share error"] = f"{100 * one.share_error:.1f} points"
+    row["imbalance"] = f"{one.imbalance:.2f}"
+    if one.hit_rate is not None:
+        row["block hits"] = f"{one.hit_rate:.1%}"
+        if one.pooled_lru_rate:
+            row["÷ pooled LRU"] = f"{one.hit_rate / one.pooled_lru_rate:.2f}"
+    if one.session_hit_rate is not None:
+        row["session hits"] = f"{one.session_hit_rate:.1%}"
+    return row | {"repeated": str(one.repeated), "unfinished": str(one.unfinished)}
+
+
+def pooled(one: Report) -> str:
+    """The bounds of block hits as a sentence; empty where there are none."""
+    if one.pooled_lru_rate is None or one.pooled_belady_rate is None:
+        return ""
+    return f"block hits of one cache as large as all together: LRU {one.pooled_lru_rate:.1%}, Belady {one.pooled_belady_rate:.1%}"
 
 
 def page(title: str, runs: Sequence[Run]) -> str:
@@ -54,15 +66,16 @@ def page(title: str, runs: Sequence[Run]) -> str:
             *_responses(runs, colours, bound_s),
             "<h2>Jobs waiting</h2><p>In lanes; those that a worker holds are not counted.</p>",
             *_waiting(runs, colours),
+            *_hits(runs, colours),
             "</html>\n",
         )
     )
 
 
 def _table(runs: Sequence[Run], colours: dict[str, str]) -> Iterator[str]:
-    yield "<table><tr>" + "".join(f"<th>{escape(name)}</th>" for name in COLUMNS) + "</tr>"
+    yield "<table><tr>" + "".join(f"<th>{escape(name)}</th>" for name in columns(runs[0].report)) + "</tr>"
     for run in runs:
-        first, *rest = cells(run.report)
+        first, *rest = columns(run.report).values()
         mark = f'<span style="color:{colours[first]}">■</span> {escape(first)}'
         yield f"<tr><td>{mark}</td>" + "".join(f"<td>{escape(cell)}</td>" for cell in rest) + "</tr>"
     yield "</table>"
@@ -98,6 +111,26 @@ def _waiting(runs: Sequence[Run], colours: dict[str, str]) -> Iterator[str]:
     )
     for run in runs:
         yield _curve([(at / end_ms, count / most) for at, count in run.outcome.waiting], colours[run.report.strategy])
+    yield "</svg>"
+
+
+def _hits(runs: Sequence[Run], colours: dict[str, str]) -> Iterator[str]:
+    """A bar for each strategy's share of cached blocks, beside what one pooled cache would have had."""
+    first = runs[0].report
+    lru, belady = first.pooled_lru_rate, first.pooled_belady_rate
+    if first.hit_rate is None or lru is None or belady is None:
+        return
+    most = max([belady, *(run.report.hit_rate or 0.0 for run in runs)]) or 1.0
+    yield f"<h2>Block hits</h2><p>Share of prefix blocks that were cached where their job ran. Dashed: {escape(pooled(first))}.</p>"
+    yield from _axes([(part / 4, f"{most * part / 4:.1%}") for part in range(5)], [])
+    for number, run in enumerate(runs):
+        high = (_y(0) - _y(1)) / len(runs)
+        y, width = _y(1) + number * high, _x((run.report.hit_rate or 0.0) / most) - _x(0)
+        name = run.report.strategy
+        yield f'<rect x="{_x(0)}" y="{y + 2:.1f}" width="{width:.1f}" height="{high - 4:.1f}" fill="{colours[name]}" opacity=".75"/>'
+        yield f'<text x="{_x(0) + 6}" y="{y + high / 2 + 4:.1f}">{escape(name)}</text>'
+    for rate in (lru, belady):
+        yield f'<line class="bound" x1="{_x(rate / most)}" x2="{_x(rate / most)}" y1="{_y(0)}" y2="{_y(1)}"/>'
     yield "</svg>"
 
 

@@ -1,4 +1,4 @@
-"""What a run is judged by: response times, use of the fleet and its evenness, beside the lower bound."""
+"""What a run is judged by: response times, use of the fleet and its evenness, cache hits; beside the bounds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dispatcher.simulation.bounds import mean_response_bound_ms
+from dispatcher.simulation.bounds import Bounds, bounds_of
+from dispatcher.simulation.caches import CacheSizes
 from dispatcher.simulation.traces import SimJob
 from dispatcher.simulation.world import Outcome, SimWorker
 
@@ -29,7 +30,10 @@ class Report:
 
     ``repeated``: jobs that ran more than once. ``utilization``: work done ÷ what the fleet could have done up to the last end.
     ``share_error``: the largest difference between a worker's share of the work and its share of the capacity; under light load a
-    good strategy has a large one. ``mean_bound_s``: no dispatcher does better.
+    good strategy has a large one. ``imbalance``: the busiest worker's utilization ÷ the mean. ``mean_bound_s``: no dispatcher does
+    better. ``hit_rate``: prefix blocks that were cached where their job ran ÷ all; ``pooled_lru_rate``, ``pooled_belady_rate``: what one
+    cache as large as all together would have had. ``session_hit_rate``: jobs that ran where their session was, first jobs of sessions
+    left out. ``None`` where there is nothing to count.
     """
 
     strategy: str
@@ -44,6 +48,11 @@ class Report:
     makespan_s: float
     utilization: float
     share_error: float
+    imbalance: float
+    hit_rate: float | None
+    pooled_lru_rate: float | None
+    pooled_belady_rate: float | None
+    session_hit_rate: float | None
     plans: int
     workers: tuple[WorkerReport, ...]
 
@@ -52,8 +61,11 @@ class Report:
         return asdict(self)
 
 
-def report(strategy: str, jobs: Sequence[SimJob], fleet: Sequence[SimWorker], outcome: Outcome) -> Report:
-    """The figures of one run over those jobs and that fleet."""
+def report(
+    strategy: str, jobs: Sequence[SimJob], fleet: Sequence[SimWorker], outcome: Outcome, bounds: Bounds | None = None
+) -> Report:
+    """The figures of one run over those jobs and that fleet; ``bounds`` are theirs, found here where they are not given (no caches)."""
+    bounds = bounds or bounds_of(jobs, fleet, CacheSizes())
     ended = sorted(ms / 1000 for ms in outcome.response_ms if not math.isnan(ms))
     capacity = sum(one.weight * one.concurrency for one in fleet)
     work_ms = sum(account.work_ms for account in outcome.workers.values())
@@ -67,7 +79,7 @@ def report(strategy: str, jobs: Sequence[SimJob], fleet: Sequence[SimWorker], ou
         )
         for one in fleet
     )
-    bound_ms = mean_response_bound_ms(jobs, fleet_speed=capacity, fastest=max(one.weight for one in fleet))
+    busiest = max(one.utilization for one in workers)
     return Report(
         strategy=strategy,
         jobs=len(jobs),
@@ -77,10 +89,15 @@ def report(strategy: str, jobs: Sequence[SimJob], fleet: Sequence[SimWorker], ou
         p50_s=percentile(ended, 50),
         p99_s=percentile(ended, 99),
         max_s=percentile(ended, 100),
-        mean_bound_s=bound_ms / 1000,
+        mean_bound_s=bounds.mean_ms / 1000,
         makespan_s=outcome.ended_ms / 1000,
         utilization=work_ms / (capacity * outcome.ended_ms) if outcome.ended_ms else 0.0,
         share_error=max(abs(one.share - one.capacity_share) for one in workers),
+        imbalance=busiest * len(workers) / sum(one.utilization for one in workers) if busiest else 1.0,
+        hit_rate=outcome.blocks.rate,
+        pooled_lru_rate=bounds.lru_rate,
+        pooled_belady_rate=bounds.belady_rate,
+        session_hit_rate=outcome.sessions.rate,
         plans=outcome.plans,
         workers=workers,
     )

@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from random import Random
@@ -16,27 +16,59 @@ from typing import Final, TextIO
 from dispatcher.errors import Invalid
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
+Row = tuple[float, int, int, tuple[int | str, ...]]
+"""(ms, input tokens, output tokens, hashes of the prompt's blocks) of a request."""
+
 COSTS: Final = "const:SECONDS, exp:MEAN or lognormal:MEAN,CV"
 
 
 @dataclass(frozen=True, slots=True)
 class SimJob:
-    """A job: when it arrives, in ms from the first, and its work in ms at speed 1."""
+    """A job: when it arrives, in ms from the first, and its work in ms at speed 1 where nothing of it is cached.
+
+    ``prefix``: hashes of the blocks of its prompt; each leading one that is cached saves ``block_ms``, all together at most
+    ``prompt_ms``. ``session``: where its session is kept it takes ``session_ms`` less.
+    """
 
     at_ms: float
     cost_ms: float
+    prefix: tuple[int | str, ...] = ()
+    block_ms: float = 0.0
+    prompt_ms: float = 0.0
+    session: str | None = None
+    session_ms: float = 0.0
+
+    def left_ms(self, blocks: int, *, session_kept: bool) -> float:
+        """Its work where its first ``blocks`` blocks are cached, and its session is or is not."""
+        saved_ms = min(self.prompt_ms, blocks * self.block_ms) + (self.session_ms if session_kept else 0.0)
+        return max(0.001, self.cost_ms - saved_ms)
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceModel:
-    """Tokens to work: seconds at speed 1 = input / ``input_tokens_per_s`` + output × ``output_token_s``. Assumed, not measured."""
+    """Tokens to work: seconds at speed 1 = input / ``input_tokens_per_s`` + output × ``output_token_s``. Assumed, not measured.
+
+    Input tokens in cached blocks of ``block_tokens`` cost nothing.
+    """
 
     input_tokens_per_s: float = 8000.0
     output_token_s: float = 0.02
+    block_tokens: int = 512
 
     def cost_ms(self, tokens_in: int, tokens_out: int) -> float:
         """Work of one request, at least a microsecond."""
-        return max(0.001, (tokens_in / self.input_tokens_per_s + tokens_out * self.output_token_s) * 1000)
+        return max(0.001, self.prompt_ms(tokens_in) + tokens_out * self.output_token_s * 1000)
+
+    def prompt_ms(self, tokens_in: int) -> float:
+        """The part of the work that a cache can save."""
+        return tokens_in / self.input_tokens_per_s * 1000
+
+    def job(self, at_ms: float, tokens_in: int, tokens_out: int, blocks: tuple[int | str, ...]) -> SimJob:
+        """A request as a job."""
+        cost_ms = self.cost_ms(tokens_in, tokens_out)
+        if not blocks:
+            return SimJob(at_ms, cost_ms)
+        return SimJob(at_ms, cost_ms, blocks, self.prompt_ms(self.block_tokens), self.prompt_ms(tokens_in))
 
 
 def read_trace(path: Path, model: ServiceModel | None = None, *, limit: int | None = None) -> list[SimJob]:
@@ -45,11 +77,9 @@ def read_trace(path: Path, model: ServiceModel | None = None, *, limit: int | No
     ``limit``: only the first so many. Raises :class:`Invalid` with file and line for what cannot be read.
     """
     model = model or ServiceModel()
-    jobs: list[SimJob] = []
     try:
         with _opened(path) as file:
-            for at_ms, tokens_in, tokens_out in _rows(path, file):
-                jobs.append(SimJob(at_ms, model.cost_ms(tokens_in, tokens_out)))
+            jobs = [model.job(*row) for row in _rows(path, file)]
     except (OSError, EOFError, UnicodeDecodeError) as exc:
         raise Invalid(f"cannot read the trace {path}: {exc}") from exc
     if not jobs:
@@ -60,12 +90,12 @@ def read_trace(path: Path, model: ServiceModel | None = None, *, limit: int | No
 
 def from_zero(jobs: list[SimJob]) -> list[SimJob]:
     """The same jobs, the first of which arrives at 0."""
-    return [SimJob(job.at_ms - jobs[0].at_ms, job.cost_ms) for job in jobs]
+    return [replace(job, at_ms=job.at_ms - jobs[0].at_ms) for job in jobs]
 
 
 def jittered(jobs: list[SimJob], jitter_ms: float, rng: Random) -> list[SimJob]:
     """Each job later by a uniform chance of up to ``jitter_ms``: for traces whose timestamps are rounded to seconds."""
-    moved = [SimJob(job.at_ms + rng.random() * jitter_ms, job.cost_ms) for job in jobs]
+    moved = [replace(job, at_ms=job.at_ms + rng.random() * jitter_ms) for job in jobs]
     return from_zero(sorted(moved, key=lambda job: job.at_ms))
 
 
@@ -75,6 +105,21 @@ def poisson(*, rate_per_s: float, jobs: int, cost: Callable[[Random], float], rn
     for _ in range(jobs):
         made.append(SimJob(at_ms, max(0.001, cost(rng) * 1000)))
         at_ms += rng.expovariate(rate_per_s) * 1000
+    return made
+
+
+def with_sessions(jobs: list[SimJob], *, sessions: int, turns: float, saves: float, rng: Random) -> list[SimJob]:
+    """The same jobs, each a turn of one of ``sessions`` that go on at a time; a session ends after ``turns`` on average (geometric),
+    and another begins. A job whose session is kept where it runs takes ``saves``, a share of its work, less.
+    """
+    live, begun = [f"s{number}" for number in range(sessions)], sessions
+    made = []
+    for job in jobs:
+        at = rng.randrange(sessions)
+        made.append(replace(job, session=live[at], session_ms=job.cost_ms * saves))
+        if rng.random() * turns < 1:
+            live[at] = f"s{begun}"
+            begun += 1
     return made
 
 
@@ -107,8 +152,8 @@ def _opened(path: Path) -> TextIO:
     return io.TextIOWrapper(gzip.open(path)) if packed else path.open()
 
 
-def _rows(path: Path, file: TextIO) -> Iterator[tuple[float, int, int]]:
-    """(ms, input tokens, output tokens) of each line."""
+def _rows(path: Path, file: TextIO) -> Iterator[Row]:
+    """Each line that is not empty."""
     first = file.readline()
     if first.startswith("{"):
         read, lines = _mooncake, _chained(first, file)
@@ -129,14 +174,17 @@ def _chained(first: str, file: TextIO) -> Iterator[tuple[int, str]]:
     yield from enumerate(file, 2)
 
 
-def _azure(line: str) -> tuple[float, int, int]:
+def _azure(line: str) -> Row:
     at, tokens_in, tokens_out = line.split(",")
     instant = datetime.fromisoformat(at[:26])  # the seventh digit is more than Python reads
     day_ms = instant.toordinal() * 86_400_000
     clock_ms = ((instant.hour * 60 + instant.minute) * 60 + instant.second) * 1000 + instant.microsecond / 1000
-    return day_ms + clock_ms, int(tokens_in), int(tokens_out)
+    return day_ms + clock_ms, int(tokens_in), int(tokens_out), ()
 
 
-def _mooncake(line: str) -> tuple[float, int, int]:
+def _mooncake(line: str) -> Row:
     row = json.loads(line)
-    return float(row["timestamp"]), int(row["input_length"]), int(row["output_length"])
+    blocks = tuple(row.get("hash_ids", ()))
+    if not all(isinstance(block, int | str) for block in blocks):
+        raise ValueError("hash_ids must be numbers or strings")
+    return float(row["timestamp"]), int(row["input_length"]), int(row["output_length"]), blocks

@@ -1,7 +1,8 @@
 """A cell in virtual time: jobs arrive, lanes fill, ``plan`` places, workers run, die and come back. The policy is the dispatcher's own.
 
-What the dispatcher would not know here either: the true cost of a job (it sees an estimate), and that a worker has died (it sees
-silence). Messages, Redis and processes are left out; a hand-over takes ``handover_ms``.
+What the dispatcher would not know here either: the true cost of a job (it sees an estimate, of a job of which nothing is cached), what
+a worker has in its caches, and that it has died (it sees silence). Messages, Redis and processes are left out; a hand-over takes
+``handover_ms``.
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ from dispatcher.core.balancing.base import Strategy
 from dispatcher.core.balancing.filters import standard_filters
 from dispatcher.core.lane import Lane, lane_name, size_class
 from dispatcher.core.ordering import order
-from dispatcher.core.plan import HoldRule, PolicyState, plan
+from dispatcher.core.plan import HoldRule, Plan, PolicyState, plan
+from dispatcher.core.prefix import NOWHERE, PrefixSlots, slot_of_text
 from dispatcher.core.snapshot import LaneView, Snapshot, WorkerView
 from dispatcher.core.window import Windows
 from dispatcher.settings import Settings
+from dispatcher.simulation.caches import CacheSizes, HitCount, LruCache
 from dispatcher.simulation.traces import SimJob
 
 INGRESS: Final = "simulated"
 TASK: Final = "simulated.job"
 NEVER: Final = float("inf")
+NO_CACHES: Final = CacheSizes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,9 @@ class Failure:
 
 @dataclass(slots=True)
 class WorkerAccount:
-    """What one worker, over all its lives, did. ``work_ms`` at speed 1; ``busy_ms`` summed over slots; both of completed jobs."""
+    """What one worker, over all its lives, did. ``work_ms`` at speed 1, less what caches saved; ``busy_ms`` summed over slots; both of
+    completed jobs.
+    """
 
     jobs: int = 0
     work_ms: float = 0.0
@@ -57,7 +63,11 @@ class WorkerAccount:
 
 @dataclass(slots=True)
 class Outcome:
-    """What happened. Lists are by job, in order of arrival; ``response_ms`` is NaN for a job that never ended."""
+    """What happened. Lists are by job, in order of arrival; ``response_ms`` is NaN for a job that never ended.
+
+    ``blocks``: prefix blocks of the jobs begun, and those that were cached there. ``sessions``: jobs of a session, its first
+    one left out, and those that ran where the one before had run and where the session was still kept.
+    """
 
     response_ms: list[float]
     runs: list[int]
@@ -65,15 +75,18 @@ class Outcome:
     ended_ms: float = 0.0
     waiting: list[tuple[float, int]] = field(default_factory=list)
     plans: int = 0
+    blocks: HitCount = field(default_factory=HitCount)
+    sessions: HitCount = field(default_factory=HitCount)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Life:
     """One life of a worker, as the world sees it."""
 
     spec: SimWorker
     epoch: str
-    born_ms: float
+    blocks: LruCache
+    sessions: LruCache
     held: deque[tuple[int, float]] = field(default_factory=deque)  # (job, when it gets there)
     running: set[int] = field(default_factory=set)
     leased_cost_ms: int = 0
@@ -107,8 +120,10 @@ class World:
         failures: Sequence[Failure] = (),
         handover_ms: float = 0.0,
         tick_ms: float = 0.0,
+        caches: CacheSizes = NO_CACHES,
     ) -> None:
         self._jobs = jobs
+        self._caches = caches
         self._estimates = [max(1, round(job.cost_ms * noise ** (2 * rng.random() - 1))) for job in jobs]
         self._settings = settings
         self._strategy = strategy
@@ -127,10 +142,15 @@ class World:
         self._now_ms = 0.0
         self._lives: dict[str, _Life] = {}
         self._views: dict[str, WorkerView] = {}
+        self._unseen: dict[_Life, None] = {}  # those that the dispatcher has not looked at since something changed
+        self._room = 0
+        self._slots = [NOWHERE] * len(jobs)
+        self._prefixes = PrefixSlots()
+        self._session_at: dict[str, _Life] = {}
         self._lanes: dict[str, deque[int]] = {}
         self._lane_views: dict[str, LaneView] = {}
         self._admitted_ms: dict[int, int] = {}
-        self._names = {size: lane_name(_lane(size)) for size in {size_class(cost) for cost in self._estimates}}
+        self._lanes_of: dict[tuple[int, int], tuple[str, Lane]] = {}  # (size class, slot) → name, lane
         self._waiting = 0
         self._changed = False
         self.outcome = Outcome([float("nan")] * len(jobs), [0] * len(jobs), {one.name: WorkerAccount() for one in workers})
@@ -165,46 +185,72 @@ class World:
 
     def _admit(self, job: int) -> None:
         """To the end of its lane."""
-        size = size_class(self._estimates[job])
+        said = self._jobs[job]
+        if self._settings.sticky != "off":
+            if said.session is not None:
+                self._slots[job] = slot_of_text(said.session)
+            elif said.prefix:
+                self._slots[job] = self._prefixes.slot_of_prefix(said.prefix)
         self._admitted_ms[job] = int(self._now_ms)
-        self._lanes.setdefault(self._names[size], deque()).append(job)
-        self._touch_lane(self._names[size])
+        name, lane = self._lane(job)
+        jobs = self._lanes.setdefault(name, deque())
+        jobs.append(job)
+        self._touch_lane(name, lane, jobs)
         self._waiting += 1
         self._changed = True
 
     def _return(self, job: int) -> None:
         """To the head of its lane, with its old place in the order."""
-        name = self._names[size_class(self._estimates[job])]
-        self._lanes.setdefault(name, deque()).appendleft(job)
-        self._touch_lane(name)
+        name, lane = self._lane(job)
+        jobs = self._lanes.setdefault(name, deque())
+        jobs.appendleft(job)
+        self._touch_lane(name, lane, jobs)
         self._waiting += 1
         self._changed = True
 
-    def _touch_lane(self, name: str) -> None:
-        lane = self._lanes[name]
-        if lane:
-            head = lane[0]
-            cost_ms = self._estimates[head]
-            self._lane_views[name] = LaneView(name, _lane(size_class(cost_ms)), len(lane), cost_ms, self._admitted_ms[head])
+    def _lane(self, job: int) -> tuple[str, Lane]:
+        kind = size_class(self._estimates[job]), self._slots[job]
+        found = self._lanes_of.get(kind)
+        if found is None:
+            lane = Lane(INGRESS, TASK, "default", 0, kind[0], slot=kind[1])
+            found = self._lanes_of[kind] = lane_name(lane), lane
+        return found
+
+    def _touch_lane(self, name: str, lane: Lane, jobs: deque[int]) -> None:
+        if jobs:
+            head = jobs[0]
+            self._lane_views[name] = LaneView(name, lane, len(jobs), self._estimates[head], self._admitted_ms[head], job=head)
         else:
-            del self._lane_views[name]
+            del self._lanes[name], self._lane_views[name]
 
     # -- workers
 
     def _begin(self, spec: SimWorker) -> None:
-        life = _Life(spec, f"e{self._count}", self._now_ms)
+        life = _Life(spec, f"e{self._count}", LruCache(self._caches.blocks), LruCache(self._caches.sessions))
         self._count += 1
         self._lives[life.epoch] = life
-        self._look(life)
+        self._notice(life)
+
+    def _notice(self, life: _Life) -> None:
+        """Something changed that the dispatcher will see when it looks."""
+        self._unseen[life] = None
         self._changed = True
 
-    def _look(self, life: _Life) -> None:
-        """What the dispatcher sees of it from now on."""
+    def _look(self) -> None:
+        """At the workers of which something changed, and at no other: a plan must not cost what the fleet is large."""
+        for life in self._unseen:
+            if life.epoch in self._lives:
+                before = self._views.get(life.epoch)
+                view = self._views[life.epoch] = self._view(life)
+                self._room += view.room - (before.room if before is not None else 0)
+        self._unseen.clear()
+
+    def _view(self, life: _Life) -> WorkerView:
         heartbeat_ms = self._settings.heartbeat_s * 1000
         if self._now_ms - life.told_at_ms >= heartbeat_ms:
             life.told_done, life.told_at_ms = life.done, self._now_ms
         spec = life.spec
-        self._views[life.epoch] = WorkerView(
+        return WorkerView(
             epoch=life.epoch,
             name=spec.name,
             concurrency=spec.concurrency,
@@ -226,10 +272,25 @@ class World:
         life.running.add(job)
         self.outcome.runs[job] += 1
         begins_ms = max(self._now_ms, there_ms)
-        took_ms = self._jobs[job].cost_ms / life.spec.weight
-        self._at(begins_ms + took_ms, self._end, life, job, took_ms)
+        work_ms = self._work_ms(life, self._jobs[job])
+        self._at(begins_ms + work_ms / life.spec.weight, self._end, life, job, work_ms)
 
-    def _end(self, life: _Life, job: int, took_ms: float) -> None:
+    def _work_ms(self, life: _Life, job: SimJob) -> float:
+        """What is left of it where this worker's caches have some; they have all of it from now on."""
+        blocks, kept = 0, False
+        if job.prefix and self._caches.blocks:
+            blocks = life.blocks.use(job.prefix)
+            self.outcome.blocks.asked += len(job.prefix)
+            self.outcome.blocks.hits += blocks
+        if job.session is not None and self._caches.sessions:
+            kept = life.sessions.use((job.session,)) == 1 and self._session_at.get(job.session) is life
+            if job.session in self._session_at:
+                self.outcome.sessions.asked += 1
+                self.outcome.sessions.hits += kept
+            self._session_at[job.session] = life  # what others keep of it is out of date now
+        return job.left_ms(blocks, session_kept=kept) if blocks or kept else job.cost_ms
+
+    def _end(self, life: _Life, job: int, work_ms: float) -> None:
         if life.died:
             return
         life.running.remove(job)
@@ -237,14 +298,13 @@ class World:
         life.done += 1
         account, outcome = self.outcome.workers[life.spec.name], self.outcome
         account.jobs += 1
-        account.work_ms += self._jobs[job].cost_ms
-        account.busy_ms += took_ms
+        account.work_ms += work_ms
+        account.busy_ms += work_ms / life.spec.weight
         outcome.response_ms[job] = self._now_ms - self._jobs[job].at_ms
         outcome.ended_ms = self._now_ms
         if life.held:
             self._start(life, *life.held.popleft())
-        self._look(life)
-        self._changed = True
+        self._notice(life)
 
     def _die(self, failure: Failure) -> None:
         for life in [one for one in self._lives.values() if one.spec.name == failure.name and not one.died]:
@@ -257,12 +317,13 @@ class World:
     def _fall_silent(self, life: _Life) -> None:
         if life.epoch in self._lives:
             life.silent = True
-            self._look(life)
-            self._changed = True  # jobs held for it have no reason to wait any longer
+            self._notice(life)  # jobs held for it have no reason to wait any longer
 
     def _reap(self, life: _Life) -> None:
         """Its jobs go back in line, the oldest first."""
-        del self._lives[life.epoch], self._views[life.epoch]
+        self._look()
+        self._room -= self._views.pop(life.epoch).room
+        del self._lives[life.epoch]
         for job in sorted([*life.running, *(job for job, _ in life.held)], reverse=True):
             self._return(job)
         self._windows.forget(set(self._lives))
@@ -282,30 +343,33 @@ class World:
 
     def _place(self) -> None:
         self._changed = False
-        while any(view.leases < view.window for view in self._views.values()):
-            snapshot = Snapshot(
-                int(self._now_ms), True, frozenset(), tuple(self._lane_views.values()), tuple(self._views.values())
-            )
-            self.outcome.plans += 1
-            decided = plan(
-                snapshot,
-                self._state,
-                strategy=self._strategy,
-                filters=self._filters,
-                rng=self._rng,
-                jobs_max=self._settings.batch_size,
-                order=self._order,
-                hold=self._hold,
-            )
+        while True:
+            self._look()
+            if not self._room:
+                return
+            decided = self._plan()
             for assign in decided.assignments:
-                lane, life = self._lanes[assign.lane], self._lives[assign.epoch]
+                jobs, life = self._lanes[assign.lane], self._lives[assign.epoch]
                 for _ in range(assign.count):
-                    self._lease(life, lane.popleft())
+                    self._lease(life, jobs.popleft())
                 self._waiting -= assign.count
-                self._touch_lane(assign.lane)
-                self._look(life)
+                self._touch_lane(assign.lane, self._lane_views[assign.lane].lane, jobs)
+                self._unseen[life] = None
             if not self._waiting or sum(one.count for one in decided.assignments) < self._settings.batch_size:
                 return
+
+    def _plan(self) -> Plan:
+        self.outcome.plans += 1
+        return plan(
+            Snapshot(int(self._now_ms), True, frozenset(), tuple(self._lane_views.values()), tuple(self._views.values())),
+            self._state,
+            strategy=self._strategy,
+            filters=self._filters,
+            rng=self._rng,
+            jobs_max=self._settings.batch_size,
+            order=self._order,
+            hold=self._hold,
+        )
 
     def _lease(self, life: _Life, job: int) -> None:
         life.leased_cost_ms += self._estimates[job]
@@ -322,7 +386,3 @@ class World:
 
 _TASKS: Final = frozenset({TASK})
 _QUEUES: Final = frozenset({INGRESS})
-
-
-def _lane(size: int) -> Lane:
-    return Lane(INGRESS, TASK, "default", 0, size)

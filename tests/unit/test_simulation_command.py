@@ -94,6 +94,36 @@ def test_it_reads_a_trace(capsys: pytest.CaptureFixture[str], fleet: str, tmp_pa
     assert only["mean_s"] == pytest.approx(0.25)
 
 
+def test_it_counts_block_hits_beside_the_pooled_bounds(capsys: pytest.CaptureFixture[str], fleet: str, tmp_path: Path) -> None:
+    """Of a Mooncake trace: `hash_ids` against a cache of so many blocks on each worker, in the table, JSON and the page."""
+    trace, page = tmp_path / "t.jsonl", tmp_path / "out.html"
+    trace.write_text("".join(
+        f'{{"timestamp": {1000 * n}, "input_length": 1024, "output_length": 1, "hash_ids": [0, {n % 3 + 1}]}}\n' for n in range(30)
+    ))  # fmt: skip
+    given = ("--trace", str(trace), "--fleet", fleet, "--blocks", "100")
+    code, out, _ = run(capsys, *given, "--plot", str(page))
+    (only,) = facts(capsys, *given)["runs"]
+    (without,) = facts(capsys, *given[:-2])["runs"]
+
+    assert code == 0
+    assert "block hits of one cache as large as all together: LRU 93.3%, Belady 93.3%" in out
+    assert "÷ pooled LRU" in out
+    assert 0.5 < only["hit_rate"] <= only["pooled_belady_rate"] == pytest.approx(1 - 4 / 60)
+    assert without["hit_rate"] is without["pooled_lru_rate"] is None
+    assert page.read_text("utf-8").count("<rect") == 1
+
+
+def test_it_makes_up_sessions(capsys: pytest.CaptureFixture[str], fleet: str) -> None:
+    """Jobs become turns of sessions; the share that ran where their session was is told, and what that saved shows."""
+    given = ("--rate", "5", "--jobs", "400", "--fleet", fleet, "--sessions", "10")
+    (plain,) = facts(capsys, *given)["runs"]
+    (saving,) = facts(capsys, *given, "--session-saves", "0.5")["runs"]
+    (forgetful,) = facts(capsys, *given, "--session-cache", "1", "--sticky", "off")["runs"]
+
+    assert plain["session_hit_rate"] > forgetful["session_hit_rate"] > 0
+    assert saving["mean_s"] < plain["mean_s"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -105,6 +135,7 @@ def test_it_reads_a_trace(capsys: pytest.CaptureFixture[str], fleet: str, tmp_pa
         (("--rate", "1", "--fail", "huge@1"), "--fail names 'huge': the fleet has big, small1, small2"),
         (("--trace", "/nowhere/t.csv"), "cannot read the trace"),
         (("--trace", "/nowhere/t.csv", "--cost", "exp:1"), "--cost goes with --rate"),
+        (("--trace", "/nowhere/t.csv", "--sessions", "5"), "--sessions goes with --rate"),
         (("--rate", "1", "--plot", "/nowhere/o.html"), "cannot write /nowhere/o.html"),
     ],
 )

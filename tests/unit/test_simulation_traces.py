@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -13,7 +14,15 @@ import pytest
 
 from benchmarks.azure_trace import MEAN_LIMIT_S, P99_LIMIT_S, SETTINGS, run
 from dispatcher.errors import Invalid
-from dispatcher.simulation.traces import ServiceModel, SimJob, cost_distribution, jittered, poisson, read_trace
+from dispatcher.simulation.traces import (
+    ServiceModel,
+    SimJob,
+    cost_distribution,
+    jittered,
+    poisson,
+    read_trace,
+    with_sessions,
+)
 
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 23:59:59.9000000,800,50\n2023-11-17 00:00:00.1500000,4000,10\n"
 MOONCAKE = (
@@ -35,11 +44,14 @@ def test_azure_csv(tmp_path: Path) -> None:
 
 
 def test_mooncake_lines_packed_and_out_of_order(tmp_path: Path) -> None:
-    """Gzip is known by its content, not its name; arrivals are sorted and begin at 0."""
+    """Gzip is known by its content, not its name; arrivals are sorted and begin at 0; blocks are kept, of 512 tokens each."""
     path = tmp_path / "m.jsonl"
     path.write_bytes(gzip.compress(MOONCAKE.encode()))
 
-    assert read_trace(path) == [SimJob(0.0, pytest.approx(30.0)), SimJob(3_000.0, pytest.approx(3_000.0))]
+    assert read_trace(path) == [
+        SimJob(0.0, pytest.approx(30.0), (0,), 64.0, 10.0),
+        SimJob(3_000.0, pytest.approx(3_000.0), (0, 1), 64.0, 1_000.0),
+    ]
     assert len(read_trace(path, limit=1)) == 1
     assert read_trace(path, ServiceModel(input_tokens_per_s=1.0, output_token_s=0.0))[0].cost_ms == 80_000.0
 
@@ -51,6 +63,7 @@ def test_mooncake_lines_packed_and_out_of_order(tmp_path: Path) -> None:
         ("", "neither an Azure trace"),
         (AZURE + "2023-11-17,many,10\n", "line 4: '2023-11-17,many,10' is no request"),
         (MOONCAKE + '{"timestamp": 1}\n', "line 3"),
+        ('{"timestamp": 1, "input_length": 1, "output_length": 1, "hash_ids": [[1]]}\n', "hash_ids must be numbers or strings"),
         ("TIMESTAMP,ContextTokens,GeneratedTokens\n", "holds no jobs"),
     ],
 )
@@ -82,6 +95,25 @@ def test_poisson_arrivals() -> None:
     assert pstdev(gaps) / fmean(gaps) == pytest.approx(1, rel=0.03)
     assert {job.cost_ms for job in jobs} == {2_000.0}
     assert jobs == poisson(rate_per_s=4.0, jobs=20_000, cost=cost_distribution("const:2"), rng=Random(1))
+
+
+def test_sessions_come_and_go() -> None:
+    """So many at a time, of so many turns each on average; what a kept one saves is a share of the work. Arrivals stay as they were."""
+    jobs = poisson(rate_per_s=4.0, jobs=20_000, cost=cost_distribution("const:2"), rng=Random(1))
+    turns = with_sessions(jobs, sessions=50, turns=8.0, saves=0.25, rng=Random(2))
+    sizes = Counter(job.session for job in turns)
+
+    assert [(job.at_ms, job.cost_ms) for job in turns] == [(job.at_ms, job.cost_ms) for job in jobs]
+    assert fmean(sizes.values()) == pytest.approx(8, rel=0.05)
+    assert len({job.session for job in turns[:200]}) < 100
+    assert {job.left_ms(0, session_kept=True) for job in turns} == {1_500.0}
+
+
+def test_cached_blocks_save_the_prompt_and_no_more() -> None:
+    """Two blocks of 512 tokens, the second partial: both cached, the output is left."""
+    job = ServiceModel().job(0.0, 800, 10, (1, 2))
+
+    assert [job.left_ms(hits, session_kept=False) for hits in (0, 1, 2)] == pytest.approx([300.0, 236.0, 200.0])
 
 
 @pytest.mark.parametrize(("text", "mean", "cv"), [("exp:1.5", 1.5, 1.0), ("lognormal:3,0.5", 3.0, 0.5)])

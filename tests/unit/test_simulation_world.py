@@ -201,7 +201,7 @@ def test_random_overloads_the_weak_only_without_windows() -> None:
 
 def test_srpt_by_hand() -> None:
     """A long job is put aside for a short one that comes later, and taken up again."""
-    jobs = [SimJob(0.0, 10.0), SimJob(2.0, 1.0), SimJob(20.0, 4.0)]
+    jobs = [(0.0, 10.0), (2.0, 1.0), (20.0, 4.0)]
 
     assert pooled_srpt_mean_ms(jobs, 1.0) == pytest.approx((11 + 1 + 4) / 3)
     assert pooled_srpt_mean_ms(jobs, 2.0) == pytest.approx((5.5 + 0.5 + 2) / 3)
@@ -209,7 +209,7 @@ def test_srpt_by_hand() -> None:
 
 def test_the_bound_is_the_larger_of_two() -> None:
     """One job cannot be split over the fleet: the fastest slot is what it takes."""
-    assert mean_response_bound_ms([SimJob(0.0, 10.0)], fleet_speed=100.0, fastest=2.0) == 5.0
+    assert mean_response_bound_ms([(0.0, 10.0)], fleet_speed=100.0, fastest=2.0) == 5.0
 
 
 def test_percentiles_are_values_that_occurred() -> None:
