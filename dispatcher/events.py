@@ -127,6 +127,42 @@ class UnknownHeaderField:
 
 
 @dataclass(frozen=True, slots=True)
+class RolloutChanged:
+    """Somebody changed an alias. ``shares``: ``chat@1 95 %`` and so on, the largest first; empty where the alias was removed."""
+
+    alias: str
+    shares: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutStepped:
+    """A guard gave its canary, ``version``, a larger share (``5 %``), and why."""
+
+    alias: str
+    version: str
+    share: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutRolledBack:
+    """A guard withdrew its canary, ``version``: all goes to ``to`` again, and why."""
+
+    alias: str
+    version: str
+    to: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobsRerouted:
+    """``count`` jobs that waited for a withdrawn ``version`` wait for another now."""
+
+    version: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class FleetScaled:
     """The autoscaler starts workers (``start``: their kinds) or drains some (``drain``: their names) of ``workers``, and why."""
 
@@ -161,6 +197,10 @@ Event = (
     | LaneUnroutable
     | LaneRoutable
     | UnknownHeaderField
+    | RolloutChanged
+    | RolloutStepped
+    | RolloutRolledBack
+    | JobsRerouted
     | FleetScaled
     | ScalingAdvised
 )

@@ -9,7 +9,7 @@ import bz2
 import json
 import lzma
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -21,6 +21,7 @@ from dispatcher.core.job import JobHeader, parse_header
 from dispatcher.core.labels import wanted
 from dispatcher.core.lane import Lane, lane_name, name_end, size_class
 from dispatcher.core.prefix import PrefixSlots, SlotOfPrefix, slot_of_text
+from dispatcher.core.rollout import Split
 from dispatcher.errors import Invalid
 
 JSON_CONTENT: Final = "application/json"
@@ -91,12 +92,14 @@ class Admission:
     """The rules of one cell. ``known_models`` is None while no model is known at all: then every model may wait.
 
     ``sticky``: whether jobs of a session, or of a prefix, have a lane of their own, so that they can be kept together.
+    ``splits``: what a model's name stands for, where it is an alias of versions.
     """
 
     routes: dict[str, str]
     default_cost_s: float
     accept_content: frozenset[str] = frozenset({JSON_CONTENT})
     known_models: Collection[str] | None = None
+    splits: Mapping[str, Split] = field(default_factory=dict)
     unknown_fields: dict[str, int] = field(default_factory=dict)
     sticky: bool = True
     slot_of_prefix: SlotOfPrefix = field(default_factory=lambda: PrefixSlots().slot_of_prefix)
@@ -135,20 +138,22 @@ class Admission:
         if content not in self.accept_content:
             raise _Refusal("content_refused", f"content type {content!r} is not in accept_content")
         _check_body(envelope, is_json=content == JSON_CONTENT)
-        model, cost_s, span_ms, lane_end = None, None, 0, ""
+        model, session, cost_s, span_ms, lane_end = None, None, None, 0, ""
         said = bytes(headers.dispatch)
         if said != b"null":
             try:
                 header, unknown, span_ms, lane_end = _read_header(said, self.sticky)
             except Invalid as exc:
                 raise _Refusal("bad_header", str(exc)) from None
-            model, cost_s = header.model, header.cost
+            model, session, cost_s = header.model, header.session, header.cost
             if header.prefix and self.sticky and header.session is None:
                 lane_end = _lane_end(header, self.slot_of_prefix(header.prefix), span_ms)
             for name in unknown:
                 self.unknown_fields[name] = self.unknown_fields.get(name, 0) + 1
         if model is None:
             model = self.routes.get(headers.task, "default")
+        if (split := self.splits.get(model)) is not None:
+            model = split.version(session or headers.id)
         if model != "default" and self.known_models is not None and model not in self.known_models:
             raise _Refusal("unknown_model", f"no worker has served model {model!r} and the setting `models` does not name it")
         if headers.expires is not None:

@@ -12,12 +12,16 @@ from dispatcher.events import (
     FleetSilent,
     JobSettled,
     JobsRefused,
+    JobsRerouted,
     LaneRoutable,
     LaneUnroutable,
     LeadGained,
     LeadLost,
     RedisBack,
     RedisLost,
+    RolloutChanged,
+    RolloutRolledBack,
+    RolloutStepped,
     ScalingAdvised,
     UnknownHeaderField,
     WorkerDraining,
@@ -78,6 +82,14 @@ def log_line(event: Event) -> tuple[int, str]:
             return logging.WARNING, f"lane {lane} is not unroutable any more"
         case UnknownHeaderField(name):
             return logging.WARNING, f"the dispatch header field {name!r} has no effect in this version; check the producer"
+        case RolloutChanged(alias, shares):
+            return logging.INFO, f"rollout {alias}: {', '.join(shares) or 'no alias any more'}"
+        case RolloutStepped(alias, version, share, reason):
+            return logging.INFO, f"rollout {alias}: {version} has {share} now; {reason}"
+        case RolloutRolledBack(alias, version, to, reason):
+            return logging.ERROR, f"rollout {alias}: {version} was rolled back, all goes to {to}; {reason}"
+        case JobsRerouted(version, count):
+            return logging.WARNING, f"{_count(count, 'job')} waited for {version}, which was withdrawn, and wait for another version now"
         case FleetScaled(start, drain, reason, workers):
             return logging.INFO, f"{_scaling('starting', 'draining', start, drain)}, of {_count(workers, 'worker')}: {reason}"
         case ScalingAdvised(start, drain, reason, workers):

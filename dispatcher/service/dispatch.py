@@ -36,6 +36,7 @@ from dispatcher.events import (
 )
 from dispatcher.service.evidence import Evidence
 from dispatcher.service.reap import Reaper
+from dispatcher.service.rollout import Rollouts
 from dispatcher.service.tell import Teller
 from dispatcher.service.views import lost_worker_view, worker_view
 from dispatcher.service.wake import Waker
@@ -95,8 +96,10 @@ class Dispatcher:
         self._hold = HoldRule(settings.hold_ratio, round(settings.hold_max_s * 1000)) if settings.hold_ratio else None
         self._state = PolicyState()
         self._reaper = Reaper(store, settings, emit)
-        self._evidence = Evidence(store.policy(), {}, interval_ms=round(settings.heartbeat_s * 1000))
         self._teller = Teller(store, settings, self._filters, emit)
+        self._rollouts = Rollouts(store.rollouts(), admission.routes, emit)
+        learners = {"rollouts": self._rollouts}
+        self._evidence = Evidence(store.policy(), learners, interval_ms=round(settings.heartbeat_s * 1000))
         self._registrations: dict[str, Registration] = {}
         self._queues: set[str] = set(settings.ingress_queues)
         self._models: set[str] = set(settings.models)
@@ -180,6 +183,7 @@ class Dispatcher:
     def _lead(self) -> StepReport:
         settings = self._settings
         began_ms = self._clock.monotonic_ms()
+        self._admission.splits = self._rollouts.splits_now(began_ms)
         ingress = self._unpaused()  # as of the last look: the backlog of a paused queue must not use up this one
         look = self._store.look(ingress, limit=settings.batch_size, message_bytes_max=settings.message_bytes_max)
         if not look.leads:
@@ -216,6 +220,7 @@ class Dispatcher:
         self._teller.step(snapshot, decided, monotonic_ms=self._clock.monotonic_ms())
         returned = self._reaper.step(workers, now_ms=look.now_ms, monotonic_ms=self._clock.monotonic_ms())
         self._evidence.step(look.now_ms, workers)
+        rerouted = self._rollouts.step(look.lanes, now_ms=look.now_ms, monotonic_ms=self._clock.monotonic_ms())
         wait_s = settings.idle_wait_s
         if look.next_due_ms is not None:
             wait_s = min(wait_s, max(0.0, (look.next_due_ms - look.now_ms) / 1000))
@@ -227,7 +232,7 @@ class Dispatcher:
             assigned=assigned,
             promoted=applied.promoted,
             returned=returned,
-            more=bool(applied.promoted or returned)
+            more=bool(applied.promoted or returned or rerouted)
             or admitted >= settings.batch_size
             or admitted < sum(len(batch.messages) for batch in batches)
             or planned >= settings.batch_size
@@ -249,6 +254,7 @@ class Dispatcher:
             self._leads = True
             self._reaper.liveness.restart()
             self._learn_queues()
+            self._rollouts.restart()
             self._evidence.load()
             self._emit(LeadGained(self._store.token))
         elif not leads and self._leads:

@@ -24,6 +24,7 @@ from dispatcher.store.frame import NEW, Entry, deadline_of, new_until, parse_ent
 from dispatcher.store.keys import Keys
 from dispatcher.store.leader_view import write_leader_view
 from dispatcher.store.policy_store import PolicyStore
+from dispatcher.store.rollout_store import RolloutStore
 from dispatcher.store.script_stream import Call, ScriptRunner
 from dispatcher.store.worker_store import ALIVE_TTL_MS, DEAD_TTL_MS, GiveBack, Registration
 
@@ -113,6 +114,10 @@ class DispatchStore:
     def policy(self) -> PolicyStore:
         """What this leader learns from, and where it keeps what it has learned."""
         return PolicyStore(self._client, self.keys, self.token)
+
+    def rollouts(self) -> RolloutStore:
+        """The aliases of the cell, as this leader reads and changes them."""
+        return RolloutStore(self._client, self.keys, self.token)
 
     # -- leading
 

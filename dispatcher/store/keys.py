@@ -64,6 +64,8 @@ KEYS: tuple[KeyDoc, ...] = (
            "permanent"),
     KeyDoc("<cell>:models", "set", "models any worker has ever served; what is in neither here nor the settings is unknown",
            "register_worker", "dispatch", "permanent"),
+    KeyDoc("<cell>:rollouts", "hash", "alias → JSON: which versions have which ranges, how it was before, and who watches a canary",
+           "change_rollout", "dispatch, rollout status", "until the alias is removed"),
     KeyDoc("<cell>:paused", "set", "ingress queues whose jobs are neither admitted nor assigned; `*` is every queue", "pause, resume, "
            "release", "snapshot, status", "until resumed"),
     KeyDoc("<cell>:leader", "string", "random id of the leading dispatcher", "elect", "every script of the dispatcher",
@@ -142,6 +144,10 @@ class Keys:
     @property
     def models(self) -> str:
         return self._key("models")
+
+    @property
+    def rollouts(self) -> str:
+        return self._key("rollouts")
 
     @property
     def paused(self) -> str:

@@ -1,0 +1,204 @@
+"""Keeps the leader's aliases up to date, lets guards decide about canaries, and moves jobs away from withdrawn versions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+import msgspec
+
+from dispatcher.core.canary import Ended, RollBack, Step, Watch, next_stage, observe, verdict
+from dispatcher.core.evidence import Delta, Told
+from dispatcher.core.lane import lane_name
+from dispatcher.core.rollout import POINTS, Rollout, Split, percent, roll_back, split, step, version_now
+from dispatcher.core.snapshot import LaneView
+from dispatcher.errors import Invalid
+from dispatcher.events import Event, JobsRerouted, RolloutChanged, RolloutRolledBack, RolloutStepped
+from dispatcher.store.rollout_store import RolloutStore, Stored
+
+REFRESH_MS: Final = 500
+"""How often the aliases are read: so long may a change take to be heeded."""
+
+REROUTE_READ: Final = 100
+"""Messages that one call reads."""
+
+REROUTE_CALLS: Final = 5
+"""Calls for one lane in one step."""
+
+REROUTE_AGAIN_MS: Final = (1_000, 64_000)
+"""When a lane of a withdrawn version is looked through again: longer each time that nothing had to move. Its jobs may have asked for
+the version by name.
+"""
+
+
+class Rollouts:
+    """The aliases of the cell that this process leads. Written by the dispatcher's loop alone."""
+
+    def __init__(self, store: RolloutStore, routes: Mapping[str, str], emit: Callable[[Event], None]) -> None:
+        self._splits: dict[str, Split] = {}
+        self._store = store
+        self._routes = routes
+        self._emit = emit
+        self._stored: dict[str, Stored] = {}
+        self._watches: dict[str, Watch] = {}
+        self._refresh_at_ms: int | None = None
+        self._lanes: dict[str, _Search] = {}
+
+    # -- what must survive a takeover
+
+    def dump(self) -> bytes:
+        """What the guards have seen."""
+        return msgspec.json.encode(self._watches)
+
+    def load(self, state: bytes) -> None:
+        """Go on where another leader was; after :meth:`restart`, before the aliases are read."""
+        self._watches = msgspec.json.decode(state, type=dict[str, Watch])
+
+    def restart(self) -> None:
+        """This process leads anew: nothing that it remembers holds."""
+        self._refresh_at_ms = None
+        self._stored = {}
+        self._set()
+
+    # -- the dispatcher's step
+
+    def splits_now(self, monotonic_ms: int) -> dict[str, Split]:
+        """What the aliases stand for; read again every :data:`REFRESH_MS`."""
+        if self._refresh_at_ms is None or monotonic_ms >= self._refresh_at_ms:
+            self._refresh(monotonic_ms)
+        return self._splits
+
+    def _refresh(self, monotonic_ms: int) -> None:
+        first, self._refresh_at_ms = self._refresh_at_ms is None, monotonic_ms + REFRESH_MS
+        found = self._store.read()
+        if found == self._stored:
+            return
+        before, self._stored = self._stored, found
+        self._set()
+        if not first:
+            for alias in sorted(before.keys() | found.keys()):
+                was, now = before.get(alias), found.get(alias)
+                if was != now:
+                    self._emit(RolloutChanged(alias, _shares(now.rollout) if now else ()))
+
+    def observe(self, deltas: Sequence[Delta], told: Sequence[Told], now_ms: int) -> None:
+        """What workers ended since the last look: evidence for the guards."""
+        guards = {alias: guard for alias, one in self._stored.items() if (guard := one.rollout.guard) is not None}
+        if not guards:
+            return
+        weights = {one.epoch: one.weight for one in told}
+        block = [
+            Ended(one.model, one.name, one.done, one.failed + one.retried, one.busy_ms, weights.get(one.epoch, 1.0)) for one in deltas
+        ]
+        for alias, guard in guards.items():
+            observe(self._watches[alias], guard, block)
+
+    def step(self, lanes: Sequence[LaneView], *, now_ms: int, monotonic_ms: int) -> int:
+        """Let the guards decide, and move jobs away from withdrawn versions. How many were moved."""
+        if not self._stored:
+            return 0
+        for alias in list(self._stored):
+            self._decide(alias, now_ms)
+        return self._reroute(lanes, monotonic_ms)
+
+    # -- guards
+
+    def _decide(self, alias: str, now_ms: int) -> None:
+        seen = self._stored[alias]
+        guard = seen.rollout.guard
+        if guard is None:
+            return
+        found = verdict(self._watches[alias], guard, now_ms)
+        match found:
+            case RollBack(reason):
+                wanted = roll_back(seen.rollout, reason, now_ms)
+                event: Event = RolloutRolledBack(alias, guard.candidate, guard.baseline, reason)
+            case Step(reason):
+                wanted = step(seen.rollout, now_ms)
+                event = RolloutStepped(alias, guard.candidate, percent(guard.steps[0]), reason)
+            case _:
+                return
+        stored = self._store.change(alias, seen, wanted)
+        if stored is None:  # an operator was quicker: the next look sees what was wanted
+            self._refresh_at_ms = 0
+            return
+        self._stored[alias] = stored
+        self._set()
+        self._emit(event)
+
+    def _set(self) -> None:
+        """All that follows from the aliases as they are now."""
+        self._splits = {alias: split(alias, one.rollout) for alias, one in self._stored.items()}
+        self._lanes = {}
+        watches: dict[str, Watch] = {}
+        for alias, one in self._stored.items():
+            guard = one.rollout.guard
+            if guard is None:
+                continue
+            watch = self._watches.get(alias)
+            if watch is None or watch.began_ms != guard.began_ms:
+                watch = Watch(guard.began_ms)
+            while watch.errors.over < guard.stages - 1 - sum(share < POINTS for share in guard.steps):
+                next_stage(watch)
+            watches[alias] = watch
+        self._watches = watches
+
+    # -- withdrawn versions
+
+    def _reroute(self, lanes: Sequence[LaneView], monotonic_ms: int) -> int:
+        withdrawn = {version for one in self._stored.values() for version in one.rollout.withdrawn}
+        if not withdrawn:
+            return 0
+        moved = 0
+        for lane in lanes:
+            if lane.lane.model in withdrawn:
+                search = self._lanes.setdefault(lane.name, _Search())
+                if monotonic_ms >= search.at_ms:
+                    count = self._reroute_lane(lane, search, monotonic_ms)
+                    moved += count
+                    if count:
+                        self._emit(JobsRerouted(lane.lane.model, count))
+        return moved
+
+    def _reroute_lane(self, lane: LaneView, search: _Search, monotonic_ms: int) -> int:
+        """Look through some of the lane, newest job first, as :meth:`RolloutStore.reroute` wants it."""
+        moved = 0
+        for _ in range(REROUTE_CALLS):
+            found = self._store.waiting(lane.name, search.stay, REROUTE_READ)
+            moves = []
+            for frame, message in found:
+                version = self._version(message)
+                if version is not None and version != lane.lane.model:
+                    moves.append((frame, lane_name(replace(lane.lane, model=version))))
+            search.stay += len(found) - len(moves)
+            if moves:
+                moved += self._store.reroute(lane.name, moves)
+            if len(found) < REROUTE_READ:
+                search.again(monotonic_ms, moved=bool(moved))
+                break
+        return moved
+
+    def _version(self, message: bytes) -> str | None:
+        try:
+            return version_now(message, self._splits, self._routes)
+        except (ValueError, Invalid):  # it was admitted once; whatever it is, it may stay
+            return None
+
+
+class _Search:
+    """How far a lane of a withdrawn version was looked through. ``stay``: jobs at its new end that are to stay."""
+
+    def __init__(self) -> None:
+        self.stay = 0
+        self.at_ms = 0
+        self._wait_ms = REROUTE_AGAIN_MS[0]
+
+    def again(self, monotonic_ms: int, *, moved: bool) -> None:
+        shortest, longest = REROUTE_AGAIN_MS
+        self._wait_ms = shortest if moved else min(longest, self._wait_ms * 2)
+        self.at_ms, self.stay = monotonic_ms + self._wait_ms, 0
+
+
+def _shares(rollout: Rollout) -> tuple[str, ...]:
+    return tuple(f"{version} {percent(points)}" for version, points in rollout.shares().items())
