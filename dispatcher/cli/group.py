@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "release": "release",
     "purge": "purge",
     "dead": "dead",
+    "rollout": "rollout",
     "simulate": "simulate",
     "check": "check",
     "completion": "completion",

@@ -42,6 +42,7 @@ from dispatcher.service.views import lost_worker_view, worker_view
 from dispatcher.service.wake import Waker
 from dispatcher.settings import Settings
 from dispatcher.store.dispatch_store import AdmitBatch, DispatchStore, IngressList, Look, WorkerRow
+from dispatcher.store.rollout_store import SUBJECT
 from dispatcher.store.worker_store import Registration
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ class Dispatcher:
         self._reaper = Reaper(store, settings, emit)
         self._teller = Teller(store, settings, self._filters, emit)
         self._rollouts = Rollouts(store.rollouts(), admission.routes, emit)
-        learners = {"rollouts": self._rollouts}
+        learners = {SUBJECT: self._rollouts}
         self._evidence = Evidence(store.policy(), learners, interval_ms=round(settings.heartbeat_s * 1000))
         self._registrations: dict[str, Registration] = {}
         self._queues: set[str] = set(settings.ingress_queues)

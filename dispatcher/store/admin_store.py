@@ -14,6 +14,7 @@ from dispatcher.core.lane import parse_lane
 from dispatcher.errors import Invalid, Unavailable
 from dispatcher.store.frame import Entry, parse_entry
 from dispatcher.store.keys import Keys
+from dispatcher.store.rollout_store import RolloutStore
 from dispatcher.store.scripts import Scripts
 from dispatcher.store.status import lane_ingress, read_status
 from dispatcher.store.worker_store import GiveBack, giveback
@@ -71,6 +72,10 @@ class AdminStore:
     def status(self) -> dict[str, Any]:
         """The cell now, as ``dispatcher status --json`` prints it."""
         return read_status(self._client, self._run, self.keys, self._queues)
+
+    def rollouts(self) -> RolloutStore:
+        """The aliases of the cell, as an operator reads and changes them."""
+        return RolloutStore(self._client, self.keys)
 
     # -- workers
 

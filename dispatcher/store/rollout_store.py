@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import msgspec
 import redis
 
+from dispatcher.core.canary import Watch
 from dispatcher.core.rollout import Rollout
 from dispatcher.errors import NotLeader
 from dispatcher.store.keys import Keys
@@ -17,6 +18,9 @@ from dispatcher.store.scripts import Scripts
 from dispatcher.store.worker_store import Registration
 
 log = logging.getLogger(__name__)
+
+SUBJECT: Final = "rollouts"
+"""Under which the leader keeps what its guards have seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,14 @@ class RolloutStore:
             except msgspec.DecodeError as exc:
                 log.warning("the alias %r cannot be read, and nothing is resolved by it: %s", alias, exc)
         return found
+
+    def watches(self) -> dict[str, Watch]:
+        """What the leader's guards had seen when it last saved that; at most a second ago."""
+        state = cast("Any", self._client.hget(self._keys.policy, SUBJECT))
+        try:
+            return msgspec.json.decode(_bytes(state), type=dict[str, Watch]) if state else {}
+        except msgspec.DecodeError:
+            return {}
 
     def change(self, alias: str, seen: Stored | None, wanted: Rollout | None) -> Stored | None:
         """Write the alias (``None``: remove it) if it is still as it was ``seen``; what is stored now, ``None`` where it is not.
