@@ -19,8 +19,6 @@ from dispatcher.core.placement import read_distances
 from dispatcher.errors import Invalid
 
 ENV_PREFIX: Final = "DISPATCHER_"
-TIMED_STRATEGIES: Final = ("least_work", "earliest_completion")
-"""Those whose score is a time, so that two scores have a ratio."""
 STICKY: Final = ("off", "prefer", "require")
 
 
@@ -38,13 +36,19 @@ class Settings:
     result_backend: str = knob("", "URL", "Celery result backend of the ready-made app. Empty: the same Redis.")
     cell: str = knob("dispatch", "name", "Prefix of every key of this dispatcher; two cells may share one Redis.")
     ingress_queues: tuple[str, ...] = knob(("dispatch",), "names", "Queues to admit from, besides those that workers name.")
-    strategy: str = knob("least_work", "name", "How a worker is chosen: least_work, earliest_completion, least_connections, "
+    strategy: str = knob("earliest_completion", "name", "How a worker is chosen: earliest_completion, least_work, least_connections, "
                          "weighted_least_connections, power_of_two, random, round_robin or weighted_round_robin.")
-    order: str = knob("oldest", "name", "Which lane of a priority is next: oldest (first come), or shortest (by waiting time over "
-                      "cost, so that short jobs go first and no job starves).")
-    hold_ratio: float = knob(0.0, "times", "A job waits for a full worker where it would be done more than this many times sooner "
-                             "than on any with room. 0: never; 1.5 suits unlike workers.")
-    hold_max_s: float = knob(30.0, "s", "A job that was admitted longer ago is not held for a faster worker.")
+    model_strategies: tuple[str, ...] = knob((), "model=strategy", "Strategies of single models, by name or name@version.")
+    order: str = knob("shortest", "name", "Which jobs of a tenant are next: shortest (by waiting time over cost, so that short jobs "
+                      "go first and none starves), or oldest (first come).")
+    priority_ageing_s: float = knob(120.0, "s", "A job that has waited so long is served like one of the next higher priority, and so "
+                                    "on. 0: never.")
+    tenant_weights: tuple[str, ...] = knob((), "tenant=weight", "Shares of tenants that compete; 1 for those not named.")
+    hold_ratio: float = knob(1.5, "times", "A job waits for a full worker where it would be done more than this many times sooner "
+                             "than on any with room. 0: never.")
+    hold_max_s: float = knob(30.0, "s", "A job that was admitted longer ago is not held for a faster worker, or for that of its session.")
+    sticky_wait_s: float = knob(2.0, "s", "A job leaves the worker of its session or prefix where another would be done with it so much "
+                                "sooner.")
     sticky: str = knob("prefer", "name", "Whether jobs of one session, or with the same prefix, go to the worker that had the ones before: "
                        "off, prefer (while it can), or require (they wait for it).")
     region_rtt_ms: tuple[str, ...] = knob((), "a:b=ms", "Round trip between two regions, such as eu:us=90: what it costs a job to run on a "
@@ -62,10 +66,10 @@ class Settings:
     leader_ttl_s: float = knob(3.0, "s", "A leading dispatcher silent for this long is replaced by a standby.")
     idle_wait_s: float = knob(0.2, "s", "Longest sleep of the dispatcher between two looks when nothing wakes it.")
     tick_interval_ms: float = knob(2.0, "ms", "Shortest time between two ticks under load; longer means larger batches.")
-    window_extra: int = knob(2, "jobs", "Leases beyond its concurrency that a worker may hold, at least; more as its rate asks for.")
+    window_extra: int = knob(0, "jobs", "Leases beyond its concurrency that a worker may hold, at least; more as its rate asks for.")
     window_hide_ms: float = knob(25.0, "ms", "Time to the next refill that a worker's window covers at its measured rate.")
-    window_idle: float = knob(0.0, "share", "Share of a worker's slots that may stand idle until the next refill, rather than have it "
-                              "hold a job more that another could begin. For long jobs 0.05, and window_extra 0.")
+    window_idle: float = knob(0.05, "share", "Share of a worker's slots that may stand idle until the next refill, rather than have "
+                              "it hold a job more that another could begin.")
     attempts_max: int = knob(3, "runs", "A job whose worker process died this often is buried.")
     reaps_max: int = knob(10, "runs", "A job that was running on this many dead workers is buried.")
     reject_backoff_s: float = knob(1.0, "s", "First wait of a job that its task rejected with requeue; doubles, at most a minute.")
@@ -100,9 +104,14 @@ class Settings:
                 yield f"{env_name(name)} is {getattr(self, name)!r}: there are {', '.join(known)}"
         if 0 < self.hold_ratio < 1:
             yield f"{env_name('hold_ratio')} is {self.hold_ratio}: it must be 0 for never, or at least 1"
-        if self.hold_ratio and self.strategy not in TIMED_STRATEGIES:
-            yield (f"{env_name('hold_ratio')} is {self.hold_ratio}: it compares times, and only the strategies "
-                   f"{' and '.join(TIMED_STRATEGIES)} have them")
+        for pair in self.model_strategies:
+            model, _, chosen = pair.partition("=")
+            if not model or chosen not in STRATEGIES:
+                yield f"{env_name('model_strategies')} holds {pair!r}: write model=strategy; there are {', '.join(STRATEGIES)}"
+        for pair in self.tenant_weights:
+            tenant, _, weight = pair.partition("=")
+            if not tenant or not _is_positive(weight):
+                yield f"{env_name('tenant_weights')} holds {pair!r}: write tenant=weight, a number above 0"
         if not self.cell or any(c in self.cell for c in " :*?[]"):
             yield f"{env_name('cell')} is {self.cell!r}: use letters, digits, '-', '_' or '.'"
         if not self.ingress_queues:
@@ -137,6 +146,13 @@ class Settings:
         if problems := list(self.problems()):
             raise Invalid("\n".join(problems))
         return self
+
+
+def _is_positive(text: str) -> bool:
+    try:
+        return 0 < float(text) < float("inf")
+    except ValueError:
+        return False
 
 
 def env_name(field_name: str) -> str:

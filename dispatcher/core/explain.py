@@ -35,7 +35,7 @@ class Candidate:
 def refusal(lane: LaneView, worker: WorkerView, filters: Sequence[Filter]) -> str:
     """Why jobs of the lane must not go to the worker, the filter's name first; ``""`` if they may."""
     for one in filters:
-        if (why := one.refuses(lane, worker)) is not None:
+        if (why := one.refuses(lane.lane, worker)) is not None:
             return f"{one.name}: {why}"
     return ""
 
@@ -60,9 +60,9 @@ def _rank(one: Candidate) -> tuple[bool, bool, float, str]:
 
 def score_terms(lane: LaneView, worker: WorkerView, strategy: Strategy) -> dict[str, float]:
     """``score``, and what it is made of, for the lane's next job on that worker as it is now."""
-    load = Load(worker.leases, worker.leased_cost_ms, 0)
+    load = Load(worker.leases, worker.leased_cost_ms, worker.concurrency)
     return {
-        "score": strategy.score(lane, worker, load),
+        "score": strategy.score(max(1, lane.cost_ms), load, worker.speed(lane.lane.model)),
         "cost_ms": lane.cost_ms,
         "leased_cost_ms": worker.leased_cost_ms,
         "speed": worker.speed(lane.lane.model),

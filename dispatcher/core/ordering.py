@@ -1,4 +1,4 @@
-"""Which lane of a priority is served next. A new order is one dataclass and one line in the registry."""
+"""Which lane is served next, among those of one priority and one tenant. A new order is one dataclass and one line in the registry."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ from dispatcher.errors import Invalid
 
 
 class Order(Protocol):
-    """A rank of lanes inside one priority. ``by_job``: lanes are ranked anew after each job; else each has its turn of a few jobs."""
+    """A rank of lanes. Only the first job of each is known: those behind it are taken to have come evenly since."""
 
     name: ClassVar[str]
-    by_job: ClassVar[bool]
 
     def rank(self, lane: LaneView, now_ms: int, placed: int) -> float:
         """Lower is served first. ``placed``: how many of the lane's jobs this plan has placed or held already."""
         ...
 
 
+def waited_ms(lane: LaneView, now_ms: int, placed: int) -> float:
+    """How long the job has waited that is next once ``placed`` jobs are gone."""
+    return (now_ms - lane.admitted_ms) * (1 - placed / max(1, lane.depth))
+
+
 @dataclass(frozen=True, slots=True)
 class Oldest:
-    """The lane whose next job was admitted first; then in turns."""
+    """First come, first served, over all lanes."""
 
     name: ClassVar[str] = "oldest"
-    by_job: ClassVar[bool] = False
 
     def rank(self, lane: LaneView, now_ms: int, placed: int) -> float:
-        return lane.admitted_ms
+        return -waited_ms(lane, now_ms, placed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +39,23 @@ class Shortest:
     """Shortest first, with ageing: the job that has waited longest for its size; rank = -(waited + cost) / cost.
 
     Highest response ratio next (Brinch Hansen, 1971): it has no parameter, and no job starves, since a ratio grows for as long as it
-    waits. Lanes hold jobs of one size class, and only the first of each is known: those behind it are taken to have come evenly since.
+    waits.
     """
 
     name: ClassVar[str] = "shortest"
-    by_job: ClassVar[bool] = True
 
     def rank(self, lane: LaneView, now_ms: int, placed: int) -> float:
         cost_ms = max(1, lane.cost_ms)
-        waited_ms = (now_ms - lane.admitted_ms) * (1 - placed / max(1, lane.depth))
-        return -(waited_ms + cost_ms) / cost_ms
+        return -(waited_ms(lane, now_ms, placed) + cost_ms) / cost_ms
+
+
+def is_urgent(lane: LaneView, now_ms: int) -> bool:
+    """Whether the next job has a deadline, and less than half of its time is left to begin it. Urgent jobs go first, the earliest
+    deadline first; before that a deadline far off does not hold up jobs that have none.
+    """
+    if not lane.deadline_ms:
+        return False
+    return 2 * (lane.deadline_ms - lane.cost_ms - now_ms) < lane.deadline_ms - lane.admitted_ms
 
 
 OLDEST: Final = Oldest()

@@ -16,11 +16,9 @@ import redis
 
 from dispatcher.clock import Clock
 from dispatcher.core.admission import Admission, Admitted, Refused
-from dispatcher.core.balancing import strategy
-from dispatcher.core.balancing.filters import standard_filters
+from dispatcher.core.decisions import Assign, Plan
 from dispatcher.core.lane import parse_lane
-from dispatcher.core.ordering import order
-from dispatcher.core.plan import Assign, HoldRule, Plan, PolicyState, plan
+from dispatcher.core.plan import PolicyState, plan
 from dispatcher.core.snapshot import LaneView, Snapshot, WorkerView
 from dispatcher.core.window import Windows
 from dispatcher.errors import NotLeader
@@ -34,6 +32,7 @@ from dispatcher.events import (
     UnknownHeaderField,
     WorkerRegistered,
 )
+from dispatcher.policy import policy_of
 from dispatcher.service.evidence import Evidence
 from dispatcher.service.reap import Reaper
 from dispatcher.service.rollout import Rollouts
@@ -90,14 +89,11 @@ class Dispatcher:
         self._rng = rng
         self._emit = emit
         self._waker = waker
-        self._strategy = strategy(settings.strategy)
-        self._filters = standard_filters(stall_ms=round(settings.stall_s * 1000))
         self._windows = Windows(settings.window_extra, settings.window_hide_ms, idle=settings.window_idle)
-        self._order = order(settings.order)
-        self._hold = HoldRule(settings.hold_ratio, round(settings.hold_max_s * 1000)) if settings.hold_ratio else None
+        self._policy = policy_of(settings)
         self._state = PolicyState()
         self._reaper = Reaper(store, settings, emit)
-        self._teller = Teller(store, settings, self._filters, emit)
+        self._teller = Teller(store, settings, self._policy.filters, emit)
         self._rollouts = Rollouts(store.rollouts(), admission.routes, emit)
         learners = {SUBJECT: self._rollouts}
         self._evidence = Evidence(store.policy(), learners, interval_ms=round(settings.heartbeat_s * 1000))
@@ -205,12 +201,9 @@ class Dispatcher:
             decided = plan(
                 snapshot.with_arrivals(_arrivals(batches, look.now_ms)),
                 self._state,
-                strategy=self._strategy,
-                filters=self._filters,
+                self._policy,
                 rng=self._rng,
                 jobs_max=settings.batch_size,
-                order=self._order,
-                hold=self._hold,
             )
             return decided.assignments
 

@@ -9,8 +9,8 @@ import msgspec
 import redis
 
 from dispatcher.core.balancing.base import Filter
+from dispatcher.core.decisions import Hold, Plan
 from dispatcher.core.explain import refusals
-from dispatcher.core.plan import Hold, Plan
 from dispatcher.core.snapshot import Snapshot
 from dispatcher.core.unroutable import UnroutableLanes
 from dispatcher.events import Event, LaneRoutable, LaneUnroutable

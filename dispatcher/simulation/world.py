@@ -10,18 +10,18 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final
 
 from dispatcher.core.balancing.base import Strategy
-from dispatcher.core.balancing.filters import standard_filters
+from dispatcher.core.decisions import Plan
 from dispatcher.core.lane import Lane, lane_name, size_class
-from dispatcher.core.ordering import order
-from dispatcher.core.plan import HoldRule, Plan, PolicyState, plan
+from dispatcher.core.plan import PolicyState, plan
 from dispatcher.core.prefix import NOWHERE, PrefixSlots, slot_of_text
 from dispatcher.core.snapshot import LaneView, Snapshot, WorkerView
 from dispatcher.core.window import Windows
+from dispatcher.policy import policy_of
 from dispatcher.settings import Settings
 from dispatcher.simulation.caches import CacheSizes, HitCount, LruCache
 from dispatcher.simulation.traces import SimJob
@@ -126,13 +126,10 @@ class World:
         self._caches = caches
         self._estimates = [max(1, round(job.cost_ms * noise ** (2 * rng.random() - 1))) for job in jobs]
         self._settings = settings
-        self._strategy = strategy
-        self._filters = standard_filters(stall_ms=round(settings.stall_s * 1000))
+        self._policy = replace(policy_of(settings), strategy=strategy)
         self._rng = rng
         self._state = PolicyState()
         self._windows = Windows(settings.window_extra, settings.window_hide_ms, idle=settings.window_idle)
-        self._order = order(settings.order)
-        self._hold = HoldRule(settings.hold_ratio, round(settings.hold_max_s * 1000)) if settings.hold_ratio else None
         self._handover_ms = handover_ms
         self._tick_ms = tick_ms
         self._rests_until_ms = 0.0
@@ -363,12 +360,9 @@ class World:
         return plan(
             Snapshot(int(self._now_ms), True, frozenset(), tuple(self._lane_views.values()), tuple(self._views.values())),
             self._state,
-            strategy=self._strategy,
-            filters=self._filters,
+            self._policy,
             rng=self._rng,
             jobs_max=self._settings.batch_size,
-            order=self._order,
-            hold=self._hold,
         )
 
     def _lease(self, life: _Life, job: int) -> None:

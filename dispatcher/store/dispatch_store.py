@@ -16,8 +16,8 @@ import msgspec
 import redis
 
 from dispatcher.core.admission import UNREAD, Admitted, Refused
+from dispatcher.core.decisions import Assign
 from dispatcher.core.lane import parse_lane
-from dispatcher.core.plan import Assign
 from dispatcher.core.snapshot import LaneView
 from dispatcher.errors import NotLeader
 from dispatcher.store.frame import NEW, Entry, deadline_of, new_until, parse_entry

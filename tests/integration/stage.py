@@ -87,7 +87,7 @@ class Stage:
         self.keys = Keys(prefix=prefix)
         self.clock = ManualClock(1_000_000)
         self.events: list[Event] = []
-        self.settings = Settings(redis_url=url, **settings)
+        self.settings = Settings(redis_url=url, **({"window_extra": 2} | settings))
         self.app = app or make_app(url, prefix=prefix)
         self.workers: dict[str, Stub] = {}
         self._epochs = count(1)

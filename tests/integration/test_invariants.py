@@ -19,8 +19,8 @@ import pytest
 import redis
 
 from dispatcher.core.balancing.filters import standard_filters
-from dispatcher.core.lane import Lane, parse_lane
-from dispatcher.core.snapshot import LaneView, WorkerView
+from dispatcher.core.lane import parse_lane
+from dispatcher.core.snapshot import WorkerView
 from dispatcher.errors import EpochEnded
 from dispatcher.service.dispatch import Dispatcher, StepReport
 from dispatcher.store.admin_store import AdminStore
@@ -88,7 +88,7 @@ class Walk:
     def __init__(self, url: str, seed: int) -> None:
         self.rng, self.luck = Random(seed), Random(seed)
         self.stage = Stage(
-            url, app=make_app(url), window_extra=1, window_hide_ms=0.0, reaps_max=3, attempts_max=3, models=("minilm",),
+            url, app=make_app(url), window_extra=1, window_hide_ms=0.0, hold_ratio=0.0, reaps_max=3, attempts_max=3, models=("minilm",),
             leader_ttl_s=3_600.0,
         )  # fmt: skip
         self.client, self.text, self.keys = self.stage.client, self.stage.text, self.stage.keys
@@ -464,7 +464,7 @@ class Walk:
             if {"*", lane.ingress} & paused:
                 continue
             for worker in workers:
-                refusals = [one.refuses(_lane_view(name, lane), worker) for one in filters]
+                refusals = [one.refuses(lane, worker) for one in filters]
                 assert any(refusals), f"a job of {name} waits, and {worker.name} has room"
 
     def view(self, stub: Stub) -> WorkerView | None:
@@ -540,10 +540,6 @@ class Walk:
 @cache
 def task_of(raw: bytes) -> str:
     return str(json.loads(raw)["headers"]["task"])
-
-
-def _lane_view(name: str, lane: Lane) -> LaneView:
-    return LaneView(name, lane, 1, 0, 0)
 
 
 def seeds(ordinary: range) -> list[Any]:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import redis
 
 from dispatcher.core.admission import Admission, Admitted, Refused
-from dispatcher.core.plan import Assign
+from dispatcher.core.decisions import Assign
 from dispatcher.store.connection import connect
 from dispatcher.store.dispatch_store import AdmitBatch, Applied, DispatchStore, IngressList
 from dispatcher.store.frame import Entry, parse_entry

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import redis
 
+from dispatcher.core.decisions import Assign
 from dispatcher.core.lane import Lane, lane_name
-from dispatcher.core.plan import Assign
 from dispatcher.errors import NotLeader
 from dispatcher.store.frame import FRAME_BYTES
 from dispatcher.store.worker_store import GiveBack, WorkerStore

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.core.plan import Assign
+from dispatcher.core.decisions import Assign
 from dispatcher.errors import EpochEnded, NotLeader
 from dispatcher.store.worker_store import ALIVE_TTL_MS, BeatStatus, GiveBack
 from tests.lua.support import LANE, Cell, nothing_written

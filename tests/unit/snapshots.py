@@ -19,9 +19,11 @@ def lane_view(
     depth: int = 1,
     cost_ms: int = 1_000,
     admitted_ms: int = 0,
+    deadline_ms: int = 0,
+    **more: Any,
 ) -> LaneView:
-    lane = Lane(ingress, task, model, step, size_class(cost_ms))
-    return LaneView(lane_name(lane), lane, depth, cost_ms, admitted_ms)
+    lane = Lane(ingress, task, model, step, size_class(cost_ms), **more)
+    return LaneView(lane_name(lane), lane, depth, cost_ms, admitted_ms, deadline_ms)
 
 
 def worker_view(epoch: str = "e0", **facts: Any) -> WorkerView:

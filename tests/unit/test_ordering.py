@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from dispatcher.core.balancing import STRATEGIES
 from dispatcher.core.balancing.base import Load
 from dispatcher.core.balancing.filters import standard_filters
+from dispatcher.core.decisions import Plan
 from dispatcher.core.ordering import ORDERS, Order, order
-from dispatcher.core.plan import HoldRule, Plan, PolicyState, plan
+from dispatcher.core.plan import PolicyState, plan
+from dispatcher.core.policy import HoldRule, Policy
 from dispatcher.core.snapshot import LaneView, Snapshot, WorkerView
 from dispatcher.core.window import Windows
 from dispatcher.errors import Invalid
-from dispatcher.settings import TIMED_STRATEGIES, Settings
+from dispatcher.settings import Settings
 from tests.unit.snapshots import STALL_MS, lane_view, worker_view
 
 FILTERS = standard_filters(stall_ms=STALL_MS)
@@ -40,9 +42,8 @@ def decide(
 ) -> Plan:
     snapshot = Snapshot(now_ms, True, frozenset(), tuple(lanes), tuple(workers))
     return plan(
-        snapshot, PolicyState(), strategy=STRATEGIES[strategy], filters=FILTERS, rng=Random(1), jobs_max=jobs_max,
-        order=ORDERS[ordering], hold=hold,
-    )  # fmt: skip
+        snapshot, PolicyState(), Policy(STRATEGIES[strategy], FILTERS, ORDERS[ordering], hold=hold), rng=Random(1), jobs_max=jobs_max
+    )
 
 
 def given_by(decided: Plan, key: str) -> Counter[str]:
@@ -119,7 +120,7 @@ def test_a_heavy_job_waits_for_a_strong_worker(one: Order) -> None:
 
     assert decided.assignments == ()
     (hold,) = decided.holds
-    assert (hold.reason, list(hold.refusals)) == ("sooner_elsewhere", [STRONG.name])
+    assert (hold.reason, hold.jobs, hold.waits_for) == ("sooner_elsewhere", 1, {"strong": 1})
 
 
 def test_a_light_job_does_not_wait() -> None:
@@ -157,7 +158,7 @@ def test_nobody_is_held_for_an_unfit_worker() -> None:
 
 
 def test_no_hold_without_the_rule() -> None:
-    """Off by default: work-conserving."""
+    """Work-conserving."""
     assert given_by(decide([lane_view(cost_ms=10_000)], [STRONG, WEAK]), "epoch") == {"weak": 1}
 
 
@@ -189,7 +190,7 @@ def test_no_order_and_no_hold_breaks_what_a_plan_promises(
     waiting: list[LaneView], fleet: list[WorkerView], strategy: str, ordering: str, holds: bool, jobs_max: int
 ) -> None:
     """Never above a window or a depth or to an unfit worker; the same again; a job waits only if it is held or all are full."""
-    rule = RULE if holds and strategy in TIMED_STRATEGIES else None
+    rule = RULE if holds else None
     decided = decide(waiting, fleet, strategy=strategy, ordering=ordering, hold=rule, now_ms=40_000, jobs_max=jobs_max)
     by_worker, by_lane = given_by(decided, "epoch"), given_by(decided, "lane")
 
@@ -212,7 +213,8 @@ def test_no_order_and_no_hold_breaks_what_a_plan_promises(
     ("given_settings", "said"),
     [
         (Settings(hold_ratio=0.5), "at least 1"),
-        (Settings(hold_ratio=1.5, strategy="random"), "it compares times"),
+        (Settings(model_strategies=("chat=fastest",)), "model=strategy"),
+        (Settings(tenant_weights=("acme=0",)), "tenant=weight"),
     ],
 )
 def test_a_wrong_hold_is_told(given_settings: Settings, said: str) -> None:
@@ -223,11 +225,12 @@ def test_a_wrong_hold_is_told(given_settings: Settings, said: str) -> None:
 
 
 def test_timed_strategies_are_strategies() -> None:
-    """Their scores double with all times."""
-    for name in TIMED_STRATEGIES:
-        once, twice = (
-            STRATEGIES[name].score(lane_view(cost_ms=1_000), replace(STRONG, weight=weight), Load(1, 2_000, 0)) for weight in (2.0, 1.0)
-        )
+    """Their scores double with all times, so that ms may be added to them."""
+    timed = [one for one in STRATEGIES.values() if one.timed]
+
+    assert {one.name for one in timed} == {"earliest_completion", "least_work"}
+    for one in timed:
+        once, twice = (one.score(1_000, Load(1, 2_000, 1), speed) for speed in (2.0, 1.0))
         assert twice == pytest.approx(2 * once)
 
 

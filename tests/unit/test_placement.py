@@ -66,7 +66,7 @@ def test_what_is_required_is_required(requires: Wanted, labels: dict[str, str]) 
     """The filter lets through exactly the workers with all of it, and names what lacks."""
     lane = lane_view()
     lane = replace(lane, lane=replace(lane.lane, requires=requires))
-    refusal = Requires().refuses(lane, worker_view(labels=labels))
+    refusal = Requires().refuses(lane.lane, worker_view(labels=labels))
 
     assert (refusal is None) == (fulfilled(requires, labels) == 1)
     assert refusal is None or any(name in refusal for name, _ in requires)

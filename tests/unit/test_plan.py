@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from random import Random
+from unittest import mock
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dispatcher.core import fleet
 from dispatcher.core.balancing import STRATEGIES
 from dispatcher.core.balancing.filters import standard_filters
-from dispatcher.core.plan import TURN_JOBS, Plan, PolicyState, plan
+from dispatcher.core.decisions import Plan
+from dispatcher.core.explain import refusals
+from dispatcher.core.plan import PolicyState, plan
+from dispatcher.core.policy import HoldRule, Policy, Stickiness
 from dispatcher.core.snapshot import LaneView, Snapshot, WorkerView
 from tests.unit.snapshots import STALL_MS, lane_view, worker_view
 
@@ -63,11 +68,11 @@ Case = tuple[Snapshot, str, int, int]
 
 def planned(case: Case) -> Plan:
     snapshot, strategy, seed, jobs_max = case
-    return plan(snapshot, PolicyState(), strategy=STRATEGIES[strategy], filters=FILTERS, rng=Random(seed), jobs_max=jobs_max)
+    return plan(snapshot, PolicyState(), Policy(STRATEGIES[strategy], FILTERS), rng=Random(seed), jobs_max=jobs_max)
 
 
 def eligible(lane: LaneView, worker: WorkerView) -> bool:
-    return all(one.refuses(lane, worker) is None for one in FILTERS)
+    return all(one.refuses(lane.lane, worker) is None for one in FILTERS)
 
 
 def is_paused(snapshot: Snapshot, lane: LaneView) -> bool:
@@ -150,9 +155,12 @@ def test_state_remembers_only_workers_that_are_there(case: Case) -> None:
     """What survives from plan to plan must not grow with every worker that ever was."""
     state = PolicyState(turn=3, last_turn={"gone": 2})
     snapshot, strategy, seed, jobs_max = case
-    plan(snapshot, state, strategy=STRATEGIES[strategy], filters=FILTERS, rng=Random(seed), jobs_max=jobs_max)
+    plan(snapshot, state, Policy(STRATEGIES[strategy], FILTERS), rng=Random(seed), jobs_max=jobs_max)
 
-    assert set(state.last_turn) == {worker.epoch for worker in snapshot.workers}
+    there = {worker.epoch for worker in snapshot.workers}
+    if STRATEGIES[strategy].turns:
+        assert set(state.last_turn) == set(state.passed) == there
+    assert set(state.memory.epochs) == there
 
 
 # ---- LIVENESS
@@ -182,7 +190,7 @@ def test_a_lane_from_which_nothing_could_go_says_why(case: Case) -> None:
         if is_paused(snapshot, lane) or any(worker.room for worker in able):
             continue
         assert holds[lane.name].reason == ("full" if able else "unroutable")
-        assert set(holds[lane.name].refusals) == {worker.name for worker in snapshot.workers}
+        assert sum(count for count, _ in refusals(lane, snapshot.workers, FILTERS).values()) == len(snapshot.workers)
 
 
 @given(cases)
@@ -202,7 +210,7 @@ def test_a_lower_priority_gets_only_what_a_higher_one_leaves(case: Case) -> None
 
 
 def test_lanes_of_a_priority_take_turns() -> None:
-    """A lane of 10,000 jobs and two of ten: when room is for 60, the small ones are done."""
+    """A lane of 10,000 jobs and two of ten, all admitted at once: when room is for 60, the small ones are done."""
     waiting = [lane_view(task=name, depth=depth) for name, depth in (("huge", 10_000), ("small", 10), ("little", 10))]
     worker = worker_view(window=60, tasks=frozenset({"huge", "small", "little"}))
 
@@ -223,8 +231,7 @@ def test_no_lane_of_a_priority_starves() -> None:
         decided = plan(
             Snapshot(tick, True, frozenset(), waiting, (worker,)),
             state,
-            strategy=STRATEGIES["least_work"],
-            filters=FILTERS,
+            Policy(STRATEGIES["least_work"], FILTERS),
             rng=Random(tick),
         )
         (one,) = decided.assignments
@@ -238,7 +245,7 @@ def test_no_lane_of_a_priority_starves() -> None:
 def test_more_lanes_than_a_plan_has_turns_are_all_served_in_the_end() -> None:
     """A plan that is cut short begins with the oldest, so what it left is first in the next."""
     names = [f"task{i:03}" for i in range(100)]
-    depth = dict.fromkeys(names, TURN_JOBS * 2)
+    depth = dict.fromkeys(names, 16)
     worker = worker_view(window=100_000, tasks=frozenset(names))
     head = dict.fromkeys(names, 0)
     served: list[set[str]] = []
@@ -253,3 +260,24 @@ def test_more_lanes_than_a_plan_has_turns_are_all_served_in_the_end() -> None:
             head[name] = tick
 
     assert served[0] | served[1] == set(names)
+
+
+# ---- large fleets are scored over arrays
+
+
+@given(cases, st.sampled_from([0.0, 1.5]), st.booleans())
+def test_arrays_decide_as_well_as_numbers(case: Case, ratio: float, sticky: bool) -> None:
+    """Scored at once or one by one, a plan gives out as many jobs of each lane, at the same scores where nothing was drawn by chance."""
+    snapshot, name, seed, jobs_max = case
+    hold = HoldRule(ratio, 2_000_000) if ratio else None
+    policy = Policy(STRATEGIES[name], FILTERS, hold=hold, sticky=Stickiness(1_000, 2_000_000) if sticky else None)
+    few = plan(snapshot, PolicyState(), policy, rng=Random(seed), jobs_max=jobs_max)
+    with mock.patch.object(fleet, "SMALL", 0), mock.patch.object(fleet, "BEST_KEPT", 2):
+        many = plan(snapshot, PolicyState(), policy, rng=Random(seed), jobs_max=jobs_max)
+
+    if not STRATEGIES[name].draws and not STRATEGIES[name].turns:
+        assert placed_by_lane(many) == placed_by_lane(few)
+        assert [(one.lane, one.reason, one.jobs) for one in many.holds] == [(one.lane, one.reason, one.jobs) for one in few.holds]
+    assert placed_by_lane(many).total() == placed_by_lane(few).total()
+    given_to = placed_by_worker(many)
+    assert all(given_to[worker.epoch] <= worker.room for worker in snapshot.workers)

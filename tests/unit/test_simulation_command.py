@@ -53,7 +53,7 @@ def test_it_tells_each_strategy_beside_the_bound(capsys: pytest.CaptureFixture[s
     assert re.search(r"^random .*\n^least_work ", out, re.MULTILINE)
     assert "300 jobs, 3 workers; lower bound of the mean:" in out
     (only,) = facts(capsys, "--rate", "5", "--jobs", "30", "--fleet", fleet)["runs"]
-    assert only["strategy"] == "least_work"
+    assert only["strategy"] == "earliest_completion"
 
 
 def test_json_is_the_same_again(capsys: pytest.CaptureFixture[str], fleet: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from itertools import groupby, pairwise
 from random import Random
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from dispatcher.core.balancing.base import Load, Strategy
 from dispatcher.core.balancing.filters import standard_filters
 from dispatcher.core.balancing.weighted_least_connections import WeightedLeastConnections
 from dispatcher.core.plan import PolicyState, plan
+from dispatcher.core.policy import Policy
 from dispatcher.core.snapshot import LaneView, Snapshot, WorkerView
 from dispatcher.errors import Invalid
 from dispatcher.settings import Settings
@@ -31,7 +33,7 @@ def choose(
 ) -> Counter[str]:
     """Jobs by worker name that one plan gives."""
     snapshot = Snapshot(0, True, frozenset(), tuple(lanes), tuple(workers))
-    decided = plan(snapshot, state or PolicyState(), strategy=one, filters=FILTERS, rng=Random(seed), jobs_max=10_000)
+    decided = plan(snapshot, state or PolicyState(), Policy(one, FILTERS), rng=Random(seed), jobs_max=10_000)
     names = {worker.epoch: worker.name for worker in workers}
     found: Counter[str] = Counter()
     for assign in decided.assignments:
@@ -51,7 +53,7 @@ def test_its_name_is_its_entry(one: Strategy) -> None:
 
 def test_an_unknown_name_is_invalid() -> None:
     """With the names that there are."""
-    with pytest.raises(Invalid, match=r"there are least_work, .*round_robin"):
+    with pytest.raises(Invalid, match=r"there are earliest_completion, .*round_robin"):
         strategy("fastest")
 
 
@@ -113,11 +115,10 @@ def test_the_same_seed_gives_the_same_choice(one: Strategy) -> None:
 )
 def test_its_score_does_not_fall_while_the_load_grows(one: Strategy, weight: float, concurrency: int, costs: list[int]) -> None:
     """The plan relies on it: a stale score may only be too good."""
-    worker = worker_view(weight=weight, concurrency=concurrency)
-    load, scores = Load(0, 0, 0), []
+    load, scores = Load(0, 0, concurrency), []
     for turn, cost_ms in enumerate(costs, 1):
-        scores.append(one.score(lane_view(cost_ms=costs[0]), worker, load))
-        load = Load(load.leases + 1, load.cost_ms + cost_ms, turn)
+        scores.append(one.score(costs[0], load, weight))
+        load = Load(load.leases + 1, load.cost_ms + cost_ms, concurrency, turn)
 
     assert all(before <= after for before, after in pairwise(scores))
 
@@ -287,10 +288,25 @@ def test_earliest_completion_respects_slots() -> None:
     slots = worker_view("e0", name="slots", concurrency=4, leases=3, leased_cost_ms=3_000, window=10)
     fast = worker_view("e1", name="fast", weight=2.0, leases=1, leased_cost_ms=1_000, window=10)
     one = STRATEGIES["earliest_completion"]
-    lane = lane_view(cost_ms=1_000)
 
-    assert one.score(lane, slots, Load(3, 3_000, 0)) == 1_000
-    assert one.score(lane, slots, Load(4, 4_000, 0)) == 1_250
-    assert one.score(lane, slots, Load(7, 7_000, 0)) == 2_000
-    assert one.score(lane, fast, Load(1, 1_000, 0)) == 1_000
+    assert one.score(1_000, Load(3, 3_000, 4), 1.0) == 1_000
+    assert one.score(1_000, Load(4, 4_000, 4), 1.0) == 1_250
+    assert one.score(1_000, Load(7, 7_000, 4), 1.0) == 2_000
+    assert one.score(1_000, Load(1, 1_000, 1), 2.0) == 1_000
     assert choose(one, [lane_view(cost_ms=1_000)], [replace(slots, leases=4, leased_cost_ms=4_000), fast]) == {"fast": 1}
+
+
+@every_strategy
+@given(
+    loads=st.lists(
+        st.tuples(st.integers(0, 9), st.integers(0, 90_000), st.integers(1, 8), st.integers(0, 99), st.floats(0, 9)), min_size=1, max_size=9
+    ),
+    cost_ms=st.integers(1, 1_000_000),
+)
+def test_arrays_give_the_score_that_numbers_give(one: Strategy, loads: list[tuple[int, int, int, int, float]], cost_ms: int) -> None:
+    """A large fleet is scored at once, a small one worker by worker: by one formula, to the last bit."""
+    speeds = [0.5 + index for index in range(len(loads))]
+    columns = [np.array(column, dtype=float) for column in zip(*loads, strict=True)]
+    at_once = one.score(cost_ms, Load(*columns), np.array(speeds))  # type: ignore[arg-type]
+
+    assert list(at_once) == [one.score(cost_ms, Load(*load), speed) for load, speed in zip(loads, speeds, strict=True)]

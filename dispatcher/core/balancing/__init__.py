@@ -16,8 +16,8 @@ from dispatcher.core.balancing.weighted_round_robin import WeightedRoundRobin
 from dispatcher.errors import Invalid
 
 _ALL: Final[tuple[Strategy, ...]] = (
-    LeastWork(),
     EarliestCompletion(),
+    LeastWork(),
     LeastConnections(),
     WeightedLeastConnections(),
     PowerOfTwo(),

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
-from dispatcher.core.snapshot import LaneView, WorkerView
+from dispatcher.core.lane import Lane
+from dispatcher.core.snapshot import WorkerView
 
 
 @dataclass(slots=True)
 class Load:
-    """What a worker owes, kept up to date while a plan grows. ``last_turn`` is when it was last chosen (a count, not a time).
+    """What a worker owes, kept up to date while a plan grows; or what many do, each field an array over the same workers.
 
-    ``passed`` is how far it is on in turns weighted by capacity, ``stride`` what one turn adds to it; both 0 unless the strategy
-    weighs turns.
+    ``slots`` is its concurrency. ``last_turn`` is when it was last chosen (a count, not a time), ``passed`` how far it is on in turns
+    weighted by capacity, ``stride`` what one turn adds to that; all three are 0 unless the strategy takes turns.
     """
 
-    leases: int
-    cost_ms: int
-    last_turn: int
+    leases: float
+    cost_ms: float
+    slots: float
+    last_turn: float = 0
     passed: float = 0.0
     stride: float = 0.0
 
 
 class Filter(Protocol):
-    """A hard condition."""
+    """A hard condition. ``of_worker``: it looks at the worker alone, and at things that change from beat to beat; else at what the
+    lane asks (never at its size, slot, tenant or deadline) and what the worker said when its life began, so that its answers are kept.
+    """
 
     name: ClassVar[str]
+    of_worker: ClassVar[bool]
 
-    def refuses(self, lane: LaneView, worker: WorkerView) -> str | None:
+    def refuses(self, lane: Lane, worker: WorkerView) -> str | None:
         """Why jobs of the lane must not go to the worker, in a few words; ``None`` if they may."""
         ...
 
@@ -36,14 +41,19 @@ class Filter(Protocol):
 class Strategy(Protocol):
     """A preference among the workers that passed the filters and have room.
 
-    ``draws``: 0 for the best of them all; else so many are drawn by chance for each job, and the best of those gets it.
-    ``weighs_turns``: the plan keeps :attr:`Load.passed` for it.
+    ``draws``: 0 for the best of them all; else so many are drawn by chance for each job, and the best of those gets it. ``turns``: the
+    plan keeps :attr:`Load.last_turn` for it (``"equal"``), or :attr:`Load.passed` (``"weighed"``). ``timed``: its score is a time in
+    ms, to which other times may be added.
     """
 
     name: ClassVar[str]
     draws: ClassVar[int]
-    weighs_turns: ClassVar[bool]
+    turns: ClassVar[Literal["", "equal", "weighed"]]
+    timed: ClassVar[bool]
 
-    def score(self, lane: LaneView, worker: WorkerView, load: Load) -> float:
-        """Lower is better. It must not fall while ``load`` grows: the plan relies on it."""
+    def score(self, cost_ms: float, load: Load, speed: float) -> float:
+        """Lower is better. ``speed`` is of one slot, for this model. It must not fall while ``load`` grows: the plan relies on it.
+
+        Arithmetic only, no branches: for a large fleet it is called once with arrays in ``load`` and ``speed``, and answers with one.
+        """
         ...

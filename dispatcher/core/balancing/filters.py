@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from dispatcher.core import labels
 from dispatcher.core.balancing.base import Filter
-from dispatcher.core.snapshot import LaneView, WorkerView
+from dispatcher.core.lane import Lane
+from dispatcher.core.snapshot import WorkerView
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +17,9 @@ class Alive:
 
     stall_ms: int
     name: ClassVar[str] = "alive"
+    of_worker: ClassVar[bool] = True
 
-    def refuses(self, lane: LaneView, worker: WorkerView) -> str | None:
+    def refuses(self, lane: Lane, worker: WorkerView) -> str | None:
         if worker.ended is not None:
             return f"ended: {worker.ended}"
         if worker.consume_age_ms > self.stall_ms:
@@ -30,8 +32,9 @@ class NotDraining:
     """It takes new work."""
 
     name: ClassVar[str] = "not_draining"
+    of_worker: ClassVar[bool] = True
 
-    def refuses(self, lane: LaneView, worker: WorkerView) -> str | None:
+    def refuses(self, lane: Lane, worker: WorkerView) -> str | None:
         return "draining" if worker.draining else None
 
 
@@ -40,9 +43,10 @@ class NamedIngress:
     """It was told to consume the queue that the job came through."""
 
     name: ClassVar[str] = "ingress"
+    of_worker: ClassVar[bool] = False
 
-    def refuses(self, lane: LaneView, worker: WorkerView) -> str | None:
-        return None if lane.lane.ingress in worker.ingress else f"does not consume {lane.lane.ingress}"
+    def refuses(self, lane: Lane, worker: WorkerView) -> str | None:
+        return None if lane.ingress in worker.ingress else f"does not consume {lane.ingress}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +54,10 @@ class HasTask:
     """It has the task registered; in a rolling deploy not every worker has."""
 
     name: ClassVar[str] = "task"
+    of_worker: ClassVar[bool] = False
 
-    def refuses(self, lane: LaneView, worker: WorkerView) -> str | None:
-        return None if lane.lane.task in worker.tasks else f"has no task {lane.lane.task}"
+    def refuses(self, lane: Lane, worker: WorkerView) -> str | None:
+        return None if lane.task in worker.tasks else f"has no task {lane.task}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +65,10 @@ class ServesModel:
     """It serves the model; every worker serves ``default``, the model of jobs that name none."""
 
     name: ClassVar[str] = "model"
+    of_worker: ClassVar[bool] = False
 
-    def refuses(self, lane: LaneView, worker: WorkerView) -> str | None:
-        model = lane.lane.model
+    def refuses(self, lane: Lane, worker: WorkerView) -> str | None:
+        model = lane.model
         return None if model == "default" or model in worker.models else f"does not serve {model}"
 
 
@@ -71,9 +77,10 @@ class Requires:
     """It has every label that the job requires. There is no way around it: a job that nobody matches waits."""
 
     name: ClassVar[str] = "requires"
+    of_worker: ClassVar[bool] = False
 
-    def refuses(self, lane: LaneView, worker: WorkerView) -> str | None:
-        return labels.refused(lane.lane.requires, worker.labels) if lane.lane.requires else None
+    def refuses(self, lane: Lane, worker: WorkerView) -> str | None:
+        return labels.refused(lane.requires, worker.labels) if lane.requires else None
 
 
 def standard_filters(*, stall_ms: int) -> tuple[Filter, ...]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from dispatcher.core.balancing.base import Load
-from dispatcher.core.snapshot import LaneView, WorkerView
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +14,8 @@ class LeastConnections:
 
     name: ClassVar[str] = "least_connections"
     draws: ClassVar[int] = 0
-    weighs_turns: ClassVar[bool] = False
+    turns: ClassVar[Literal["", "equal", "weighed"]] = ""
+    timed: ClassVar[bool] = False
 
-    def score(self, lane: LaneView, worker: WorkerView, load: Load) -> float:
+    def score(self, cost_ms: float, load: Load, speed: float) -> float:
         return load.leases

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from dispatcher.core.balancing.base import Load
-from dispatcher.core.snapshot import LaneView, WorkerView
 
 
 @dataclass(frozen=True, slots=True)
 class LeastWork:
-    """Score = (leased cost + this cost) / (weight × concurrency): ms until it would have worked off all it owes.
+    """Score = (leased cost + this cost) / (speed × slots): ms until it would have worked off all it owes.
 
     Costs, not counts: one job of an hour is not two of a second. Shares of backlogged workers come out as their capacities.
     """
 
     name: ClassVar[str] = "least_work"
     draws: ClassVar[int] = 0
-    weighs_turns: ClassVar[bool] = False
+    turns: ClassVar[Literal["", "equal", "weighed"]] = ""
+    timed: ClassVar[bool] = True
 
-    def score(self, lane: LaneView, worker: WorkerView, load: Load) -> float:
-        return (load.cost_ms + max(1, lane.cost_ms)) / worker.capacity
+    def score(self, cost_ms: float, load: Load, speed: float) -> float:
+        return (load.cost_ms + cost_ms) / (speed * load.slots)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from dispatcher.core.balancing.base import Load
-from dispatcher.core.snapshot import LaneView, WorkerView
 
 
 @dataclass(frozen=True, slots=True)
 class PowerOfTwo:
-    """Two are drawn, each with the same chance; score = (leases + 1) / (weight × concurrency), so that for equals the shorter queue wins.
+    """Two are drawn, each with the same chance; score = (leases + 1) / (speed × slots), so that for equals the shorter queue wins.
 
     Mitzenmacher, 1996. The choice costs the same in a fleet of any size, and dispatchers that see old loads do not all run to one
     worker. Full workers are not drawn.
@@ -19,7 +18,8 @@ class PowerOfTwo:
 
     name: ClassVar[str] = "power_of_two"
     draws: ClassVar[int] = 2
-    weighs_turns: ClassVar[bool] = False
+    turns: ClassVar[Literal["", "equal", "weighed"]] = ""
+    timed: ClassVar[bool] = False
 
-    def score(self, lane: LaneView, worker: WorkerView, load: Load) -> float:
-        return (load.leases + 1) / worker.capacity
+    def score(self, cost_ms: float, load: Load, speed: float) -> float:
+        return (load.leases + 1) / (speed * load.slots)

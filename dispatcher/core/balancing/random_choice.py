@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from dispatcher.core.balancing.base import Load
-from dispatcher.core.snapshot import LaneView, WorkerView
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +17,8 @@ class RandomChoice:
 
     name: ClassVar[str] = "random"
     draws: ClassVar[int] = 1
-    weighs_turns: ClassVar[bool] = False
+    turns: ClassVar[Literal["", "equal", "weighed"]] = ""
+    timed: ClassVar[bool] = False
 
-    def score(self, lane: LaneView, worker: WorkerView, load: Load) -> float:
-        return 0.0
+    def score(self, cost_ms: float, load: Load, speed: float) -> float:
+        return 0.0 * load.leases

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from dispatcher.core.balancing.base import Load
-from dispatcher.core.snapshot import LaneView, WorkerView
 
 
 @dataclass(frozen=True, slots=True)
 class WeightedLeastConnections:
-    """Score = (leases + 1) ** bias / (weight × concurrency): Envoy's weight / (active + 1) ** bias, turned over, as lower is better.
+    """Score = (leases + 1) ** bias / (speed × slots): Envoy's weight / (active + 1) ** bias, turned over, as lower is better.
 
     Envoy draws by that weight; here the best is taken. ``bias`` 1.0 as there; at 0 only capacity counts, a larger one flees load
     sooner. For jobs whose cost nobody declares.
@@ -20,7 +19,9 @@ class WeightedLeastConnections:
     bias: float = 1.0
     name: ClassVar[str] = "weighted_least_connections"
     draws: ClassVar[int] = 0
-    weighs_turns: ClassVar[bool] = False
+    turns: ClassVar[Literal["", "equal", "weighed"]] = ""
+    timed: ClassVar[bool] = False
 
-    def score(self, lane: LaneView, worker: WorkerView, load: Load) -> float:
-        return float((load.leases + 1) ** self.bias) / worker.capacity
+    def score(self, cost_ms: float, load: Load, speed: float) -> float:
+        score: float = (load.leases + 1.0) ** self.bias / (speed * load.slots)
+        return score

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from dispatcher.core.balancing.base import Load
-from dispatcher.core.snapshot import LaneView, WorkerView
 
 
 @dataclass(frozen=True, slots=True)
 class WeightedRoundRobin:
-    """Score = the worker's turns, each counted as 1 / (weight × concurrency): the one that is least far on is next.
+    """Score = the worker's turns, each counted as 1 / (speed × slots): the one that is least far on is next.
 
     Shares and smoothness are those of nginx's smooth weighted round robin (commit 52327e06), where each step adds its weight to every
     peer, and the best pays the sum; here as stride scheduling (Waldspurger and Weihl, 1995), which has a score that stands still while
@@ -21,7 +20,8 @@ class WeightedRoundRobin:
 
     name: ClassVar[str] = "weighted_round_robin"
     draws: ClassVar[int] = 0
-    weighs_turns: ClassVar[bool] = True
+    turns: ClassVar[Literal["", "equal", "weighed"]] = "weighed"
+    timed: ClassVar[bool] = False
 
-    def score(self, lane: LaneView, worker: WorkerView, load: Load) -> float:
+    def score(self, cost_ms: float, load: Load, speed: float) -> float:
         return load.passed

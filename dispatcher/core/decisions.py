@@ -1,0 +1,39 @@
+"""What a plan decides: assignments, and holds with their reasons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """``count`` jobs from the head of ``lane`` go to ``epoch``; ``score`` is the strategy's for the first of them."""
+
+    lane: str
+    epoch: str
+    count: int
+    window: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """``jobs`` of ``lane`` wait, though this plan could have placed more jobs. ``waits_for``: epoch of a full worker → how many of them
+    wait for it; empty where they wait for any.
+
+    ``reason``: ``paused``; ``unroutable`` (no worker may have them); ``full`` (all that may have no room); ``sooner_elsewhere`` (a full
+    worker will be done with them sooner); ``sticky`` (the worker of their session or prefix is full).
+    """
+
+    lane: str
+    reason: str
+    jobs: int
+    waits_for: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do at one instant."""
+
+    assignments: tuple[Assign, ...]
+    holds: tuple[Hold, ...]

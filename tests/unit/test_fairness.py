@@ -1,0 +1,95 @@
+"""Tenants: shares in cost by weight, nobody saves up, and order between priorities, tenants, deadlines and sizes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.core.balancing import STRATEGIES
+from dispatcher.core.balancing.filters import standard_filters
+from dispatcher.core.ordering import ORDERS
+from dispatcher.core.plan import PolicyState, plan
+from dispatcher.core.policy import Policy
+from dispatcher.core.snapshot import LaneView, Snapshot
+from tests.unit.snapshots import STALL_MS, lane_view, worker_view
+
+POLICY = Policy(STRATEGIES["earliest_completion"], standard_filters(stall_ms=STALL_MS), ORDERS["shortest"])
+
+
+def serve(lanes: list[LaneView], state: PolicyState, policy: Policy = POLICY, *, room: int = 1, now_ms: int = 0) -> Counter[str]:
+    """Jobs by tenant that one plan with so much room gives out."""
+    worker = worker_view(concurrency=room, window=room)
+    decided = plan(Snapshot(now_ms, True, frozenset(), tuple(lanes), (worker,)), state, policy, rng=Random(1))
+    tenants = {lane.name: lane.lane.tenant for lane in lanes}
+    return sum((Counter({tenants[one.lane]: one.count}) for one in decided.assignments), Counter())
+
+
+@pytest.mark.parametrize("room", [1, 4, 50])
+@given(
+    weights=st.tuples(st.sampled_from([1.0, 2.0, 3.0]), st.sampled_from([1.0, 5.0])),
+    costs=st.tuples(st.integers(1, 5_000), st.integers(1, 5_000)),
+    depths=st.tuples(st.integers(100, 10_000), st.integers(100, 10_000)),
+)
+def test_backlogged_tenants_share_by_weight(
+    room: int, weights: tuple[float, float], costs: tuple[int, int], depths: tuple[int, int]
+) -> None:
+    """In cost, not in jobs, however many each has sent: never further apart than the largest job of each for its weight."""
+    policy = replace(POLICY, tenant_weights={"a": weights[0], "b": weights[1]})
+    state, given_ms = PolicyState(), Counter[str]()
+    for now_ms in range(60):
+        lanes = [lane_view(tenant=tenant, cost_ms=cost, depth=depth) for tenant, cost, depth in zip("ab", costs, depths, strict=True)]
+        for tenant, count in serve(lanes, state, policy, room=room, now_ms=now_ms).items():
+            given_ms[tenant] += count * costs["ab".index(tenant)]
+        apart = abs(given_ms["a"] / weights[0] - given_ms["b"] / weights[1])
+        assert apart <= costs[0] / weights[0] + costs[1] / weights[1] + 1e-6
+
+
+def test_a_tenant_that_was_away_does_not_save_up() -> None:
+    """After an hour alone, the other that comes back gets its half from then on, no more."""
+    state = PolicyState()
+    for _ in range(100):
+        serve([lane_view(tenant="busy", depth=100)], state, room=10)
+    both = [lane_view(tenant="busy", depth=100), lane_view(tenant="back", depth=100)]
+    found = sum((serve(both, state, room=10) for _ in range(10)), Counter[str]())
+
+    assert abs(found["busy"] - found["back"]) <= 2
+
+
+def test_tenants_share_only_inside_a_priority() -> None:
+    """A tenant that has been given more still goes first with a job of a higher priority."""
+    state = PolicyState()
+    state.accounts.given = {"a": 1e6, "b": 0.0}
+    state.accounts.waited = frozenset("ab")
+
+    assert serve([lane_view(tenant="a", step=0), lane_view(tenant="b", step=3)], state) == {"a": 1}
+
+
+def test_priority_ages() -> None:
+    """A job of the lowest priority that has waited long enough is served like one of the highest, and not before."""
+    policy = replace(POLICY, ageing_ms=60_000)
+    low = lane_view(tenant="low", step=9, cost_ms=100)
+    middle = lane_view(tenant="middle", step=3, cost_ms=100, depth=5)
+    for waited_ms, first in ((0, "high"), (119_999, "high"), (120_000, "low")):
+        high = lane_view(tenant="high", step=0, cost_ms=100, admitted_ms=waited_ms, depth=5)
+        later = replace(middle, admitted_ms=waited_ms)
+        state = PolicyState()
+        state.accounts.given = {"low": 0.0, "high": 1.0, "middle": 1.0}
+        state.accounts.waited = frozenset({"low", "high", "middle"})
+        assert serve([high, later, low], state, policy, now_ms=waited_ms) == {first: 1}
+
+
+def test_the_earliest_deadline_goes_first_once_it_is_urgent() -> None:
+    """Inside a tenant; a deadline that is far off holds up nobody."""
+    short = lane_view(cost_ms=100, admitted_ms=0, task="t.one")
+    for now_ms, first in ((500, short), (60_000, None)):
+        soon = lane_view(cost_ms=10_000, deadline_ms=100_000, deadline_class=17)
+        later = lane_view(cost_ms=10_000, deadline_ms=110_000, deadline_class=18)
+        waiting = [replace(short, admitted_ms=now_ms - 500), later, soon]
+        worker = worker_view(window=1)
+        decided = plan(Snapshot(now_ms, True, frozenset(), tuple(waiting), (worker,)), PolicyState(), POLICY, rng=Random(1))
+        assert [one.lane for one in decided.assignments] == [(first or soon).name]
