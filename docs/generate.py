@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dispatcher.settings import Settings, env_name, toml_place
 from dispatcher.store.keys import KEYS
-from dispatcher.worker.options import LABELS_ENV, MODELS_ENV, WEIGHT_ENV
+from dispatcher.worker.options import LABELS_ENV, MODELS_ENV, MODELS_MAX_ENV, WEIGHT_ENV
 
 DOCS = Path(__file__).resolve().parent
 
@@ -44,8 +44,9 @@ def settings() -> str:
         "Each can be set in the environment or in a TOML file. An option on the command line comes first, then the environment, "
         "the TOML file, the Celery app, and the default. `dispatcher check` prints every mistake at once, relations included. "
         "In the environment a list is written with commas.\n\n"
-        f"What a worker says of itself is not a setting of the cell: `--weight`, `--models` and `--label` of `celery worker`, else "
-        f"`{WEIGHT_ENV}`, `{MODELS_ENV}` and `{LABELS_ENV}` in its environment, else the arguments of `attach`.",
+        "What a worker says of itself is not a setting of the cell: `--weight`, `--models`, `--models-max` (most models in the memory of "
+        "each of its processes; 0, the default: any number) and `--label` of `celery worker`, else "
+        f"`{WEIGHT_ENV}`, `{MODELS_ENV}`, `{MODELS_MAX_ENV}` and `{LABELS_ENV}` in its environment, else the arguments of `attach`.",
         _table(("Environment", "TOML", "Default", "Unit", "Meaning"), rows),
     )
 

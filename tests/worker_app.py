@@ -19,6 +19,7 @@ from celery.exceptions import Ignore, Reject
 from dispatcher.settings import load_settings
 from dispatcher.store.connection import celery_url
 from dispatcher.worker import attach
+from workers.runtimes import ResidentModels
 
 
 def make_app(broker_url: str, ledger: Path, *, attached: bool = True, **conf: Any) -> Celery:
@@ -57,6 +58,15 @@ class Ledger:
         with self._path.open("ab", buffering=0) as file:
             file.write(json.dumps([what, request.id, bool(request.delivery_info.get("redelivered"))]).encode() + b"\n")
 
+    def model(self, what: str, name: str) -> None:
+        """A model was ``load``-ed or ``close``-d by the process that asks."""
+        with self._path.open("ab", buffering=0) as file:
+            file.write(json.dumps([what, f"{name} {os.getpid()}", False]).encode() + b"\n")
+
+    def models(self, what: str) -> list[str]:
+        """Names of the models that were ``load``-ed or ``close``-d, in order, by all processes together."""
+        return [one.split()[0] for one, _ in self._read(what)]
+
     def _read(self, what: str) -> list[tuple[str, bool]]:
         lines = [json.loads(line) for line in self._path.read_text().splitlines()]
         return [(job, again) for kind, job, again in lines if kind == what]
@@ -74,7 +84,38 @@ class Ledger:
         return [job for job, _ in self._read("ended")]
 
 
+class CountedModel:
+    """A model that answers with nothing, and writes down when it is loaded and closed."""
+
+    endpoints: frozenset[str] = frozenset()
+
+    def __init__(self, name: str, ledger: Ledger) -> None:
+        self.name = name
+        self._ledger = ledger
+
+    def load(self) -> None:
+        self._ledger.model("load", self.name)
+        time.sleep(0.01)
+
+    def run(self, batch: list[Any]) -> list[Any]:
+        return batch
+
+    def probe(self) -> None: ...
+
+    def close(self) -> None:
+        self._ledger.model("close", self.name)
+
+
 def add_tasks(app: Celery, ledger: Ledger) -> None:
+    memory = ResidentModels(lambda name: CountedModel(name, ledger))
+
+    @app.task(name="ask", shared=False)
+    def ask(model: str, seconds: float = 0.0) -> int:
+        """Use a model for a while; the process it was in."""
+        with memory.use(model):
+            time.sleep(seconds)
+        return os.getpid()
+
     @app.task(name="noop", shared=False)
     def noop() -> None:
         pass

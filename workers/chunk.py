@@ -24,10 +24,10 @@ def run_chunk(chunk: dict[str, Any], runtimes: LoadedRuntimes, *, request_id: st
     lines = chunk["lines"]
     bodies = [line["body"] for line in lines]
     try:
-        runtime = runtimes.get(chunk["model"])
-        if runtime.endpoints and chunk["url"] not in runtime.endpoints:
-            raise Rejected(400, f"The model {chunk['model']!r} does not serve {chunk['url']}.", "url", "unsupported_endpoint")
-        answers = answer_each(runtime, bodies)
+        with runtimes.use(chunk["model"]) as runtime:
+            if runtime.endpoints and chunk["url"] not in runtime.endpoints:
+                raise Rejected(400, f"The model {chunk['model']!r} does not serve {chunk['url']}.", "url", "unsupported_endpoint")
+            answers = answer_each(runtime, bodies)
     except Rejected as refusal:
         answers = [refusal] * len(bodies)
     return {

@@ -31,7 +31,7 @@ from dispatcher.settings import Settings
 from dispatcher.store.connection import celery_url
 from workers.app import make_app
 from workers.corpus import Paragraph, paragraphs, write_batch
-from workers.runtimes import LoadedRuntimes, Runtime, minilm_weights
+from workers.runtimes import RUNTIMES, Runtime, minilm_weights
 
 PARAGRAPHS: Final = 600
 QUESTION: Final = "how are default arguments evaluated?"
@@ -92,16 +92,22 @@ def short(name: str) -> str:
 
 def choose_model() -> tuple[str, Runtime]:
     """The real encoder where it can be had, else the lexical one, said plainly."""
-    runtimes = LoadedRuntimes()
     try:
         if not minilm_weights.present():
             console.print("fetching the weights of all-MiniLM-L6-v2 (84 MB, once) …")
             minilm_weights.fetch(timeout_s=120)
-        return "minilm", runtimes.get("minilm")
+        return "minilm", loaded("minilm")
     except DispatcherError as problem:
         console.print(f"[yellow]all-MiniLM-L6-v2 is not to be had: {escape(str(problem))}[/]")
         console.print("[yellow]Using hash-384 instead. It compares letters, not meaning. No neural model runs.[/]")
-        return "hash-384", runtimes.get("hash-384")
+        return "hash-384", loaded("hash-384")
+
+
+def loaded(model: str) -> Runtime:
+    """The model, for this process alone."""
+    runtime = RUNTIMES[model]()
+    runtime.load()
+    return runtime
 
 
 def count_lines(summary: Summary, texts: list[Paragraph]) -> dict[str, list[float]]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from celery import Task
-from celery.signals import worker_process_shutdown
+from celery.signals import worker_init, worker_process_shutdown
 
 from dispatcher.clock import SystemClock
+from dispatcher.worker import report_models
 from workers.app import app
 from workers.chunk import run_chunk
 from workers.runtimes import LoadedRuntimes
@@ -37,6 +38,13 @@ def sleep(seconds: float) -> float:
     """Hold a slot for ``seconds`` and return them: a job of known length, for benchmarks and tests."""
     _clock.sleep(seconds)
     return seconds
+
+
+@worker_init.connect
+def _report_no_models(sender: Any = None, **_: Any) -> None:
+    """From the start: a worker that says nothing of its memory is taken to have nothing to load."""
+    if sender is not None and sender.app is app:
+        report_models(())
 
 
 @worker_process_shutdown.connect

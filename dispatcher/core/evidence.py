@@ -38,12 +38,23 @@ class Running(msgspec.Struct, omit_defaults=True):
     guessed: bool = False
 
 
+class Memory(msgspec.Struct, omit_defaults=True):
+    """Models of a worker: those in its memory, and model → (how often it was loaded since the worker began, ms in all)."""
+
+    resident: list[str] = []
+    loads: dict[str, tuple[int, int]] = {}
+
+
 class WorkerTotals(msgspec.Struct, omit_defaults=True):
-    """What a worker tells with its beat. ``failures_in_row``: of all kinds, up to now. ``running``: the oldest few."""
+    """What a worker tells with its beat. ``failures_in_row``: of all kinds, up to now. ``running``: the oldest few.
+
+    ``memory`` of ``None``: it does not say which models it holds.
+    """
 
     kinds: list[KindTotals] = []
     failures_in_row: int = 0
     running: list[Running] = []
+    memory: Memory | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ class WorkerKind:
     pool: str = "prefork"
     models: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    models_max: int = 0
 
     @property
     def capacity(self) -> float:

@@ -1,8 +1,9 @@
 """The fleet file: which workers a local cluster has, in TOML: ``[[worker]]``, ``[autoscaler]`` and ``[dispatcher]``.
 
 A ``[[worker]]`` has a ``name``, and may have ``count`` (1; named big1, big2, … where there are several), ``weight`` (1.0; the speed
-of one slot), ``concurrency`` (1; slots), ``pool`` ("prefork"), ``models`` (a list of names), ``labels`` (a table). The other two
-tables hold the settings of those names.
+of one slot), ``concurrency`` (1; slots), ``pool`` ("prefork"), ``models`` (a list of names), ``models_max`` (0; how many of
+them each of its processes may have in memory, 0 for any number), ``labels`` (a table). The other two tables hold the settings of those
+names.
 """
 
 from __future__ import annotations
@@ -178,5 +179,6 @@ _READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "concurrency": _concurrency,
     "pool": _pool,
     "models": _models,
+    "models_max": _count,
     "labels": _labels,
 }

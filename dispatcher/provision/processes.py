@@ -164,6 +164,8 @@ def worker_command(short_name: str, kind: WorkerKind, *, app: str = "workers.app
         command.append("--task-events")
     if kind.models:
         command += ["--models", ",".join(kind.models)]
+    if kind.models_max:
+        command += ["--models-max", str(kind.models_max)]
     for name, value in kind.labels.items():
         command += ["--label", f"{name}={value}"]
     return command

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import redis
 
+from dispatcher.core.evidence import WorkerTotals
 from dispatcher.core.explain import in_words
 from dispatcher.core.lane import parse_lane
 from dispatcher.store.frame import parse_entry
@@ -28,10 +29,11 @@ STATES = ("starting", "ready", "draining", "ejected", "dead")
 def read_status(client: redis.Redis, scripts: Scripts, keys: Keys, queues: Sequence[str]) -> dict[str, Any]:
     """The cell as JSON. ``queues``: ingress queues to count besides those that workers named. ``client`` answers with text.
 
-    ``ingress``, ``scheduled`` and ``dead`` are counts of jobs; a worker's ``leased`` includes ``running``. ``leader`` is ``null`` or
-    has the ``host`` and ``pid`` of the leading dispatcher. What only the leader knows is as of its last second, and missing while there
-    is none: ``why`` a lane's jobs wait, ``unroutable`` (lanes that no worker may serve, for ``unroutable_after_s``), and of a worker its
-    ``window``, measured ``speeds``, ``warmth``, and why it is ``ejected``. Costs one script and two pipelines, whatever the number of jobs.
+    ``ingress``, ``scheduled`` and ``dead`` are counts of jobs; a worker's ``leased`` includes ``running``, and its ``resident`` models
+    are ``null`` where it does not say. ``leader`` is ``null`` or has the ``host`` and ``pid`` of the leading dispatcher. What only the
+    leader knows is as of its last second, and missing while there is none: ``why`` a lane's jobs wait, ``unroutable`` (lanes that no
+    worker may serve, for ``unroutable_after_s``), and of a worker its ``window``, measured ``speeds``, ``warmth``, and why it is
+    ``ejected``. Costs one script and two pipelines, whatever the number of jobs.
     """
     now_ms, _, _, lanes, workers, _ = scripts(
         "snapshot",
@@ -56,10 +58,12 @@ def read_status(client: redis.Redis, scripts: Scripts, keys: Keys, queues: Seque
             pipe.llen(one)
         for epoch in epochs:
             pipe.hgetall(keys.worker(epoch))
+        pipe.hgetall(keys.totals)
         replies = pipe.execute()
+    totals, known = replies[-1], replies[len(lists) : -1]
     shown = [
-        _worker(epoch, rows.get(epoch), facts, view.workers.get(epoch, {}))
-        for epoch, facts in zip(epochs, replies[len(lists) :], strict=True)
+        _worker(epoch, rows.get(epoch), facts, totals.get(epoch), view.workers.get(epoch, {}))
+        for epoch, facts in zip(epochs, known, strict=True)
         if facts
     ]
     return {
@@ -91,8 +95,11 @@ def _why(hold: HeldLane | None) -> dict[str, Any] | None:
     }
 
 
-def _worker(epoch: str, row: Sequence[Any] | None, facts: dict[str, str], learned: Mapping[str, Any]) -> dict[str, Any]:
+def _worker(
+    epoch: str, row: Sequence[Any] | None, facts: dict[str, str], totals: str | None, learned: Mapping[str, Any]
+) -> dict[str, Any]:
     registration = msgspec.json.decode(facts.get("registration") or NOBODY, type=Registration)
+    memory = msgspec.json.decode(totals, type=WorkerTotals).memory if totals else None
     alive = row is not None and row[1] >= 0
     if not alive:
         state = "dead"
@@ -122,6 +129,8 @@ def _worker(epoch: str, row: Sequence[Any] | None, facts: dict[str, str], learne
         "beat_age_s": round(row[1] / 1000, 3) if alive and row is not None else None,
         "pid": registration.pid,
         "models": list(registration.models),
+        "resident": memory.resident if memory is not None else None,
+        "models_max": registration.models_max,
         "labels": registration.labels,
     }
 

@@ -37,6 +37,7 @@ class Registration:
     pool: str = "prefork"
     weight: float = 1.0
     models: tuple[str, ...] = ()
+    models_max: int = 0
     labels: dict[str, str] = field(default_factory=dict)
     ingress: tuple[str, ...] = ("dispatch",)
     tasks: tuple[str, ...] = ()

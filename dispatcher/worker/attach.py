@@ -8,7 +8,14 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from dispatcher.settings import Settings
-from dispatcher.worker.options import WorkerOptions, command_line_options, read_labels, read_models, read_weight
+from dispatcher.worker.options import (
+    WorkerOptions,
+    command_line_options,
+    read_labels,
+    read_models,
+    read_models_max,
+    read_weight,
+)
 
 # Names, not classes: Celery resolves them in a process that starts a worker, so producers load none of it.
 WORKER_STEP = "dispatcher.worker.steps:DispatchedWorker"
@@ -33,18 +40,21 @@ def attach(
     weight: float | None = None,
     models: str | Iterable[str] | None = None,
     labels: str | Mapping[str, str] | Iterable[str] | None = None,
+    models_max: int | None = None,
 ) -> None:
     """Make every worker of ``app`` that starts from here on a dispatched one.
 
     Each queue that such a worker is told to consume (``-Q``, else ``task_default_queue``) becomes an ingress: the dispatcher
-    admits from it, and the worker consumes a list of its own instead. ``weight``, ``models`` and ``labels`` are what the
-    worker says of itself where neither the command line (``--weight``, ``--models``, ``--label``) nor the environment
-    (``DISPATCHER_WORKER_WEIGHT``, ``…_MODELS``, ``…_LABELS``) does. May be called again: the last call's arguments hold.
+    admits from it, and the worker consumes a list of its own instead. ``weight``, ``models``, ``labels`` and
+    ``models_max`` are what the worker says of itself where neither the command line (``--weight``, ``--models``, ``--label``,
+    ``--models-max``) nor the environment (``DISPATCHER_WORKER_WEIGHT``, ``…_MODELS``, ``…_LABELS``, ``…_MODELS_MAX``) does. May be
+    called again: the last call's arguments hold.
     """
     options = WorkerOptions(
         1.0 if weight is None else read_weight(weight),
         () if models is None else read_models(models),
         {} if labels is None else read_labels(labels),
+        0 if models_max is None else read_models_max(models_max),
     )
     known = app in _attached
     _attached[app] = Attachment(settings, options)

@@ -16,6 +16,7 @@ from itertools import islice
 import redis
 
 from dispatcher.clock import Clock
+from dispatcher.core.evidence import Memory
 from dispatcher.core.lane import parse_lane
 from dispatcher.errors import EpochEnded
 from dispatcher.store.frame import Entry, parse_entry
@@ -289,10 +290,12 @@ class LeaseKeeper:
             "consume_age_ms": self._clock.monotonic_ms() - self._seen_ms if has_credit else 0,
         }
 
-    def totals(self) -> bytes:
-        """What a beat tells of the kinds of jobs that were run in this life, and of what runs: JSON of ``WorkerTotals``."""
+    def totals(self, memory: Memory | None = None) -> bytes:
+        """What a beat tells of the kinds of jobs that were run in this life, of what runs, and of the models in memory: JSON of
+        ``WorkerTotals``.
+        """
         with self._lock:
-            return self._kinds.encoded(self._held.values(), self._clock.monotonic_ms())
+            return self._kinds.encoded(self._held.values(), self._clock.monotonic_ms(), memory)
 
     def resume(self) -> None:
         """Take jobs again after a pause."""

@@ -22,6 +22,7 @@ from dispatcher.store.keys import Keys
 from dispatcher.store.lease_pipe import LeasePipe
 from dispatcher.store.worker_store import Beat, BeatStatus, GiveBack, Registration, WorkerStore, new_epoch
 from dispatcher.worker.keeper import Held, LeaseKeeper
+from dispatcher.worker.models import ModelMemory
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,14 @@ class WorkerLife:
     """Begins with :meth:`begin`, ends with :meth:`finish`. :meth:`step` is one beat."""
 
     def __init__(
-        self, registration: Registration, settings: Settings, keys: Keys, client: redis.Redis, clock: Clock, host: Host
+        self,
+        registration: Registration,
+        settings: Settings,
+        keys: Keys,
+        client: redis.Redis,
+        clock: Clock,
+        host: Host,
+        memory: ModelMemory,
     ) -> None:
         self.registration = registration
         self.settings = settings
@@ -65,6 +73,7 @@ class WorkerLife:
         self._client = client
         self._clock = clock
         self._host = host
+        self._memory = memory
         self._pid = os.getpid()
         self._notes: SimpleQueue[str] = SimpleQueue()  # put() is safe in a signal handler, where an Event's set() is not
         self._thread: threading.Thread | None = None
@@ -112,6 +121,7 @@ class WorkerLife:
         if not self.keeper.ended:
             self._say_goodbye()
         self.keeper.close()
+        self._memory.close()
         self._client.close()
 
     def drain(self, mode: str) -> None:
@@ -159,7 +169,7 @@ class WorkerLife:
             self._store.drain(wanted)
             if self._drain_wanted == wanted:
                 self._drain_wanted = None
-        totals = self.keeper.totals()
+        totals = self.keeper.totals(self._memory.read())
         changed = b"" if totals == self._told_totals else totals
         beat = self._store.heartbeat({**self.keeper.facts(), "loop_lag_ms": self._loop_lag_ms()}, changed)
         if beat.status is BeatStatus.DEAD:

@@ -1,4 +1,4 @@
-"""What a worker says of itself: ``--weight``, ``--models``, ``--label``; the environment; arguments of ``attach``."""
+"""What a worker says of itself: ``--weight``, ``--models``, ``--models-max``, ``--label``; the environment; arguments of ``attach``."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ import click
 from dispatcher.errors import Invalid
 
 WEIGHT_ENV, MODELS_ENV, LABELS_ENV = "DISPATCHER_WORKER_WEIGHT", "DISPATCHER_WORKER_MODELS", "DISPATCHER_WORKER_LABELS"
+MODELS_MAX_ENV = "DISPATCHER_WORKER_MODELS_MAX"
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """``weight``: expected speed of one slot, 1 is a plain worker's. ``models``: what it serves beside model-less jobs."""
+    """``weight``: expected speed of one slot, 1 is a plain worker's. ``models``: what it serves beside model-less jobs.
+
+    ``models_max``: how many of them each of its processes may have in memory at once; 0 for any number.
+    """
 
     weight: float = 1.0
     models: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    models_max: int = 0
 
 
 def command_line_options() -> list[click.Option]:
@@ -27,6 +32,7 @@ def command_line_options() -> list[click.Option]:
     return [
         click.Option(["--weight"], type=float, help="Expected speed of one slot of this worker; 1 is a plain worker's."),
         click.Option(["--models"], type=str, help="Comma-separated models that this worker serves."),
+        click.Option(["--models-max"], type=int, help="Most models that a process of this worker has in memory; 0: any number."),
         click.Option(["--label"], type=str, multiple=True, help="A fact about this worker, as KEY=VALUE; may be repeated."),
     ]
 
@@ -39,10 +45,12 @@ def read_options(given: Mapping[str, Any], environ: Mapping[str, str], fallback:
     weight = _first(given.get("weight"), environ.get(WEIGHT_ENV))
     models = _first(given.get("models"), environ.get(MODELS_ENV))
     labels = _first(given.get("label"), given.get("labels"), environ.get(LABELS_ENV))
+    most = _first(given.get("models_max"), environ.get(MODELS_MAX_ENV))
     return WorkerOptions(
         fallback.weight if weight is None else read_weight(weight),
         fallback.models if models is None else read_models(models),
         fallback.labels if labels is None else read_labels(labels),
+        fallback.models_max if most is None else read_models_max(most),
     )
 
 
@@ -61,6 +69,17 @@ def read_models(value: str | Iterable[str]) -> tuple[str, ...]:
     """Names of models, each once, in the order given; a string is split at commas."""
     names = value.split(",") if isinstance(value, str) else value
     return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+
+
+def read_models_max(value: Any) -> int:
+    """A limit on models in memory: a whole number, 0 for none."""
+    try:
+        most = int(value)
+    except (TypeError, ValueError):
+        most = -1
+    if most < 0 or isinstance(value, float):
+        raise Invalid(f"the most models in memory of this worker is {value!r}: it must be a whole number, such as --models-max 3")
+    return most
 
 
 def read_labels(value: str | Mapping[str, str] | Iterable[str]) -> dict[str, str]:

@@ -25,6 +25,7 @@ from dispatcher.worker.consumer import consume_leases, lease_consumer
 from dispatcher.worker.forced import force_settings, force_task, runs_at_most_once
 from dispatcher.worker.host import host_of
 from dispatcher.worker.life import WorkerLife
+from dispatcher.worker.models import ModelMemory
 from dispatcher.worker.options import WorkerOptions, read_options
 from dispatcher.worker.refusal import WorkerRefused
 from dispatcher.worker.request import lease_request
@@ -66,6 +67,7 @@ class DispatchedFacts:
         self.pool = pool
         self.settings = settings
         self.options = options
+        self.memory = ModelMemory(options.models_max)
 
 
 class DispatchedConsumer(bootsteps.StartStopStep):
@@ -97,6 +99,7 @@ class DispatchedConsumer(bootsteps.StartStopStep):
             client_of(channel, facts.settings),
             SystemClock(),
             host_of(c),
+            facts.memory,
         )
         life.begin()
 
@@ -137,6 +140,7 @@ def registration_of(c: Any, facts: DispatchedFacts) -> Registration:
         pool=facts.pool,
         weight=facts.options.weight,
         models=facts.options.models,
+        models_max=facts.options.models_max,
         labels=dict(facts.options.labels),
         ingress=tuple(worker.app.amqp.queues.consume_from),
         tasks=tuple(sorted(tasks)),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from dispatcher.core.evidence import KindTotals, Running, WorkerTotals
+from dispatcher.core.evidence import KindTotals, Memory, Running, WorkerTotals
 from dispatcher.core.lane import parse_lane
 from dispatcher.store.frame import Entry
 
@@ -47,7 +47,7 @@ class Totals:
         """A job asked to be run again: neither well nor badly ended."""
         self._kind(entry).retried += 1
 
-    def encoded(self, held: Iterable[Held], now_ms: int) -> bytes:
+    def encoded(self, held: Iterable[Held], now_ms: int, memory: Memory | None = None) -> bytes:
         """JSON of :class:`WorkerTotals`, ``held`` being the jobs that were taken and have not ended."""
         begun = [(one.started_ms, one) for one in held if one.started_ms is not None]
         oldest = nsmallest(RUNNING_MAX, begun, key=lambda pair: pair[0])
@@ -56,7 +56,7 @@ class Totals:
             lane = parse_lane(one.parsed.lane)
             age_ms = max(0, now_ms - started_ms)
             running.append(Running(lane.task, lane.model, age_ms, one.parsed.cost_ms, one.guessed))
-        return msgspec.json.encode(WorkerTotals(list(self._kinds.values()), self._failures_in_row, running))
+        return msgspec.json.encode(WorkerTotals(list(self._kinds.values()), self._failures_in_row, running, memory))
 
     def _kind(self, entry: Entry) -> KindTotals:
         lane = parse_lane(entry.lane)

@@ -31,6 +31,7 @@ def test_everything_that_can_be_said(fleet) -> None:
         concurrency = 3
         pool = "threads"
         models = ["minilm", "chat@2"]
+        models_max = 1
         labels = { region = "eu" }
         [autoscaler]
         enabled = true
@@ -38,7 +39,7 @@ def test_everything_that_can_be_said(fleet) -> None:
         lease_ttl_s = 9
         """
     )
-    kind = WorkerKind("gpu", 4.0, 3, "threads", ("minilm", "chat@2"), {"region": "eu"})
+    kind = WorkerKind("gpu", 4.0, 3, "threads", ("minilm", "chat@2"), {"region": "eu"}, models_max=1)
     assert found == Fleet((FleetEntry(kind, 2),))
     assert found.workers() == [("gpu1", kind), ("gpu2", kind)]
 

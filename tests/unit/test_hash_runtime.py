@@ -89,7 +89,5 @@ def test_a_bad_body_is_refused_by_itself(body: dict[str, Any], param: str) -> No
 
 def test_the_probe_passes() -> None:
     """The registry gives a loaded runtime that serves."""
-    runtime = LoadedRuntimes({}).get("hash-384@1")
-
-    runtime.probe()
-    runtime.close()
+    with LoadedRuntimes({}).use("hash-384@1") as runtime:
+        runtime.probe()

@@ -129,7 +129,8 @@ def test_a_callable_is_a_model_where_the_operator_named_it(monkeypatch: pytest.M
     first, second, third = (line["response"] for line in result["lines"])
     assert (first["body"], third["body"]) == ({"text": "A"}, {"text": "C"})
     assert (second["status_code"], second["body"]["error"]["type"]) == (500, "server_error")
-    runtimes.get("shout").probe()
+    with runtimes.use("shout") as runtime:
+        runtime.probe()
     runtimes.close()
     refused = run_chunk(chunk("os:system", {}), runtimes, request_id="job")
     assert refused["lines"][0]["response"]["status_code"] == 404
@@ -145,8 +146,8 @@ def test_a_callable_that_is_written_wrong_is_said(text: str) -> None:
 @pytest.mark.parametrize("path", ["no_such_module:x", "math:no_such", "math:pi", ":x"])
 def test_a_callable_that_is_not_there_is_said(path: str) -> None:
     """When the model is loaded, with its path."""
-    with pytest.raises(Invalid, match="write module:function"):
-        LoadedRuntimes({"WORKERS_CALLABLES": f"x={path}"}).get("x")
+    with pytest.raises(Invalid, match="write module:function"), LoadedRuntimes({"WORKERS_CALLABLES": f"x={path}"}).use("x"):
+        pass
 
 
 def test_the_result_says_who_ran_it() -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.errors import Invalid, Unavailable
-from workers.runtimes import LoadedRuntimes, Runtime, minilm_weights
+from workers.runtimes import RUNTIMES, Runtime, minilm_weights
 from workers.runtimes.minilm import length_sorted_groups
 
 SENTENCES = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
@@ -26,7 +26,9 @@ def minilm() -> Runtime:
     pytest.importorskip("tokenizers")
     if not minilm_weights.present():
         pytest.skip(f"the weights are not in {minilm_weights.folder()}: {minilm_weights.HOW_TO_GET}")
-    return LoadedRuntimes({}).get("minilm")
+    runtime = RUNTIMES["minilm"]()
+    runtime.load()
+    return runtime
 
 
 def vectors(runtime: Runtime, texts: list[str]) -> list[list[float]]:

@@ -7,13 +7,20 @@ from celery import Celery
 
 from dispatcher.errors import Invalid
 from dispatcher.worker.forced import FORCED, force_settings, force_task, runs_at_most_once
-from dispatcher.worker.options import WorkerOptions, read_labels, read_models, read_options, read_weight
+from dispatcher.worker.options import (
+    WorkerOptions,
+    read_labels,
+    read_models,
+    read_models_max,
+    read_options,
+    read_weight,
+)
 from dispatcher.worker.refusal import WorkerRefused
 from dispatcher.worker.request import lease_request
 from dispatcher.worker.steps import pool_name
 from dispatcher.worker.transport import transport_for
 
-NOTHING_GIVEN = {"weight": None, "models": None, "label": (), "queues": None}
+NOTHING_GIVEN = {"weight": None, "models": None, "models_max": None, "label": (), "queues": None}
 
 
 def test_command_line_beats_environment_beats_attach() -> None:
@@ -22,8 +29,10 @@ def test_command_line_beats_environment_beats_attach() -> None:
     told = WorkerOptions(3.0, ("from-attach",), {"region": "us"})
     assert read_options(NOTHING_GIVEN, {}, told) == told
     assert read_options(NOTHING_GIVEN, environ, told) == WorkerOptions(2.0, ("from-attach",), {"region": "eu", "gpu": "a100"})
-    given = {"weight": 4.0, "models": "a, b,a,", "label": ("region=de",)}
-    assert read_options(given, environ, told) == WorkerOptions(4.0, ("a", "b"), {"region": "de"})
+    given = {"weight": 4.0, "models": "a, b,a,", "label": ("region=de",), "models_max": 0}
+    environ["DISPATCHER_WORKER_MODELS_MAX"] = "2"
+    assert read_options(NOTHING_GIVEN, environ, told).models_max == 2
+    assert read_options(given, environ, told) == WorkerOptions(4.0, ("a", "b"), {"region": "de"}, 0)
 
 
 @pytest.mark.parametrize("weight", [0, -1, "much", None, float("nan"), float("inf")])
@@ -31,6 +40,14 @@ def test_a_weight_is_a_number_above_zero(weight: object) -> None:
     """Anything else is refused with the value that was given."""
     with pytest.raises(Invalid, match="above 0"):
         read_weight(weight)
+
+
+@pytest.mark.parametrize("most", [-1, "many", None, 1.5, "1.5"])
+def test_a_limit_on_models_is_a_whole_number(most: object) -> None:
+    """0 is none; anything else is refused with the value that was given."""
+    assert read_models_max("3") == 3
+    with pytest.raises(Invalid, match="--models-max 3"):
+        read_models_max(most)
 
 
 @pytest.mark.parametrize("labels", ["region", "=eu", ["a=1", "b"]])

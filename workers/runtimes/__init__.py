@@ -1,19 +1,20 @@
-"""Which model is run by what. A model is loaded once a process, when its first job comes."""
+"""Which model is run by what."""
 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from dispatcher.errors import Invalid
+from dispatcher.worker import models_max
 from workers.runtimes.base import Answer, Body, Rejected, Runtime
 from workers.runtimes.callable import CallableRuntime
 from workers.runtimes.hash_384 import HashRuntime
 from workers.runtimes.minilm import MiniLMRuntime
+from workers.runtimes.resident import ResidentModels
 
-__all__ = ["RUNTIMES", "Answer", "Body", "LoadedRuntimes", "Rejected", "Runtime", "callables_from"]
+__all__ = ["RUNTIMES", "Answer", "Body", "LoadedRuntimes", "Rejected", "ResidentModels", "Runtime", "callables_from"]
 
 RUNTIMES: Final[Mapping[str, Callable[[], Runtime]]] = {
     "hash-384": HashRuntime,
@@ -35,26 +36,15 @@ def callables_from(environ: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-class LoadedRuntimes:
-    """The models of this process, each loaded when first asked for; safe to share between threads."""
+class LoadedRuntimes(ResidentModels):
+    """The models of this process: what :data:`RUNTIMES` and the environment name."""
 
-    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(self, environ: Mapping[str, str] | None = None, *, limit: Callable[[], int] = models_max) -> None:
+        super().__init__(self._find, limit=limit)
         self._environ = os.environ if environ is None else environ
-        self._loaded: dict[str, Runtime] = {}
-        self._lock = threading.Lock()
 
-    def get(self, model: str) -> Runtime:
-        """The runtime of ``model`` (``name`` or ``name@version``); :class:`Rejected` (404) where there is none."""
-        if (runtime := self._loaded.get(model)) is not None:
-            return runtime
-        with self._lock:  # one thread loads, the others wait: two copies of the weights help nobody
-            if (runtime := self._loaded.get(model)) is None:
-                runtime = self._make(model)
-                runtime.load()
-                self._loaded[model] = runtime
-        return runtime
-
-    def _make(self, model: str) -> Runtime:
+    def _find(self, model: str) -> Runtime:
+        """The runtime of ``model`` (``name`` or ``name@version``), not loaded; :class:`Rejected` (404) where there is none."""
         callables = callables_from(self._environ)
         for name in (model, model.partition("@")[0]):
             if path := callables.get(name):
@@ -63,9 +53,3 @@ class LoadedRuntimes:
                 return make()
         known = ", ".join(sorted({*RUNTIMES, *callables}))
         raise Rejected(404, f"The model {model!r} does not exist on this worker; it has {known}.", "model", "model_not_found")
-
-    def close(self) -> None:
-        """Close every loaded model."""
-        with self._lock:
-            while self._loaded:
-                self._loaded.popitem()[1].close()

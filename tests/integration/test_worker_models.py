@@ -1,0 +1,75 @@
+"""Workers that hold several models in memory, with a limit: what they load, what they close, and what the cell knows of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dispatcher.store.admin_store import AdminStore
+from dispatcher.worker import models
+from tests.support import eventually
+from tests.worker_harness import Cell, open_cell
+
+
+@pytest.fixture
+def cell(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cell]:
+    monkeypatch.setattr(models, "_resident", None)  # other tests of this process may have said something
+    with open_cell(redis_url, tmp_path) as opened:
+        yield opened
+
+
+def ask(cell: Cell, *names: str) -> list[int]:
+    """One job after the other; the processes they ran in."""
+    return [cell.send("ask", model, headers={"dispatch": {"model": model}})[0].get() for model in names]
+
+
+def shown(cell: Cell) -> dict[str, Any]:
+    """The only worker that lives, as ``status --json`` shows it."""
+    workers = [one for one in AdminStore(cell.client, cell.keys).status()["workers"] if one["state"] != "dead"]
+    assert len(workers) == 1
+    return workers[0]
+
+
+def resident(cell: Cell, *names: str) -> bool:
+    """Its models in memory; raises where they are others."""
+    assert shown(cell)["resident"] == list(names)
+    return True
+
+
+def test_threads_share_models_up_to_the_limit(cell: Cell) -> None:
+    """The second job of a model loads nothing; over the limit the one used longest ago is closed; ``status`` shows what is left."""
+    with cell.in_process(models="a,b,c", models_max=2, concurrency=2):
+        assert shown(cell)["resident"] is None, "nobody has said anything yet"
+        ask(cell, "a", "a", "b", "a", "c")
+        assert (cell.ledger.models("load"), cell.ledger.models("close")) == (["a", "b", "c"], ["b"])
+        eventually(lambda: resident(cell, "a", "c"))
+        assert shown(cell)["models_max"] == 2
+
+
+def test_each_prefork_process_loads_its_own_copy(cell: Cell) -> None:
+    """Within the limit, which is that of each; a process that dies takes its models with it, and the cell learns it."""
+    cell.spawn(concurrency=1, options=("--models", "a,b,c", "--models-max", "1"))
+    (first,) = set(ask(cell, "a", "a"))
+    assert cell.ledger.models("load") == ["a"]
+    eventually(lambda: resident(cell, "a"))
+    assert set(ask(cell, "b", "b")) == {first}
+    assert (cell.ledger.models("load"), cell.ledger.models("close")) == (["a", "b"], ["a"])
+    eventually(lambda: resident(cell, "b"))
+    os.kill(first, 9)
+    eventually(lambda: resident(cell))
+    assert ask(cell, "b") != [first]
+    eventually(lambda: resident(cell, "b"))
+    assert cell.ledger.models("load") == ["a", "b", "b"]
+
+
+def test_what_is_in_memory_is_told_again_when_redis_has_lost_it(cell: Cell) -> None:
+    """A new life begins with what the process holds."""
+    with cell.in_process(models="a", concurrency=1):
+        ask(cell, "a")
+        eventually(lambda: resident(cell, "a"))
+        cell.client.flushdb()
+        eventually(lambda: resident(cell, "a"))
