@@ -8,6 +8,7 @@ from celery import Task
 from celery.signals import worker_init, worker_process_shutdown
 
 from dispatcher.clock import SystemClock
+from dispatcher.core.job import MODEL_HEADER
 from dispatcher.worker import report_models
 from workers.app import app
 from workers.chunk import run_chunk
@@ -24,6 +25,8 @@ def infer(self: Task[..., Any], chunk: dict[str, Any]) -> dict[str, Any]:
     Beside the lines the result says which worker ran them (``worker``, its node name) and for how long (``busy_ms``).
     """
     started_ms = _clock.monotonic_ms()
+    if version := self.request.get(MODEL_HEADER):
+        chunk = {**chunk, "model": version}  # what it names may be an alias
     result = run_chunk(chunk, _runtimes, request_id=str(self.request.id))
     return result | {"worker": self.request.hostname, "busy_ms": _clock.monotonic_ms() - started_ms}
 

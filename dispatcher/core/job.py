@@ -21,6 +21,12 @@ PREFIX_MAX: Final = 4096
 """Blocks of a prompt whose hashes a job may carry."""
 
 
+MODEL_HEADER = "dispatch_model"
+"""``self.request.get("dispatch_model")`` in a task: the model, or the version of an alias, that the job was given. In a worker's memory
+only; nobody sends it.
+"""
+
+
 class JobHeader(msgspec.Struct, frozen=True, omit_defaults=True):
     """The fields of the header, all optional. :func:`job_headers` documents them."""
 

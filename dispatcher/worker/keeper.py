@@ -64,6 +64,11 @@ class Held:
         return parse_lane(self.parsed.lane).task
 
     @property
+    def model(self) -> str:
+        """The model that it was resolved to; ``default`` where it asked for none."""
+        return parse_lane(self.parsed.lane).model
+
+    @property
     def parsed(self) -> Entry:
         return parse_entry(self.entry.decode())
 

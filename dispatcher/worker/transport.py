@@ -15,6 +15,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.json import loads as kombu_loads
 
 from dispatcher.clock import SystemClock
+from dispatcher.core.job import MODEL_HEADER
 from dispatcher.store.lease_pipe import TRANSIENT
 from dispatcher.store.worker_store import GiveBack
 from dispatcher.worker.keeper import Held, Outcome
@@ -177,7 +178,9 @@ def transport_for(connection: Any) -> type:
 
 
 def as_payload(held: Held, lease_id: str) -> Any:
-    """The message as kombu wants it. In this process' memory, and only there, its delivery tag is the lease id."""
+    """The message as kombu wants it. In this process' memory, and only there, its delivery tag is the lease id, and a header names the
+    model that it was resolved to.
+    """
     raw = held.message
     if b'"__type__"' in raw:
         payload = kombu_loads(raw)  # type: ignore[no-untyped-call]  # kombu's own encoding of dates, UUIDs and the like in headers
@@ -186,11 +189,14 @@ def as_payload(held: Held, lease_id: str) -> Any:
             payload = msgspec.json.decode(raw)
         except msgspec.DecodeError:  # NaN, Infinity: Python's JSON has them
             payload = kombu_loads(raw)  # type: ignore[no-untyped-call]
-    properties = payload["properties"]
+    headers, properties = payload["headers"], payload["properties"]
+    headers.pop(MODEL_HEADER, None)  # a retry sends it again, and may have got another version
+    if (model := held.model) != "default":
+        headers[MODEL_HEADER] = model
     properties["delivery_tag"] = lease_id
     said = payload["headers"].get("dispatch")
     held.guessed = not isinstance(said, dict) or said.get("cost") is None
     if held.runs_again:
-        payload["headers"]["redelivered"] = True
+        headers["redelivered"] = True
         properties["delivery_info"]["redelivered"] = True
     return payload

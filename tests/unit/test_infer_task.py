@@ -157,3 +157,13 @@ def test_the_result_says_who_ran_it() -> None:
     assert set(result) == {"lines", "usage", "worker", "busy_ms"}
     assert set(result["lines"][0]) == {"index", "custom_id", "response", "error"}
     assert result["busy_ms"] >= 0
+
+
+def test_an_alias_is_run_as_the_version_it_was_resolved_to() -> None:
+    """The chunk names what its producer asked for; the worker knows which version that is for this job."""
+    infer.push_request(id="x", hostname="w@h", dispatch_model="hash-384@7")
+    try:
+        found = infer.run(chunk("no-such-model", {"input": "a", "model": "no-such-model"}))
+    finally:
+        infer.pop_request()
+    assert found["lines"][0]["response"]["status_code"] == 200
