@@ -1,7 +1,7 @@
 """The Celery app that benchmarks run twice: as it is, and attached (``BENCH_DISPATCHED=1``). Both with the same settings.
 
 ``BENCH_REDIS_URL`` is the broker. Tasks: ``bench.job`` does nothing, ``bench.started`` notes when it began, ``bench.sleep`` takes
-``cost / weight`` seconds, the weight being the worker's (``BENCH_WEIGHT``).
+``cost / weight`` seconds, the weight being the worker's (``BENCH_WEIGHT``); ``bench.answer`` fails as often as its version does.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from functools import cache
+from typing import Any
 
 import redis
 from celery import Celery
@@ -56,3 +57,14 @@ def sleep(cost: float) -> None:
     """Work of ``cost`` seconds on a worker of weight 1."""
     time.sleep(cost / float(os.environ.get("BENCH_WEIGHT", "1")))
     ledger().incr(f"bench:done:{os.environ.get('BENCH_NAME', '')}")
+
+
+@app.task(name="bench.answer", bind=True)
+def answer(self: Any, seconds: float, fails: dict[str, float]) -> None:
+    """Work of ``seconds`` that fails as often as ``fails`` says of the version it was given; which jobs do follows from their ids."""
+    version = str(self.request.get("dispatch_model"))
+    time.sleep(seconds)
+    failed = int(self.request.id[:8], 16) / 2**32 < fails.get(version, 0.0)
+    ledger().hincrby("bench:answers", f"{version} {'failed' if failed else 'done'}")
+    if failed:
+        raise RuntimeError("a bug of this version")
