@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.support import RedisServer, find_redis_server
@@ -20,6 +21,10 @@ for name in [name for name in os.environ if name.startswith(("DISPATCHER_", "CEL
 
 # Where this run was started in the background, Ctrl-C is ignored, and its children would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long one example takes says nothing on a loaded machine.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 MakeRedis = Callable[..., RedisServer]
 

@@ -22,7 +22,7 @@ from dispatcher.core.snapshot import LaneView
 from dispatcher.errors import NotLeader
 from dispatcher.store.frame import NEW, Entry, deadline_of, new_until, parse_entry
 from dispatcher.store.keys import Keys
-from dispatcher.store.leader_view import write_leader_view
+from dispatcher.store.leader_view import EXPIRES_MS
 from dispatcher.store.policy_store import PolicyStore
 from dispatcher.store.rollout_store import RolloutStore
 from dispatcher.store.script_stream import Call, ScriptRunner
@@ -175,8 +175,9 @@ class DispatchStore:
         return {name.decode() for name in cast("set[bytes]", self._client.smembers(self.keys.models))}
 
     def tell(self, encoded: bytes) -> None:
-        """Say what this leader sees, for `status` and its like."""
-        write_leader_view(self._client, self.keys, encoded)
+        """Say what this leader sees, for `status` and its like; ``encoded`` is the JSON of a :class:`LeaderView`."""
+        keys = self.keys
+        self._led(self._run("tell", [keys.leader, keys.leader_view], [self.token, encoded, EXPIRES_MS]))
 
     # -- acting
 

@@ -72,7 +72,7 @@ KEYS: tuple[KeyDoc, ...] = (
            "leader_ttl_s after the last renewal"),
     KeyDoc("<cell>:leader_info", "hash", "host and pid of the leading dispatcher", "elect", "status", "permanent"),
     KeyDoc("<cell>:leader_view", "string", "JSON: why lanes wait, and what the leader has learned of each worker; at most one write a "
-           "second", "dispatch", "status, explain, top", "6 s after the last write"),
+           "second", "tell", "status, explain, top", "6 s after the last write"),
     KeyDoc("<cell>:wake", "list", "at most one element: something changed while the dispatcher slept", "ack, register_worker, "
            "drain_worker, giveback, end_epoch, resume", "dispatch (BRPOP)", "until read"),
     KeyDoc("<cell>:submission:<digest>", "hash", "a resumable `submit`: chunk → task id", "submit", "submit --resume",

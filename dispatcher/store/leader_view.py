@@ -39,11 +39,6 @@ class LeaderView(msgspec.Struct, frozen=True, omit_defaults=True):
     workers: dict[str, dict[str, Any]] = {}
 
 
-def write_leader_view(client: redis.Redis, keys: Keys, encoded: bytes) -> None:
-    """Replaces what was told before; ``encoded`` is the JSON of a :class:`LeaderView`."""
-    client.set(keys.leader_view, encoded, px=EXPIRES_MS)
-
-
 def read_leader_view(client: redis.Redis, keys: Keys) -> LeaderView | None:
     """What the leader told last; ``None`` where no dispatcher leads, or it is another version's."""
     text = client.get(keys.leader_view)
