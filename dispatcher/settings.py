@@ -58,7 +58,10 @@ class Settings:
     models: tuple[str, ...] = knob((), "names", "Models that producers may ask for before any worker serves them. A model that "
                                    "is neither here nor was ever served by a worker is unknown, and its jobs are dead letters.")
     model_routes: tuple[str, ...] = knob((), "task=model", "Model of the jobs that name none, by task name.")
-    default_cost_s: float = knob(1.0, "s", "Expected work of a job that declares no cost, on a worker of weight 1.")
+    default_cost_s: float = knob(1.0, "s", "Expected work of a job that declares no cost, on a worker of weight 1, until it is learned.")
+    learn_costs: bool = knob(True, "yes/no", "Learn what jobs cost that declare nothing, by task and model, from those that were done.")
+    measure_speed: bool = knob(True, "yes/no", "Measure how fast each worker does the jobs of each model. Its weight is where that begins.")
+    speed_prior_jobs: float = knob(5.0, "jobs", "A worker's weight counts as so many measured jobs when its speed is estimated.")
     batch_size: int = knob(500, "jobs", "Most jobs that one script call admits or assigns (1 to 500).")
     message_bytes_max: int = knob(16 * 1024 * 1024, "bytes", "A larger message is a dead letter.")
     lease_ttl_s: float = knob(5.0, "s", "A worker silent for this long is dead; its jobs go back in line.")
@@ -95,7 +98,7 @@ class Settings:
             value = getattr(self, one.name)
             if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
                 yield f"{env_name(one.name)} is {value}: it must not be negative"
-        for name in ("lease_ttl_s", "heartbeat_s", "leader_ttl_s", "default_cost_s", "autoscaler_interval_s",
+        for name in ("lease_ttl_s", "heartbeat_s", "leader_ttl_s", "default_cost_s", "autoscaler_interval_s", "speed_prior_jobs",
                      "autoscaler_target_wait_s", "chunk_tokens_max", "chunk_lines_max", "attempts_max", "reaps_max"):
             if getattr(self, name) == 0:
                 yield f"{env_name(name)} is 0: it must be more"

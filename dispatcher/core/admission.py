@@ -92,7 +92,8 @@ class Admission:
     """The rules of one cell. ``known_models`` is None while no model is known at all: then every model may wait.
 
     ``sticky``: whether jobs of a session, or of a prefix, have a lane of their own, so that they can be kept together.
-    ``splits``: what a model's name stands for, where it is an alias of versions.
+    ``splits``: what a model's name stands for, where it is an alias of versions. ``costs``: (task, model) → seconds of work at speed 1,
+    where they were learned, for jobs that do not say.
     """
 
     routes: dict[str, str]
@@ -100,6 +101,7 @@ class Admission:
     accept_content: frozenset[str] = frozenset({JSON_CONTENT})
     known_models: Collection[str] | None = None
     splits: Mapping[str, Split] = field(default_factory=dict)
+    costs: Mapping[tuple[str, str], float] = field(default_factory=dict)
     unknown_fields: dict[str, int] = field(default_factory=dict)
     sticky: bool = True
     slot_of_prefix: SlotOfPrefix = field(default_factory=lambda: PrefixSlots().slot_of_prefix)
@@ -159,7 +161,9 @@ class Admission:
         if headers.expires is not None:
             _instant_ms(headers.expires, "expires")
         due_ms = None if headers.eta is None else _instant_ms(headers.eta, "eta")
-        cost_ms = min(LARGEST_COST_MS, round((self.default_cost_s if cost_s is None else cost_s) * 1000))
+        if cost_s is None:
+            cost_s = self.costs.get((headers.task, model), self.default_cost_s)
+        cost_ms = min(LARGEST_COST_MS, round(cost_s * 1000))
         lane = _lane(ingress, headers.task, model, step, size_class(cost_ms)) + lane_end
         if due_ms is not None and due_ms <= now_ms:
             due_ms = None

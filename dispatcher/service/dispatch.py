@@ -16,10 +16,13 @@ import redis
 
 from dispatcher.clock import Clock
 from dispatcher.core.admission import Admission, Admitted, Refused
+from dispatcher.core.costs import Costs
 from dispatcher.core.decisions import Assign, Plan
+from dispatcher.core.evidence import Subscriber
 from dispatcher.core.lane import parse_lane
 from dispatcher.core.plan import PolicyState, plan
 from dispatcher.core.snapshot import LaneView, Snapshot, WorkerView
+from dispatcher.core.speed import Speeds
 from dispatcher.core.window import Windows
 from dispatcher.errors import NotLeader
 from dispatcher.events import (
@@ -95,7 +98,11 @@ class Dispatcher:
         self._reaper = Reaper(store, settings, emit)
         self._teller = Teller(store, settings, self._policy.filters, emit)
         self._rollouts = Rollouts(store.rollouts(), admission.routes, emit)
-        learners = {SUBJECT: self._rollouts}
+        self._speeds = Speeds(prior_jobs=settings.speed_prior_jobs, measured=settings.measure_speed)
+        costs = Costs(self._speeds)
+        if settings.learn_costs:
+            admission.costs = costs.seconds
+        learners: dict[str, Subscriber] = {"speeds": self._speeds, "costs": costs, SUBJECT: self._rollouts}
         self._evidence = Evidence(store.policy(), learners, interval_ms=round(settings.heartbeat_s * 1000))
         self._registrations: dict[str, Registration] = {}
         self._queues: set[str] = set(settings.ingress_queues)
@@ -318,7 +325,7 @@ class Dispatcher:
         if registration is None:
             return lost_worker_view(row)
         window = self._windows.window(row.epoch, concurrency=registration.concurrency, done=row.done, now_ms=now_ms)
-        return worker_view(row, registration, window=window)
+        return worker_view(row, registration, window=window, speeds=self._speeds.of(registration.name))
 
     def _report_refusals(self, batches: list[AdmitBatch], admitted: list[int]) -> None:
         refused: dict[str, int] = {}

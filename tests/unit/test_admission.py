@@ -484,3 +484,12 @@ def test_what_is_admitted_can_be_received_by_a_celery_worker(app: Celery, raw: b
     assert isinstance(kwargs, dict)
     assert isinstance(embed, dict | None)
     assert request.id
+
+
+def test_a_learned_cost_stands_for_one_that_is_not_declared() -> None:
+    """By task and model; a producer that says the cost is believed, and a kind of which nothing is known has the default."""
+    rules = admission(routes={TASK: "minilm"}, costs={(TASK, "minilm"): 0.3})
+    said: list[dict[str, Any] | None] = [None, {"cost": 2}, {"model": "other"}]
+    found = [read(json.dumps(envelope(dispatch=one) if one else envelope()).encode(), rules) for one in said]
+
+    assert [one.cost_ms for one in found if isinstance(one, Admitted)] == [300, 2_000, 1_000]
