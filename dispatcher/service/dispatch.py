@@ -97,7 +97,7 @@ class Dispatcher:
         self._state = PolicyState()
         self._reaper = Reaper(store, settings, emit)
         self._teller = Teller(store, settings, self._policy.filters, emit)
-        self._rollouts = Rollouts(store.rollouts(), admission.routes, emit)
+        self._rollouts = Rollouts(store, admission.routes, emit)
         self._speeds = Speeds(prior_jobs=settings.speed_prior_jobs, measured=settings.measure_speed)
         costs = Costs(self._speeds)
         if settings.learn_costs:
@@ -187,13 +187,14 @@ class Dispatcher:
     def _lead(self) -> StepReport:
         settings = self._settings
         began_ms = self._clock.monotonic_ms()
-        self._admission.splits = self._rollouts.splits_now(began_ms)
         ingress = self._unpaused()  # as of the last look: the backlog of a paused queue must not use up this one
         look = self._store.look(ingress, limit=settings.batch_size, message_bytes_max=settings.message_bytes_max)
         if not look.leads:
             raise NotLeader("the lead expired")
         self._paused = look.paused
         workers = self._workers(look)
+        rerouted = self._rollouts.step(look.lanes, workers, now_ms=look.now_ms, monotonic_ms=began_ms)
+        self._admission.splits = self._rollouts.splits
         snapshot = Snapshot(look.now_ms, True, look.paused, look.lanes, workers, look.next_due_ms)
         batches: list[AdmitBatch] = []
         decided = Plan((), ())
@@ -221,7 +222,6 @@ class Dispatcher:
         self._teller.step(snapshot, decided, monotonic_ms=self._clock.monotonic_ms())
         returned = self._reaper.step(workers, now_ms=look.now_ms, monotonic_ms=self._clock.monotonic_ms())
         self._evidence.step(look.now_ms, workers)
-        rerouted = self._rollouts.step(look.lanes, now_ms=look.now_ms, monotonic_ms=self._clock.monotonic_ms())
         wait_s = settings.idle_wait_s
         if look.next_due_ms is not None:
             wait_s = min(wait_s, max(0.0, (look.next_due_ms - look.now_ms) / 1000))

@@ -10,15 +10,20 @@ import msgspec
 
 from dispatcher.core.canary import Ended, RollBack, Step, Watch, next_stage, observe, verdict
 from dispatcher.core.evidence import Delta, Told
-from dispatcher.core.lane import lane_name
+from dispatcher.core.lane import lane_name, parse_lane
 from dispatcher.core.rollout import POINTS, Rollout, Split, percent, roll_back, split, step, version_now
-from dispatcher.core.snapshot import LaneView
+from dispatcher.core.snapshot import LaneView, WorkerView
 from dispatcher.errors import Invalid
 from dispatcher.events import Event, JobsRerouted, RolloutChanged, RolloutRolledBack, RolloutStepped
-from dispatcher.store.rollout_store import RolloutStore, Stored
+from dispatcher.store.dispatch_store import DispatchStore
+from dispatcher.store.rollout_store import Stored
+from dispatcher.store.worker_store import GiveBack
 
 REFRESH_MS: Final = 500
 """How often the aliases are read: so long may a change take to be heeded."""
+
+RECALL_MAX: Final = 500
+"""Leases that one script call ends at most."""
 
 REROUTE_READ: Final = 100
 """Messages that one call reads."""
@@ -35,15 +40,18 @@ the version by name.
 class Rollouts:
     """The aliases of the cell that this process leads. Written by the dispatcher's loop alone."""
 
-    def __init__(self, store: RolloutStore, routes: Mapping[str, str], emit: Callable[[Event], None]) -> None:
-        self._splits: dict[str, Split] = {}
-        self._store = store
+    def __init__(self, store: DispatchStore, routes: Mapping[str, str], emit: Callable[[Event], None]) -> None:
+        self.splits: Mapping[str, Split] = {}
+        self._store = store.rollouts()
+        self._leases = store
         self._routes = routes
         self._emit = emit
         self._stored: dict[str, Stored] = {}
         self._watches: dict[str, Watch] = {}
         self._refresh_at_ms: int | None = None
         self._lanes: dict[str, _Search] = {}
+        self._withdrawn: frozenset[str] = frozenset()
+        self._to_recall: frozenset[str] = frozenset()
 
     # -- what must survive a takeover
 
@@ -62,12 +70,6 @@ class Rollouts:
         self._set()
 
     # -- the dispatcher's step
-
-    def splits_now(self, monotonic_ms: int) -> dict[str, Split]:
-        """What the aliases stand for; read again every :data:`REFRESH_MS`."""
-        if self._refresh_at_ms is None or monotonic_ms >= self._refresh_at_ms:
-            self._refresh(monotonic_ms)
-        return self._splits
 
     def _refresh(self, monotonic_ms: int) -> None:
         first, self._refresh_at_ms = self._refresh_at_ms is None, monotonic_ms + REFRESH_MS
@@ -94,13 +96,16 @@ class Rollouts:
         for alias, guard in guards.items():
             observe(self._watches[alias], guard, block)
 
-    def step(self, lanes: Sequence[LaneView], *, now_ms: int, monotonic_ms: int) -> int:
-        """Let the guards decide, and move jobs away from withdrawn versions. How many were moved."""
-        if not self._stored:
-            return 0
+    def step(self, lanes: Sequence[LaneView], workers: Sequence[WorkerView], *, now_ms: int, monotonic_ms: int) -> int:
+        """Read the aliases if it is time to, let the guards decide, and take jobs away from withdrawn versions, before a plan gives out
+        more of them. How many were moved. ``splits`` is what admission is to go by then.
+        """
+        if self._refresh_at_ms is None or monotonic_ms >= self._refresh_at_ms:
+            self._refresh(monotonic_ms)
         for alias in list(self._stored):
             self._decide(alias, now_ms)
-        return self._reroute(lanes, monotonic_ms)
+        recalled = self._recall(workers)
+        return self._reroute({*recalled, *(lane.name for lane in lanes if lane.lane.model in self._withdrawn)}, monotonic_ms)
 
     # -- guards
 
@@ -129,8 +134,11 @@ class Rollouts:
 
     def _set(self) -> None:
         """All that follows from the aliases as they are now."""
-        self._splits = {alias: split(alias, one.rollout) for alias, one in self._stored.items()}
+        self.splits = {alias: split(alias, one.rollout) for alias, one in self._stored.items()}
         self._lanes = {}
+        withdrawn = frozenset(version for one in self._stored.values() for version in one.rollout.withdrawn)
+        self._to_recall = (self._to_recall | withdrawn - self._withdrawn) & withdrawn
+        self._withdrawn = withdrawn
         watches: dict[str, Watch] = {}
         for alias, one in self._stored.items():
             guard = one.rollout.guard
@@ -146,34 +154,45 @@ class Rollouts:
 
     # -- withdrawn versions
 
-    def _reroute(self, lanes: Sequence[LaneView], monotonic_ms: int) -> int:
-        withdrawn = {version for one in self._stored.values() for version in one.rollout.withdrawn}
-        if not withdrawn:
-            return 0
+    def _recall(self, workers: Sequence[WorkerView]) -> set[str]:
+        """Once for each version that is withdrawn: what workers hold of it and have not begun goes back to its lanes. Those lanes."""
+        versions, self._to_recall = self._to_recall, frozenset()
+        lanes: set[str] = set()
+        for worker in workers if versions else ():
+            if worker.ended is None and worker.leases > worker.taken and worker.models & versions:
+                found = [
+                    (id_, entry.lane)
+                    for id_, entry, taken in self._leases.leases(worker.epoch)
+                    if not taken and parse_lane(entry.lane).model in versions
+                ][:RECALL_MAX]
+                if found:
+                    self._leases.giveback(worker.epoch, [GiveBack(id_, "recalls") for id_, _ in found])
+                    lanes.update(lane for _, lane in found)
+        return lanes
+
+    def _reroute(self, lanes: set[str], monotonic_ms: int) -> int:
         moved = 0
-        for lane in lanes:
-            if lane.lane.model in withdrawn:
-                search = self._lanes.setdefault(lane.name, _Search())
-                if monotonic_ms >= search.at_ms:
-                    count = self._reroute_lane(lane, search, monotonic_ms)
-                    moved += count
-                    if count:
-                        self._emit(JobsRerouted(lane.lane.model, count))
+        for lane in sorted(lanes):
+            search = self._lanes.setdefault(lane, _Search())
+            if monotonic_ms >= search.at_ms and (count := self._reroute_lane(lane, search, monotonic_ms)):
+                self._emit(JobsRerouted(parse_lane(lane).model, count))
+                moved += count
         return moved
 
-    def _reroute_lane(self, lane: LaneView, search: _Search, monotonic_ms: int) -> int:
-        """Look through some of the lane, newest job first, as :meth:`RolloutStore.reroute` wants it."""
+    def _reroute_lane(self, name: str, search: _Search, monotonic_ms: int) -> int:
+        """Look through some of the lane, newest job first, as :meth:`~dispatcher.store.rollout_store.RolloutStore.reroute` wants it."""
+        lane = parse_lane(name)
         moved = 0
         for _ in range(REROUTE_CALLS):
-            found = self._store.waiting(lane.name, search.stay, REROUTE_READ)
+            found = self._store.waiting(name, search.stay, REROUTE_READ)
             moves = []
             for frame, message in found:
                 version = self._version(message)
-                if version is not None and version != lane.lane.model:
-                    moves.append((frame, lane_name(replace(lane.lane, model=version))))
+                if version is not None and version != lane.model:
+                    moves.append((frame, lane_name(replace(lane, model=version))))
             search.stay += len(found) - len(moves)
             if moves:
-                moved += self._store.reroute(lane.name, moves)
+                moved += self._store.reroute(name, moves)
             if len(found) < REROUTE_READ:
                 search.again(monotonic_ms, moved=bool(moved))
                 break
@@ -181,7 +200,7 @@ class Rollouts:
 
     def _version(self, message: bytes) -> str | None:
         try:
-            return version_now(message, self._splits, self._routes)
+            return version_now(message, self.splits, self._routes)
         except (ValueError, Invalid):  # it was admitted once; whatever it is, it may stay
             return None
 

@@ -55,9 +55,12 @@ class Rollouts:
         return Counter(parse_lane(entry.lane).model for entry in self.stage.waiting())
 
     def tell(self, worker: Stub, **ended: tuple[int, int]) -> None:
-        """The worker's beat: (done, failed) of each version since its life began, 10 ms a job; then a step."""
+        """The worker's beat: (done, failed) of each version since its life began, 10 ms a job. A step learns of it, the next
+        acts.
+        """
         kinds = [KindTotals(TASK, f"chat@{name[1:]}", done, failed, busy_ms=done * 10) for name, (done, failed) in ended.items()]
         worker.store.heartbeat({"done": 0, "consume_age_ms": 0}, msgspec.json.encode(WorkerTotals(kinds)))
+        self.stage.step()
         self.stage.step()
 
     def events(self, kind: type) -> list[Any]:
@@ -138,6 +141,24 @@ def test_back_moves_what_waits_and_leaves_what_was_asked_for_by_name(rollouts: R
     rollouts.stage.steps()
     assert old.run_all() == moved + late
     assert new.run_all() == named
+
+
+def test_what_a_worker_holds_and_has_not_begun_is_taken_back(rollouts: Rollouts) -> None:
+    """It goes to the old version too; what runs is finished."""
+    rollouts.set({"chat@1": POINTS})
+    rollouts.set({"chat@2": POINTS})
+    new = rollouts.stage.worker("new", models=("chat@2",), concurrency=3)
+    jobs = rollouts.send(3)
+    rollouts.stage.steps()
+    running = new.take()
+    assert running is not None
+    rollouts.change(lambda seen: back(seen.rollout, 1))  # type: ignore[union-attr]
+    rollouts.look()
+    assert rollouts.waiting() == {"chat@1": 2}
+    assert list(new.leases()) == [running.lease_id]
+    old = rollouts.stage.worker("old", models=("chat@1",), concurrency=3)
+    rollouts.stage.steps()
+    assert old.run_all() == jobs[1:]
 
 
 def test_a_blue_green_switch_leaves_what_waits(rollouts: Rollouts) -> None:
