@@ -77,6 +77,8 @@ class Settings:
     reaps_max: int = knob(10, "runs", "A job that was running on this many dead workers is buried.")
     reject_backoff_s: float = knob(1.0, "s", "First wait of a job that its task rejected with requeue; doubles, at most a minute.")
     stall_s: float = knob(3.0, "s", "A worker that beats but has not looked at its queue for this long gets nothing.")
+    decisions_kept: int = knob(10_000, "jobs", "Jobs in the decision log that `explain` reads; about 100 bytes of Redis each "
+                               "under load, 1,000 where they come one by one. 0: no log.")
     unroutable_after_s: float = knob(30.0, "s", "A lane whose jobs no worker may have is told of, as an event and in `dispatcher status`, "
                                      "once it has been so for this long.")
     drain_timeout_s: float = knob(3600.0, "s", "How long workers of `dispatcher autoscale` may finish what they run when it ends.")
@@ -128,6 +130,9 @@ class Settings:
                 yield f"{env_name('model_routes')} holds {route!r}: write task=model"
         if not 1 <= self.batch_size <= 500:
             yield f"{env_name('batch_size')} is {self.batch_size}: it must be from 1 to 500, or a script call blocks Redis too long"
+        if 0 < self.decisions_kept < self.batch_size:
+            yield (f"{env_name('decisions_kept')} is {self.decisions_kept}: it must be 0, or at least batch_size "
+                   f"({self.batch_size}), or the log cannot hold what one tick decides")
         if self.lease_ttl_s <= 2 * self.heartbeat_s:
             yield (f"{env_name('lease_ttl_s')} is {self.lease_ttl_s}: it must exceed two heartbeats "
                    f"({2 * self.heartbeat_s} s), or one late beat loses a healthy worker its jobs")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from random import Random
 from typing import Final
 
-from dispatcher.core.balancing.base import Filter, Load, Strategy
-from dispatcher.core.snapshot import LaneView, WorkerView
+from dispatcher.core.balancing.base import Filter
+from dispatcher.core.fleet import Fleet, Memory
+from dispatcher.core.policy import Policy
+from dispatcher.core.residency import load_penalty_ms
+from dispatcher.core.snapshot import LaneView, Snapshot, WorkerView
 
 REASONS: Final = {
     "paused": "its queue is paused",
@@ -22,13 +26,15 @@ REASONS: Final = {
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """What a worker is to a job. ``refused``: why it gets none now, ``""`` if it may. ``score``: lower is better, ``None`` where a filter
-    refuses; a worker that is merely full has one. ``terms``: what the score is made of.
+    refuses; a worker that is merely full has one. ``terms`` add up to the score, but for ``home_ms``: by so much the worker of the job's
+    session or prefix may be worse than the best and still is chosen.
     """
 
     worker: str
     epoch: str
     refused: str = ""
     score: float | None = None
+    speed: float | None = None
     terms: dict[str, float] = field(default_factory=dict)
 
 
@@ -40,33 +46,42 @@ def refusal(lane: LaneView, worker: WorkerView, filters: Sequence[Filter]) -> st
     return ""
 
 
-def candidates(
-    lane: LaneView, workers: Iterable[WorkerView], *, strategy: Strategy, filters: Sequence[Filter]
-) -> list[Candidate]:
-    """Every worker, the one that would get the lane's next job first, then by score, then those refused."""
+def candidates(lane: LaneView, snapshot: Snapshot, policy: Policy) -> list[Candidate]:
+    """Every worker, the one that would get the lane's next job first, then by score, then those refused.
+
+    By the plan's own filters and scores, for what each worker owes now: what a strategy draws by chance, or whose turn it is, is not in
+    it, nor what other lanes are given first.
+    """
+    fleet = Fleet(snapshot.workers, policy, Memory(), snapshot.load_ms, Random(0))
+    may = fleet.candidates(lane.lane)
+    strategy = policy.strategy_of(lane.lane.model)
+    home = fleet.home(may, lane.lane.slot) if policy.sticky is not None and lane.lane.slot >= 0 and may.indices else -1
     found = []
-    for worker in workers:
-        if refused := refusal(lane, worker, filters):
-            found.append(Candidate(worker.name, worker.epoch, refused))
-            continue
-        terms = score_terms(lane, worker, strategy)
-        found.append(Candidate(worker.name, worker.epoch, _full(worker), terms.pop("score"), terms))
+    for place, index in enumerate(may.indices):
+        worker = snapshot.workers[index]
+        cost_ms, speed = max(1, lane.cost_ms), may.speeds[place]
+        terms: dict[str, float] = {}
+        if strategy.timed:
+            terms["run_ms"] = cost_ms / speed
+            terms["wait_ms"] = strategy.score(cost_ms, fleet.load(index), speed) - terms["run_ms"]
+            terms["load_ms"] = load_penalty_ms(lane.lane.model, worker, snapshot.load_ms)
+            terms["away_ms"] = policy.penalty_ms(lane.lane, worker) if policy.penalty_ms is not None else 0.0
+            terms = {name: round(term, 3) for name, term in terms.items() if term or name == "run_ms"}
+        if place == home and policy.sticky is not None:
+            terms["home_ms"] = -float(policy.sticky.wait_ms)
+        score = round(float(fleet.score(may, place, strategy, cost_ms)), 3)
+        found.append(Candidate(worker.name, worker.epoch, _full(worker), score, round(speed, 4), terms))
+    passed = {one.epoch for one in found}
+    found += [
+        Candidate(worker.name, worker.epoch, refusal(lane, worker, policy.filters))
+        for worker in snapshot.workers
+        if worker.epoch not in passed
+    ]
     return sorted(found, key=_rank)
 
 
 def _rank(one: Candidate) -> tuple[bool, bool, float, str]:
-    return one.score is None, bool(one.refused), one.score or 0.0, one.worker
-
-
-def score_terms(lane: LaneView, worker: WorkerView, strategy: Strategy) -> dict[str, float]:
-    """``score``, and what it is made of, for the lane's next job on that worker as it is now."""
-    load = Load(worker.leases, worker.leased_cost_ms, worker.concurrency)
-    return {
-        "score": strategy.score(max(1, lane.cost_ms), load, worker.speed(lane.lane.model)),
-        "cost_ms": lane.cost_ms,
-        "leased_cost_ms": worker.leased_cost_ms,
-        "speed": worker.speed(lane.lane.model),
-    }
+    return one.score is None, bool(one.refused), (one.score or 0.0) + one.terms.get("home_ms", 0.0), one.worker
 
 
 def refusals(lane: LaneView, workers: Iterable[WorkerView], filters: Sequence[Filter]) -> dict[str, tuple[int, str]]:

@@ -36,6 +36,7 @@ from dispatcher.events import (
     WorkerRegistered,
 )
 from dispatcher.policy import policy_of
+from dispatcher.service.decision_log import DecisionLog
 from dispatcher.service.evidence import Evidence
 from dispatcher.service.reap import Reaper
 from dispatcher.service.rollout import Rollouts
@@ -96,6 +97,7 @@ class Dispatcher:
         self._policy = policy_of(settings)
         self._state = PolicyState()
         self._reaper = Reaper(store, settings, emit)
+        self._decisions = DecisionLog(store, kept=settings.decisions_kept, policy=self._policy)
         self._teller = Teller(store, settings, self._policy.filters, emit)
         self._rollouts = Rollouts(store, admission.routes, emit)
         self._speeds = Speeds(prior_jobs=settings.speed_prior_jobs, measured=settings.measure_speed)
@@ -197,7 +199,7 @@ class Dispatcher:
         self._admission.splits = self._rollouts.splits
         snapshot = Snapshot(look.now_ms, True, look.paused, look.lanes, workers, look.next_due_ms)
         batches: list[AdmitBatch] = []
-        decided = Plan((), ())
+        planned, decided = snapshot, Plan((), ())
 
         def decide() -> Iterator[AdmitBatch]:
             for batch in self._decide(look, ingress):
@@ -205,28 +207,24 @@ class Dispatcher:
                 yield batch
 
         def place() -> tuple[Assign, ...]:
-            nonlocal decided
-            decided = plan(
-                snapshot.with_arrivals(_arrivals(batches, look.now_ms)),
-                self._state,
-                self._policy,
-                rng=self._rng,
-                jobs_max=settings.batch_size,
-            )
+            nonlocal decided, planned
+            planned = snapshot.with_arrivals(_arrivals(batches, look.now_ms))
+            decided = plan(planned, self._state, self._policy, rng=self._rng, jobs_max=settings.batch_size)
             return decided.assignments
 
         due = look.next_due_ms is not None and look.next_due_ms <= look.now_ms
         applied = self._store.apply(decide(), place, promote=settings.batch_size if due else 0)
         self._windows.ticked(self._clock.monotonic_ms() - began_ms)
         self._report_refusals(batches, applied.admitted)
-        self._teller.step(snapshot, decided, monotonic_ms=self._clock.monotonic_ms())
+        self._decisions.step(planned, batches, decided, applied, monotonic_ms=self._clock.monotonic_ms())
+        self._teller.step(planned, decided, monotonic_ms=self._clock.monotonic_ms())
         returned = self._reaper.step(workers, now_ms=look.now_ms, monotonic_ms=self._clock.monotonic_ms())
         self._evidence.step(look.now_ms, workers)
         wait_s = settings.idle_wait_s
         if look.next_due_ms is not None:
             wait_s = min(wait_s, max(0.0, (look.next_due_ms - look.now_ms) / 1000))
         admitted, assigned = sum(applied.admitted), sum(applied.assigned)
-        planned = sum(one.count for one in decided.assignments)
+        wanted = sum(one.count for one in decided.assignments)
         return StepReport(
             leads=True,
             admitted=admitted,
@@ -236,8 +234,8 @@ class Dispatcher:
             more=bool(applied.promoted or returned or rerouted)
             or admitted >= settings.batch_size
             or admitted < sum(len(batch.messages) for batch in batches)
-            or planned >= settings.batch_size
-            or assigned < planned,
+            or wanted >= settings.batch_size
+            or assigned < wanted,
             wait_s=wait_s,
             plan=decided,
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -19,11 +21,15 @@ from dispatcher.settings import Settings
 from dispatcher.store.dispatch_store import DispatchStore
 from dispatcher.store.leader_view import EXPIRES_MS, HeldLane, LeaderView
 
+log = logging.getLogger(__name__)
+
 TELL_MS: Final = 1_000
 """What has changed is written at most this often."""
 
 HOLDS_MAX: Final = 200
 """Lanes told of at most; those that are unroutable come first."""
+
+WAITS_FOR_MAX: Final = 20
 
 PAIRS_MAX: Final = 2_000
 """Refusals are looked up for about so many (lane, worker) pairs a write: 2 ms."""
@@ -57,7 +63,8 @@ class Teller:
             return
         try:
             self._store.tell(encoded)
-        except redis.ResponseError:  # out of memory, say: nothing depends on it
+        except redis.ResponseError as exc:  # out of memory, say: dispatching does not depend on it
+            log.debug("what the leader sees is not told: %s", exc)
             return
         self._told, self._told_ms = encoded, monotonic_ms
 
@@ -88,6 +95,7 @@ class Teller:
 
     def _held(self, holds: Sequence[Hold], snapshot: Snapshot, now_ms: int) -> Iterator[HeldLane]:
         lanes = {lane.name: lane for lane in snapshot.lanes}
+        names = {worker.epoch: worker.name for worker in snapshot.workers}
         known: dict[object, dict[str, tuple[int, str]]] = {}  # lanes that ask the same are refused the same
         pairs = PAIRS_MAX
         for hold in holds:
@@ -99,4 +107,6 @@ class Teller:
                     known[asked] = refusals(lane, snapshot.workers, self._filters)
                     pairs -= len(snapshot.workers)
                 found = known.get(asked, found)
-            yield HeldLane(hold.lane, hold.reason, found, unroutable_s=self._unroutable.waited_ms(hold.lane, now_ms) // 1000)
+            waits_for = {names.get(epoch, epoch): jobs for epoch, jobs in islice(hold.waits_for.items(), WAITS_FOR_MAX)}
+            unroutable_s = self._unroutable.waited_ms(hold.lane, now_ms) // 1000
+            yield HeldLane(hold.lane, hold.reason, found, waits_for, unroutable_s)

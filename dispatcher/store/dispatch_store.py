@@ -20,6 +20,7 @@ from dispatcher.core.decisions import Assign
 from dispatcher.core.lane import parse_lane
 from dispatcher.core.snapshot import LaneView
 from dispatcher.errors import NotLeader
+from dispatcher.store.decision_store import DECISIONS_LIFETIME_MS
 from dispatcher.store.frame import NEW, Entry, deadline_of, new_until, parse_entry
 from dispatcher.store.keys import Keys
 from dispatcher.store.leader_view import EXPIRES_MS
@@ -119,6 +120,11 @@ class DispatchStore:
         """The aliases of the cell, as this leader reads and changes them."""
         return RolloutStore(self._client, self.keys, self.token)
 
+    def log_decisions(self, ticks: Sequence[tuple[int, bytes]], *, kept: int) -> None:
+        """Add (how many jobs, JSON of a :class:`Tick`) to the decision log; what is older than the last ``kept`` jobs goes."""
+        args: list[Any] = [self.token, kept, DECISIONS_LIFETIME_MS, *(part for tick in ticks for part in tick)]
+        self._led(self._run("log_decisions", [self.keys.leader, self.keys.decisions], args))
+
     # -- leading
 
     def elect(self, *, ttl_ms: int, info: dict[str, Any], resign: bool = False) -> bool:
@@ -175,9 +181,8 @@ class DispatchStore:
         return {name.decode() for name in cast("set[bytes]", self._client.smembers(self.keys.models))}
 
     def tell(self, encoded: bytes) -> None:
-        """Say what this leader sees, for `status` and its like; ``encoded`` is the JSON of a :class:`LeaderView`."""
-        keys = self.keys
-        self._led(self._run("tell", [keys.leader, keys.leader_view], [self.token, encoded, EXPIRES_MS]))
+        """Say what this leader sees, for `status` and its like: the JSON of a :class:`LeaderView`."""
+        self._led(self._run("tell", [self.keys.leader, self.keys.leader_view], [self.token, encoded, EXPIRES_MS]))
 
     # -- acting
 

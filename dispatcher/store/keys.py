@@ -73,6 +73,8 @@ KEYS: tuple[KeyDoc, ...] = (
     KeyDoc("<cell>:leader_info", "hash", "host and pid of the leading dispatcher", "elect", "status", "permanent"),
     KeyDoc("<cell>:leader_view", "string", "JSON: why lanes wait, and what the leader has learned of each worker; at most one write a "
            "second", "tell", "status, explain, top", "6 s after the last write"),
+    KeyDoc("<cell>:decisions", "stream", "JSON of a tick: task ids of the jobs it admitted, frames of those it assigned, to whom and "
+           "why; of the last decisions_kept jobs", "log_decisions", "explain", "a day after the last decision"),
     KeyDoc("<cell>:wake", "list", "at most one element: something changed while the dispatcher slept", "ack, register_worker, "
            "drain_worker, giveback, end_epoch, resume", "dispatch (BRPOP)", "until read"),
     KeyDoc("<cell>:submission:<digest>", "hash", "a resumable `submit`: chunk → task id", "submit", "submit --resume",
@@ -164,6 +166,10 @@ class Keys:
     @property
     def leader_view(self) -> str:
         return self._key("leader_view")
+
+    @property
+    def decisions(self) -> str:
+        return self._key("decisions")
 
     @property
     def wake(self) -> str:

@@ -1,6 +1,6 @@
 """What the leading dispatcher tells those who look: why lanes wait, and what it has learned of each worker.
 
-Only shown, never acted on: so it is a plain value, written without a script, that expires with its leader.
+Only shown, never acted on; it expires with its leader.
 """
 
 from __future__ import annotations

@@ -171,6 +171,7 @@ _READERS: dict[bytes, Callable[[Any, bytes], object]] = {
     b"list": lambda pipe, key: pipe.lrange(key, 0, -1),
     b"hash": lambda pipe, key: pipe.hgetall(key),
     b"set": lambda pipe, key: pipe.smembers(key),
+    b"stream": lambda pipe, key: pipe.xrange(key),
     b"zset": lambda pipe, key: pipe.zrange(key, 0, -1, withscores=True),
 }
 

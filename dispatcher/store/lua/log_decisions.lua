@@ -1,0 +1,24 @@
+--[[ log_decisions: append what ticks of the leader decided; drop what has become too old.
+KEYS[1] leader     STRING  must equal token
+KEYS[2] decisions  STREAM  n: jobs of the tick, tick: JSON; an id is the count of jobs logged before, plus one
+ARGV[1] token
+ARGV[2] kept         of so many jobs, the last ones, ticks are kept
+ARGV[3] lifetime_ms  of the log after its last tick
+ARGV[*] then per tick: how many jobs (at most kept), JSON
+Returns how many jobs were ever logged; -1 NOT_LEADER. ]]
+local leader, decisions = KEYS[1], KEYS[2]
+local token, kept, lifetime_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+if redis.call('GET', leader) ~= token then return -1 end
+local logged, last = 0, redis.call('XREVRANGE', decisions, '+', '-', 'COUNT', 1)[1]
+if last then
+  -- The fields come in the order they were written: n first.
+  logged = tonumber(string.match(last[1], '^%d+')) + tonumber(last[2][2]) - 1
+end
+for i = 4, #ARGV, 2 do
+  local first = logged + 1
+  logged = logged + tonumber(ARGV[i])
+  local oldest = string.format('%.0f', math.max(0, logged - kept + 1))
+  redis.call('XADD', decisions, 'MINID', '=', oldest, string.format('%.0f-0', first), 'n', ARGV[i], 'tick', ARGV[i + 1])
+end
+redis.call('PEXPIRE', decisions, lifetime_ms)
+return logged
