@@ -7,8 +7,8 @@ back; median over the runs. Beside it: how long that took, how many jobs the new
 The limit is what the guard's test needs, and what runs on while it decides. The test may be wrong about a good version once in a
 thousand rollouts, however often it looks: that takes 5 to 10 failures where the old version fails 1 %, seldom 13. Five jobs a second
 are the canary's, one of which fails; a failure is told with the next beat, up to ``heartbeat_s``, is read within another, and the
-change is heeded at once: 2 or 3 more. 20 leaves room for an unlucky draw, and is 10 % of what the canary would have harmed in the
-200 s that three steps of 50 jobs would take at least.
+change is heeded at once: 2 or 3 more. 20 leaves room for an unlucky draw; unguarded it would harm one job a
+second for as long as nobody looks.
 
     python -m benchmarks.canary [--runs 3] [--rate 100] [--seed 1]
 """

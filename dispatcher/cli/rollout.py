@@ -92,7 +92,7 @@ def back(session: Session, alias: str, as_json: bool) -> None:
     """Undo the last `set` or `promote` of ALIAS, at once.
 
     Steps that a guard took since are undone with it. Jobs that wait for a version which has no share
-    then go to the others, before newer ones.
+    then go to the others, to the head of the line.
     """
     from dispatcher.core import rollout as core
 

@@ -92,7 +92,8 @@ def job_headers(
 ) -> dict[str, dict[str, Any]]:
     """Headers for ``apply_async(headers=...)``; what is left out has its default.
 
-    ``model``: name or ``name@version``; only workers that name it get the job. ``cost``: expected work in seconds on a worker of weight 1.
+    ``model``: name, ``name@version``, or an alias of versions; only workers that name it get the job. ``cost``: expected work in
+    seconds on a worker of weight 1.
     ``session``: its jobs go to the worker that had the ones before (setting ``sticky``); ``prefix``: hashes of the prompt's leading
     blocks, longest shared first, does the same for jobs that share them; a session comes first. ``tenant``: whom to be fair to.
 
