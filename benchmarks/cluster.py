@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -38,10 +38,14 @@ def wait_for(what: Callable[[], bool], timeout_s: float, pause_s: float = 0.005)
 
 @contextmanager
 def fleet(
-    url: str, workers: Sequence[WorkerSpec], *, dispatched: bool, prefetch: int = 1, acks_late: bool = True
-) -> Iterator[None]:
-    """Those workers on ``url``; with ``dispatched``, a dispatcher and attached workers, else plain Celery."""
-    base = os.environ | {
+    url: str, workers: Sequence[WorkerSpec], *, dispatched: bool, prefetch: int = 1, acks_late: bool = True,
+    environ: Mapping[str, str] | None = None,
+) -> Iterator[None]:  # fmt: skip
+    """Those workers on ``url``; with ``dispatched``, a dispatcher and attached workers, else plain Celery.
+
+    ``environ``: settings, in the environment of all of them.
+    """
+    base = os.environ | dict(environ or {}) | {
         "BENCH_REDIS_URL": url,
         "BENCH_DISPATCHED": "1" if dispatched else "0",
         "BENCH_PREFETCH": str(prefetch),
@@ -61,8 +65,8 @@ def fleet(
             ]  # fmt: skip
             if dispatched:
                 command += ["--weight", str(spec.weight)]
-            environ = base | {"BENCH_WEIGHT": str(spec.weight), "BENCH_NAME": spec.name}
-            processes.append(subprocess.Popen(command, env=environ, **QUIET, start_new_session=True))
+            own = base | {"BENCH_WEIGHT": str(spec.weight), "BENCH_NAME": spec.name}
+            processes.append(subprocess.Popen(command, env=own, **QUIET, start_new_session=True))
         if dispatched:
             wait_for(lambda: client.scard(keys.workers) == len(workers) and client.exists(keys.leader) == 1, 60)
         warm_up(url, len(workers))
