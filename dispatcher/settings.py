@@ -43,6 +43,8 @@ class Settings:
                       "go first and none starves), or oldest (first come).")
     priority_ageing_s: float = knob(120.0, "s", "A job that has waited so long is served like one of the next higher priority, and so "
                                     "on. 0: never.")
+    model_load_s: tuple[str, ...] = knob((), "model=seconds", "How long models take to load, by name or name@version, until that "
+                                         "was measured.")
     tenant_weights: tuple[str, ...] = knob((), "tenant=weight", "Shares of tenants that compete; 1 for those not named.")
     hold_ratio: float = knob(1.5, "times", "A job waits for a full worker where it would be done more than this many times sooner "
                              "than on any with room. 0: never.")
@@ -113,6 +115,10 @@ class Settings:
             model, _, chosen = pair.partition("=")
             if not model or chosen not in STRATEGIES:
                 yield f"{env_name('model_strategies')} holds {pair!r}: write model=strategy; there are {', '.join(STRATEGIES)}"
+        for pair in self.model_load_s:
+            model, _, text = pair.rpartition("=")
+            if not model or not _is_positive(text):
+                yield f"{env_name('model_load_s')} holds {pair!r}: write model=seconds, a number above 0"
         for pair in self.tenant_weights:
             tenant, _, weight = pair.partition("=")
             if not tenant or not _is_positive(weight):
@@ -144,6 +150,11 @@ class Settings:
         if self.autoscaler_workers_min > self.autoscaler_workers_max:
             yield (f"{env_name('autoscaler_workers_min')} is {self.autoscaler_workers_min}: it must not exceed "
                    f"autoscaler_workers_max ({self.autoscaler_workers_max})")
+
+    def load_prior_ms(self) -> dict[str, int]:
+        """Model → ms to load it, where that was set."""
+        pairs = (pair.rpartition("=") for pair in self.model_load_s)
+        return {model: round(float(text) * 1000) for model, _, text in pairs}
 
     def route(self, task: str) -> str:
         """The model of a job of ``task`` that names none; ``default`` where no route does."""

@@ -18,7 +18,7 @@ from celery.exceptions import Ignore, Reject
 
 from dispatcher.settings import load_settings
 from dispatcher.store.connection import celery_url
-from dispatcher.worker import attach
+from dispatcher.worker import attach, report_models
 from workers.runtimes import ResidentModels
 
 
@@ -184,3 +184,4 @@ if broker := os.environ.get("TEST_BROKER"):
     timeout_s = int(os.environ.get("TEST_VISIBILITY_TIMEOUT", "3600"))
     options = {"visibility_timeout": timeout_s, "unacked_restore_interval": 1}
     app = make_app(broker, Path(os.environ["TEST_LEDGER"]), broker_transport_options=options)
+    report_models(())  # its processes begin with none, and will tell what they load

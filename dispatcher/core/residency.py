@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
+from dispatcher.core.decisions import Assign
+from dispatcher.core.evidence import Delta, Told
+from dispatcher.core.lane import parse_lane
 from dispatcher.core.snapshot import WorkerView
 
 EWMA_SHARE = 0.3
@@ -91,3 +96,60 @@ class _Arrival:
 
     due_ms: int
     given_up_ms: int
+
+
+class _Learned(msgspec.Struct):
+    """What survives a takeover. ``loads``: epoch → model → (loads, ms) that were learned from already."""
+
+    measured_ms: dict[str, float] = {}
+    loads: dict[str, dict[str, tuple[int, int]]] = {}
+
+
+class Residency:
+    """What the leader knows of the models in its workers' memories; learns from what they tell with their beats."""
+
+    def __init__(self, prior_ms: Mapping[str, int]) -> None:
+        self._times = LoadTimes(prior_ms)
+        self._arrivals = Arrivals()
+        self._resident: dict[str, frozenset[str] | None] = {}
+        self._loads: dict[str, dict[str, tuple[int, int]]] = {}
+        self.load_ms: Mapping[str, int] = dict(prior_ms)
+        """Model → time to load it, where known."""
+
+    def of(self, epoch: str, now_ms: int) -> tuple[frozenset[str] | None, int]:
+        """What the worker holds or will soon (``None``: it does not say), and how many ms of loading are between now and then."""
+        return self._arrivals.soon(epoch, self._resident.get(epoch), now_ms)
+
+    def assigned(self, assignments: Iterable[Assign], now_ms: int) -> None:
+        """These jobs have gone to their workers."""
+        if not self.load_ms:
+            return
+        for one in assignments:
+            if (resident := self._resident.get(one.epoch)) is not None:
+                model = parse_lane(one.lane).model
+                self._arrivals.assigned(one.epoch, model, resident, time_to_load_ms(model, self.load_ms), now_ms)
+
+    # -- evidence
+
+    def observe(self, deltas: Sequence[Delta], told: Sequence[Told], now_ms: int) -> None:
+        alive = {one.epoch for one in told}
+        self._arrivals.forget(alive)
+        self._loads = {epoch: loads for epoch, loads in self._loads.items() if epoch in alive}
+        self._resident = {}
+        for one in told:
+            memory = one.totals.memory
+            self._resident[one.epoch] = None if memory is None else frozenset(memory.resident)
+            if memory is not None and memory.loads != (before := self._loads.get(one.epoch, {})):
+                for model, (count, total_ms) in memory.loads.items():
+                    count_before, total_before_ms = before.get(model, (0, 0))
+                    self._times.observe(model, count - count_before, max(0, total_ms - total_before_ms))
+                self._loads[one.epoch] = memory.loads
+        self.load_ms = self._times.known_ms()
+
+    def dump(self) -> bytes:
+        return msgspec.json.encode(_Learned(self._times.measured_ms, self._loads))
+
+    def load(self, state: bytes) -> None:
+        learned = msgspec.json.decode(state, type=_Learned)
+        self._times.measured_ms, self._loads = learned.measured_ms, learned.loads
+        self.load_ms = self._times.known_ms()

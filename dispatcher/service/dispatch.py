@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from threading import Event as Signal
 from typing import Any
@@ -21,6 +21,7 @@ from dispatcher.core.decisions import Assign, Plan
 from dispatcher.core.evidence import Subscriber
 from dispatcher.core.lane import parse_lane
 from dispatcher.core.plan import PolicyState, plan
+from dispatcher.core.residency import Residency
 from dispatcher.core.snapshot import LaneView, Snapshot, WorkerView
 from dispatcher.core.speed import Speeds
 from dispatcher.core.window import Windows
@@ -104,7 +105,8 @@ class Dispatcher:
         costs = Costs(self._speeds)
         if settings.learn_costs:
             admission.costs = costs.seconds
-        learners: dict[str, Subscriber] = {"speeds": self._speeds, "costs": costs, SUBJECT: self._rollouts}
+        self._residency = Residency(settings.load_prior_ms())
+        learners: dict[str, Subscriber] = {"speeds": self._speeds, "costs": costs, "residency": self._residency, SUBJECT: self._rollouts}
         self._evidence = Evidence(store.policy(), learners, interval_ms=round(settings.heartbeat_s * 1000))
         self._registrations: dict[str, Registration] = {}
         self._queues: set[str] = set(settings.ingress_queues)
@@ -197,7 +199,7 @@ class Dispatcher:
         workers = self._workers(look)
         rerouted = self._rollouts.step(look.lanes, workers, now_ms=look.now_ms, monotonic_ms=began_ms)
         self._admission.splits = self._rollouts.splits
-        snapshot = Snapshot(look.now_ms, True, look.paused, look.lanes, workers, look.next_due_ms)
+        snapshot = Snapshot(look.now_ms, True, look.paused, look.lanes, workers, look.next_due_ms, self._residency.load_ms)
         batches: list[AdmitBatch] = []
         planned, decided = snapshot, Plan((), ())
 
@@ -214,6 +216,7 @@ class Dispatcher:
 
         due = look.next_due_ms is not None and look.next_due_ms <= look.now_ms
         applied = self._store.apply(decide(), place, promote=settings.batch_size if due else 0)
+        self._residency.assigned(decided.assignments, look.now_ms)
         self._windows.ticked(self._clock.monotonic_ms() - began_ms)
         self._report_refusals(batches, applied.admitted)
         self._decisions.step(planned, batches, decided, applied, monotonic_ms=self._clock.monotonic_ms())
@@ -323,7 +326,10 @@ class Dispatcher:
         if registration is None:
             return lost_worker_view(row)
         window = self._windows.window(row.epoch, concurrency=registration.concurrency, done=row.done, now_ms=now_ms)
-        return worker_view(row, registration, window=window, speeds=self._speeds.of(registration.name))
+        resident, loading_ms = self._residency.of(row.epoch, now_ms)
+        if loading_ms:  # it owes that time too, before it begins with the next job
+            row = replace(row, leased_cost_ms=row.leased_cost_ms + round(loading_ms * registration.weight))
+        return worker_view(row, registration, window=window, speeds=self._speeds.of(registration.name), resident=resident)
 
     def _report_refusals(self, batches: list[AdmitBatch], admitted: list[int]) -> None:
         refused: dict[str, int] = {}

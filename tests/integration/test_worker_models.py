@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,3 +74,23 @@ def test_what_is_in_memory_is_told_again_when_redis_has_lost_it(cell: Cell) -> N
         eventually(lambda: resident(cell, "a"))
         cell.client.flushdb()
         eventually(lambda: resident(cell, "a"))
+
+
+def test_a_warm_worker_gets_the_jobs_of_its_model(cell: Cell) -> None:
+    """Of two idle workers that are alike, the one that holds the model, from the time on that a load was measured."""
+    for name in ("w1", "w2"):
+        cell.spawn(name, pool="threads", concurrency=1, options=("--models", "a,b", "--models-max", "1"), ready=False)
+    for worker in cell.workers:
+        cell.wait_registered(worker)
+    workers = {worker.name: worker.pid for worker in cell.workers}
+    eventually(lambda: cell.client.hlen(cell.keys.totals) == 2)
+    (warm,) = ask(cell, "a")
+
+    def learned() -> bool:
+        return "a" in json.loads(cell.client.hget(cell.keys.policy, "residency") or "{}").get("measured_ms", {})
+
+    eventually(learned, message=lambda: cell.client.hgetall(cell.keys.policy))
+    assert ask(cell, *"aaaaaa") == [warm] * 6
+    assert cell.ledger.models("load") == ["a"]
+    admin = AdminStore(cell.client, cell.keys).status()["workers"]
+    assert {workers[one["name"]]: one["resident"] for one in admin} == {pid: ["a"] if pid == warm else [] for pid in workers.values()}

@@ -5,7 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.core.residency import ARRIVAL_EXTRA_MS, ARRIVAL_LOADS, Arrivals, LoadTimes, load_penalty_ms
+from dispatcher.core.decisions import Assign
+from dispatcher.core.evidence import Memory, Told, WorkerTotals
+from dispatcher.core.residency import ARRIVAL_EXTRA_MS, ARRIVAL_LOADS, Arrivals, LoadTimes, Residency, load_penalty_ms
 from tests.unit.snapshots import worker_view
 
 LOAD_MS = {"chat": 12_000, "chat@2": 3_000}
@@ -87,3 +89,43 @@ def test_where_loading_costs_nothing_nothing_is_on_its_way() -> None:
     arrivals.assigned("w1", "chat", NOTHING, 12_000, now_ms=0)
     arrivals.forget({"w2"})
     assert arrivals.soon("w1", NOTHING, now_ms=1) == (NOTHING, 0)
+
+
+def told(epoch: str, *resident: str, **loads: tuple[int, int]) -> Told:
+    return Told(epoch, f"{epoch}@h", 1, 1.0, WorkerTotals(memory=Memory(list(resident), loads)))
+
+
+def test_the_leader_learns_what_workers_hold_and_how_long_loads_take() -> None:
+    """From what they tell, each load once, however often it is told; a worker that says nothing stays unknown."""
+    known = Residency({"chat": 60_000})
+    assert known.of("w1", 0) == (None, 0)
+    for _ in range(3):
+        known.observe((), [told("w1", "chat", chat=(1, 10_000)), Told("w2", "w2@h", 1, 1.0, WorkerTotals())], 1_000)
+        assert known.load_ms == {"chat": 10_000}
+    assert known.of("w1", 1_000) == ({"chat"}, 0)
+    assert known.of("w2", 1_000) == (None, 0)
+    known.observe((), [told("w1", "chat", chat=(2, 30_000))], 2_000)
+    assert known.load_ms == {"chat": 13_000}
+
+
+def test_a_successor_goes_on_from_what_was_learned() -> None:
+    """Loads that its predecessor has seen are not learned from twice; those in between are."""
+    first, second = Residency({}), Residency({})
+    first.observe((), [told("w1", "chat", chat=(1, 10_000))], 1_000)
+    second.load(first.dump())
+    assert second.load_ms == first.load_ms
+    second.observe((), [told("w1", "chat", chat=(2, 30_000))], 2_000)
+    assert second.load_ms == {"chat": 13_000}
+    assert second.dump() == second.dump()
+
+
+def test_a_model_that_was_sent_for_counts_until_the_worker_speaks() -> None:
+    """Its load is owed before the next job; the worker's word ends it."""
+    known = Residency({"chat": 12_000})
+    known.observe((), [told("w1")], 0)
+    known.assigned([Assign("dispatch/t/chat/p0/c10", "w1", 1, 3, 0.0)], 1_000)
+    assert known.of("w1", 4_000) == ({"chat"}, 9_000)
+    known.observe((), [told("w1", "chat")], 5_000)
+    assert known.of("w1", 5_000) == ({"chat"}, 0)
+    known.observe((), [told("w1")], 6_000)
+    assert known.of("w1", 6_000) == (NOTHING, 0)
