@@ -5,6 +5,7 @@
     ├── Unavailable      something this needs is not there (Redis, a binary): start it and call again
     ├── NotLeader        another dispatcher leads this cell: become a standby
     ├── EpochEnded       this worker life was declared dead: stop the process, start a new one
+    ├── DeadlinePassed   a job was not begun in time: give its lease back, to be buried
     └── JobDead          raised by ``AsyncResult.get()`` for a job that went to dead letters
 
 Redis' and kombu's errors become one of these where they enter, ``from exc``. Every class passes all its fields to
@@ -32,6 +33,10 @@ class NotLeader(DispatcherError):
 
 class EpochEnded(DispatcherError):
     """This worker life was declared dead. Its leases belong to others: stop, and write nothing."""
+
+
+class DeadlinePassed(DispatcherError):
+    """The job of this lease may not begin any more. Nothing was written."""
 
 
 class JobDead(DispatcherError):

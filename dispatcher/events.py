@@ -57,6 +57,13 @@ class JobsRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class JobsLate:
+    """``count`` jobs became dead letters because no worker had begun them by their deadline."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class JobSettled:
     """The state of a dead letter is in the result backend: ``AsyncResult.get()`` raises instead of hanging."""
 
@@ -188,6 +195,7 @@ Event = (
     | WorkerReaped
     | WorkerDraining
     | JobsRefused
+    | JobsLate
     | JobSettled
     | LeadGained
     | LeadLost

@@ -11,6 +11,7 @@ from dispatcher.events import (
     FleetScaled,
     FleetSilent,
     JobSettled,
+    JobsLate,
     JobsRefused,
     JobsRerouted,
     LaneRoutable,
@@ -60,6 +61,8 @@ def log_line(event: Event) -> tuple[int, str]:
             return logging.INFO, f"worker {name} is draining: epoch {epoch} gets nothing new"
         case JobsRefused(count, reason):
             return logging.WARNING, f"{_count(count, 'message')} refused ({reason}): `dispatcher dead list` shows what was wrong"
+        case JobsLate(count):
+            return logging.WARNING, f"{_count(count, 'job')} not begun by the deadline: dead letters (deadline_passed)"
         case JobSettled(job, task_id, reason):
             return logging.INFO, f"{_job(job, task_id)} has its state FAILURE in the result backend: {reason}"
         case LeadGained(token):

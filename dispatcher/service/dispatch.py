@@ -39,6 +39,7 @@ from dispatcher.events import (
 from dispatcher.policy import policy_of
 from dispatcher.service.decision_log import DecisionLog
 from dispatcher.service.evidence import Evidence
+from dispatcher.service.late import LateJobs
 from dispatcher.service.reap import Reaper
 from dispatcher.service.rollout import Rollouts
 from dispatcher.service.tell import Teller
@@ -98,6 +99,7 @@ class Dispatcher:
         self._policy = policy_of(settings)
         self._state = PolicyState()
         self._reaper = Reaper(store, settings, emit)
+        self._late = LateJobs(store, emit)
         self._decisions = DecisionLog(store, kept=settings.decisions_kept, policy=self._policy)
         self._teller = Teller(store, settings, self._policy.filters, emit)
         self._rollouts = Rollouts(store, admission.routes, emit)
@@ -199,6 +201,7 @@ class Dispatcher:
         workers = self._workers(look)
         rerouted = self._rollouts.step(look.lanes, workers, now_ms=look.now_ms, monotonic_ms=began_ms)
         self._admission.splits = self._rollouts.splits
+        late = self._late.step(look.lanes, workers, look.now_ms)
         snapshot = Snapshot(look.now_ms, True, look.paused, look.lanes, workers, look.next_due_ms, self._residency.load_ms)
         batches: list[AdmitBatch] = []
         planned, decided = snapshot, Plan((), ())
@@ -211,6 +214,7 @@ class Dispatcher:
         def place() -> tuple[Assign, ...]:
             nonlocal decided, planned
             planned = snapshot.with_arrivals(_arrivals(batches, look.now_ms))
+            self._late.saw(planned.lanes)
             decided = plan(planned, self._state, self._policy, rng=self._rng, jobs_max=settings.batch_size)
             return decided.assignments
 
@@ -221,6 +225,7 @@ class Dispatcher:
         self._report_refusals(batches, applied.admitted)
         self._decisions.step(planned, batches, decided, applied, monotonic_ms=self._clock.monotonic_ms())
         self._teller.step(planned, decided, monotonic_ms=self._clock.monotonic_ms())
+        self._late.tell(applied.late)
         returned = self._reaper.step(workers, now_ms=look.now_ms, monotonic_ms=self._clock.monotonic_ms())
         self._evidence.step(look.now_ms, workers)
         wait_s = settings.idle_wait_s
@@ -234,7 +239,7 @@ class Dispatcher:
             assigned=assigned,
             promoted=applied.promoted,
             returned=returned,
-            more=bool(applied.promoted or returned or rerouted)
+            more=bool(applied.promoted or returned or rerouted or late)
             or admitted >= settings.batch_size
             or admitted < sum(len(batch.messages) for batch in batches)
             or wanted >= settings.batch_size
@@ -255,6 +260,7 @@ class Dispatcher:
         if leads and not self._leads:
             self._leads = True
             self._reaper.liveness.restart()
+            self._late = LateJobs(self._store, self._emit)
             self._learn_queues()
             self._rollouts.restart()
             self._evidence.load()

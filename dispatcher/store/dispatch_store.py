@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, groupby
 from operator import attrgetter
 from typing import Any, cast
 
@@ -27,13 +27,15 @@ from dispatcher.store.leader_view import EXPIRES_MS
 from dispatcher.store.policy_store import PolicyStore
 from dispatcher.store.rollout_store import RolloutStore
 from dispatcher.store.script_stream import Call, ScriptRunner
-from dispatcher.store.worker_store import ALIVE_TTL_MS, DEAD_TTL_MS, GiveBack, Registration
+from dispatcher.store.worker_store import ALIVE_TTL_MS, DEAD_TTL_MS, DEADLINE_PASSED, LATE, GiveBack, Registration
 
 TAIL_BYTES = 64
 """How much of a message's end identifies it: Celery puts the delivery tag there, which is unique to a publish."""
 
 READ_BYTES_MAX = 8 * 1024 * 1024
 """One look reads about this much of the ingress at most."""
+
+LATE_REASON = msgspec.json.encode({"reason": DEADLINE_PASSED, "detail": LATE})
 
 SHOW_DEAD_MS = 60_000
 """How long `status` shows a worker that is gone."""
@@ -91,7 +93,7 @@ class Applied:
     """What came of a batch of decisions: per admit batch and per assignment, how many jobs were moved.
 
     ``first_jobs``: per admit batch, the number that its first job got; the others' follow on it. ``frames``: per lane that was assigned
-    from, the frames of the jobs, end to end, the one given first at the end.
+    from, the frames of the jobs, end to end, the one given first at the end. ``late``: how many of the promoted went to dead letters.
     """
 
     admitted: list[int] = field(default_factory=list)
@@ -99,6 +101,7 @@ class Applied:
     promoted: int = 0
     first_jobs: list[int] = field(default_factory=list)
     frames: list[bytes] = field(default_factory=list)
+    late: int = 0
 
 
 class DispatchStore:
@@ -111,6 +114,7 @@ class DispatchStore:
         self._keys_of_epoch: dict[str, tuple[str, str, str, str]] = {}
         self._cell = keys.lane_prefix.removesuffix("lane:")
         self._scripts = ScriptRunner(client)
+        self._dead = (keys.dead_letters, keys.dead_reasons, keys.unsettled)
 
     def policy(self) -> PolicyStore:
         """What this leader learns from, and where it keeps what it has learned."""
@@ -199,17 +203,29 @@ class DispatchStore:
                 stream.send(self._admit_call(batch))
                 admits += 1
             if promote:
-                stream.send(("promote_scheduled", [keys.leader, keys.scheduled, keys.lanes], [self.token, keys.lane_prefix, promote]))
+                names = [keys.leader, keys.scheduled, keys.lanes, *self._dead]
+                stream.send(("promote_scheduled", names, [self.token, keys.lane_prefix, promote, LATE_REASON]))
             if decided := assignments():
                 stream.send(self._assign_call(decided))
             replies = stream.replies()
         admitted = [reply[0] for reply in replies[:admits]]
-        promoted = replies[admits] if promote else 0
+        promoted, *late = replies[admits] if promote else (0, 0)
         assigned, *frames = replies[-1] if decided else ([],)
         if any(reply == -1 for reply in (*admitted, promoted, *assigned[:1])):
             raise NotLeader("another dispatcher leads this cell")
         first_jobs = [reply[1] if reply[0] else 0 for reply in replies[:admits]]
-        return Applied(admitted, assigned, promoted, first_jobs, frames[0] if frames else [])
+        return Applied(admitted, assigned, promoted, first_jobs, frames[0] if frames else [], late[0])
+
+    def bury_late(self, lanes: Sequence[tuple[str, int]], *, limit: int) -> list[tuple[int, int]]:
+        """Bury jobs whose deadline has passed. ``lanes``: name, and how many jobs at its head to pass over; looks at ``limit`` in all.
+
+        Per lane how many were looked at, and how many of them were late.
+        """
+        keys = self.keys
+        names = [keys.leader, keys.lanes, *self._dead, *(keys.lane(lane) for lane, _ in lanes)]
+        found = self._run("bury_late", names, [self.token, LATE_REASON, limit, *chain.from_iterable(lanes)])
+        self._led(found[0] if found else 0)
+        return list(zip(found[::2], found[1::2], strict=True))
 
     def _admit_call(self, batch: AdmitBatch) -> Call:
         keys = self.keys

@@ -28,10 +28,10 @@ KEYS: tuple[KeyDoc, ...] = (
            "priority step", "producers (Celery), release, requeue_dead", "read_ingress, admit", "until admitted"),
     KeyDoc("<cell>:messages", "hash", "job number → raw message, from admission to the end of the job", "admit, ack, release, purge, "
            "requeue_dead", "take, settle, dead list", "until acked, released or purged"),
-    KeyDoc("<cell>:lanes", "set", "names of the lanes that are not empty", "admit, promote_scheduled, assign, giveback, release, purge",
-           "snapshot, ack", "permanent"),
+    KeyDoc("<cell>:lanes", "set", "names of the lanes that are not empty", "admit, promote_scheduled, assign, giveback, bury_late, "
+           "release, purge", "snapshot, ack", "permanent"),
     KeyDoc("<cell>:lane:<lane>", "list", "frames of waiting jobs of one kind; the right end is next", "admit, promote_scheduled, "
-           "assign, giveback, release, purge", "snapshot, Flower", "while jobs wait"),
+           "assign, giveback, bury_late, release, purge", "snapshot, Flower", "while jobs wait"),
     KeyDoc("<cell>:scheduled", "zset", "frame+lane of jobs not yet due, scored by due time in ms", "admit, giveback, "
            "promote_scheduled, release, purge", "snapshot", "until due"),
     KeyDoc("<cell>:sequence", "string", "last number given to a job or a lease; µs of Redis time, never repeats", "admit, assign",
@@ -54,12 +54,12 @@ KEYS: tuple[KeyDoc, ...] = (
            "dispatch", "until the epoch is forgotten"),
     KeyDoc("<cell>:policy", "hash", "what the leader has learned, by subject (JSON): a successor goes on from there", "save_policy",
            "dispatch", "permanent"),
-    KeyDoc("<cell>:dead_letters", "zset", "job numbers of dead letters, scored by ms of burial", "admit, giveback, requeue_dead",
-           "dead list", "until requeued or purged"),
+    KeyDoc("<cell>:dead_letters", "zset", "job numbers of dead letters, scored by ms of burial", "admit, giveback, bury_late, "
+           "promote_scheduled, requeue_dead", "dead list", "until requeued or purged"),
     KeyDoc("<cell>:dead_reasons", "hash", "job number → JSON: reason, detail, task id, task, lane, frame, ingress", "admit, giveback, "
-           "requeue_dead", "dead list, settle", "until requeued or purged"),
+           "bury_late, promote_scheduled, requeue_dead", "dead list, settle", "until requeued or purged"),
     KeyDoc("<cell>:unsettled", "set", "job numbers of dead letters whose FAILURE is not yet in the result backend", "admit, giveback, "
-           "settle, requeue_dead", "settle", "until settled"),
+           "bury_late, promote_scheduled, settle, requeue_dead", "settle", "until settled"),
     KeyDoc("<cell>:ingress_queues", "set", "ingress queues that workers have named", "register_worker", "dispatch, status",
            "permanent"),
     KeyDoc("<cell>:models", "set", "models any worker has ever served; what is in neither here nor the settings is unknown",

@@ -13,6 +13,7 @@ from typing import Any
 
 import redis
 
+from dispatcher.errors import DeadlinePassed
 from dispatcher.store.keys import Keys
 from dispatcher.store.scripts import source
 
@@ -52,8 +53,13 @@ class LeasePipe:
         self._ack = _Call("ack", [alive, leases, taken, keys.messages, keys.lanes, keys.wake])
 
     def take(self, lease_id: bytes) -> tuple[bytes, bytes] | None:
-        """Start a job: (message, entry). ``None``: it is not this worker's (any more); drop the id silently."""
+        """Start a job: (message, entry). ``None``: it is not this worker's (any more); drop the id silently.
+
+        Raises :class:`DeadlinePassed` where it must be buried instead.
+        """
         reply = self._run(self._take, [lease_id])
+        if reply == 0:
+            raise DeadlinePassed(lease_id.decode())
         return (reply[0], reply[1]) if reply else None
 
     def ack(self, lease_ids: Iterable[str]) -> int:

@@ -15,7 +15,7 @@ from uuid import uuid4
 import msgspec
 import redis
 
-from dispatcher.errors import EpochEnded
+from dispatcher.errors import DeadlinePassed, EpochEnded
 from dispatcher.store.frame import Entry, parse_entry
 from dispatcher.store.keys import Keys
 from dispatcher.store.scripts import Scripts
@@ -92,6 +92,15 @@ class GiveBack:
         return self.lease_id, self.counter, self.most, msgspec.json.encode({"reason": self.reason, "detail": self.detail}).decode()
 
 
+DEADLINE_PASSED = "deadline_passed"
+LATE = "no worker had begun it when its deadline passed"
+
+
+def late(lease_id: str) -> GiveBack:
+    """How to end the lease of a job that was not begun by its deadline: it is buried, unless it was begun after all."""
+    return GiveBack(lease_id, "recalls", -1, DEADLINE_PASSED, LATE)
+
+
 def new_epoch() -> str:
     """The id of a worker life: 12 hex digits."""
     return uuid4().hex[:12]
@@ -143,8 +152,13 @@ class WorkerStore:
         return Beat(BeatStatus(status), draining, frozenset(leases), frozenset(queued))
 
     def take(self, lease_id: str) -> Taken | None:
-        """Start a job. ``None``: it is not this worker's (any more); drop the id silently."""
+        """Start a job. ``None``: it is not this worker's (any more); drop the id silently.
+
+        Raises :class:`DeadlinePassed` where it must be buried instead (see :func:`late`).
+        """
         reply = self._run("take", [self._alive, self._leases, self._taken, self.keys.messages], [lease_id])
+        if reply == 0:
+            raise DeadlinePassed(lease_id)
         return Taken(lease_id, reply[0], parse_entry(reply[1])) if reply else None
 
     def ack(self, lease_ids: Iterable[str]) -> int:

@@ -18,10 +18,10 @@ import redis
 from dispatcher.clock import Clock
 from dispatcher.core.evidence import Memory
 from dispatcher.core.lane import parse_lane
-from dispatcher.errors import EpochEnded
+from dispatcher.errors import DeadlinePassed, EpochEnded
 from dispatcher.store.frame import Entry, parse_entry
 from dispatcher.store.lease_pipe import TRANSIENT, LeasePipe
-from dispatcher.store.worker_store import Beat, GiveBack, WorkerStore
+from dispatcher.store.worker_store import Beat, GiveBack, WorkerStore, late
 from dispatcher.worker.totals import Totals
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class LeaseKeeper:
         self._seen_ms = self._clock.monotonic_ms()
 
     def take(self, lease_id: bytes) -> Held | None:
-        """Start the job of a lease that was popped; ``None``: drop the id silently. Raises what redis-py raises.
+        """Start the job of a lease that was popped; ``None``: drop the id silently, or it was late. Raises what redis-py raises.
 
         After an error it may have been taken in Redis: it is not held here, so two beats later it is given back.
         """
@@ -132,6 +132,11 @@ class LeaseKeeper:
             with self._lock:
                 self._held[name] = held
             return held
+        except DeadlinePassed:
+            with self._lock:
+                self._outbox[name] = late(name)
+            self._flush_soon()
+            return None
         finally:
             self._taking = None
 

@@ -7,8 +7,9 @@ import json
 import pytest
 
 from dispatcher.errors import EpochEnded, NotLeader
-from dispatcher.store.worker_store import GiveBack
+from dispatcher.store.worker_store import GiveBack, late
 from tests.lua.support import LANE, Cell, nothing_written
+from tests.lua.test_bury_late import FUTURE_MS, jobs_until
 
 
 def test_jobs_return_to_the_head_of_their_lane_in_order(cell: Cell) -> None:
@@ -135,6 +136,32 @@ def test_a_rejected_job_waits_longer_each_time(cell: Cell) -> None:
         cell.store.apply([], tuple, promote=1)
 
     assert waits_s == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+def test_a_rejected_job_does_not_wait_beyond_its_deadline(cell: Cell) -> None:
+    """It is looked at again then, to be buried: whoever waits for it is told at once."""
+    worker = cell.worker()
+    jobs_until(cell, 5_000, FUTURE_MS)
+    worker.giveback([GiveBack(lease, "rejects") for lease in cell.give(worker, 2)], delay_ms=1_000)
+
+    due_ms = [due_ms for _, due_ms in cell.text.zrange(cell.keys.scheduled, 0, -1, withscores=True)]
+    assert due_ms[0] == 5_000
+    assert 5_000 < due_ms[1] < FUTURE_MS
+
+
+def test_what_was_not_begun_in_time_is_buried(cell: Cell) -> None:
+    """The lease, its id in the queue and the job go together; a job that was begun is left alone."""
+    worker = cell.worker()
+    jobs = jobs_until(cell, 1, FUTURE_MS)
+    overdue, begun = cell.give(worker, 2)
+    assert worker.take(begun)
+
+    assert worker.giveback([late(overdue), late(begun)]) == 1
+
+    assert set(cell.leases(worker)) == {begun}
+    assert cell.queued(worker) == [begun]
+    assert cell.text.smembers(cell.keys.unsettled) == {jobs[0]}
+    assert json.loads(cell.text.hget(cell.keys.dead_reasons, jobs[0]))["reason"] == "deadline_passed"
 
 
 def test_other_causes_do_not_wait(cell: Cell) -> None:

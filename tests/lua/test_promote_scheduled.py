@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from dispatcher.errors import NotLeader
 from dispatcher.store.dispatch_store import DispatchStore
 from dispatcher.store.worker_store import GiveBack
 from tests.lua.support import LANE, Cell, nothing_written
+from tests.lua.test_bury_late import FUTURE_MS, jobs_until
 from tests.messages import message
 
 
@@ -63,6 +66,24 @@ def test_a_call_is_bounded(cell: Cell) -> None:
 
     assert [promote(cell, 12) for _ in range(4)] == [12, 12, 6, 0]
     assert [entry.job for entry in cell.waiting()] == due
+
+
+def test_what_is_late_is_buried(cell: Cell) -> None:
+    """A rejected job that waited for its next try until its deadline: it never sees its lane again, and the others do."""
+    worker = cell.worker()
+    jobs_until(cell, 1, FUTURE_MS, 0)
+    worker.giveback([GiveBack(lease, "rejects") for lease in cell.give(worker, 3)[::-1]], delay_ms=60_000)
+    late, in_time, untimed = sorted(cell.text.zrange(cell.keys.scheduled, 0, -1))
+    for entry in (in_time, untimed):
+        cell.text.zadd(cell.keys.scheduled, {entry: 0})
+
+    applied = cell.store.apply([], tuple, promote=500)
+
+    assert (applied.promoted, applied.late) == (3, 1)
+    assert {entry.job for entry in cell.waiting()} == {in_time[:16], untimed[:16]}
+    assert cell.text.zrange(cell.keys.dead_letters, 0, -1) == [late[:16]]
+    assert cell.text.smembers(cell.keys.unsettled) == {late[:16]}
+    assert json.loads(cell.text.hget(cell.keys.dead_reasons, late[:16]))["reason"] == "deadline_passed"
 
 
 def test_counts_survive(cell: Cell) -> None:

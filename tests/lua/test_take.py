@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
+from dispatcher.errors import DeadlinePassed
+from dispatcher.store.worker_store import late
 from tests.lua.support import LANE, Cell, nothing_written
+from tests.lua.test_bury_late import FUTURE_MS, jobs_until
 from tests.messages import message
 
 
@@ -74,6 +79,31 @@ def test_a_lease_whose_message_is_gone_starts_nothing(cell: Cell) -> None:
 
     with nothing_written(cell):
         assert worker.take(lease) is None
+
+
+def test_a_late_job_is_not_begun(cell: Cell) -> None:
+    """REFUSED, and told apart from what is not there: it must be buried. What is in time begins."""
+    worker = cell.worker()
+    _, fine = jobs_until(cell, 1, FUTURE_MS)
+    too_late, in_time = cell.give(worker, 2)
+
+    with nothing_written(cell), pytest.raises(DeadlinePassed):
+        worker.take(too_late)
+    taken = worker.take(in_time)
+    assert taken is not None
+    assert (taken.entry.job, taken.entry.deadline_ms) == (fine, FUTURE_MS)
+
+
+def test_a_job_that_became_late_while_it_ran_is_no_late_job(cell: Cell) -> None:
+    """REFUSED like any second take: it has begun, and nobody may bury it."""
+    worker = cell.worker()
+    jobs_until(cell, 1)
+    (lease,) = cell.give(worker, 1)
+    cell.text.hset(cell.keys.taken(worker.epoch), lease, "1")
+
+    with nothing_written(cell):
+        assert worker.take(lease) is None
+        assert worker.giveback([late(lease)]) == 0
 
 
 def test_when_it_was_taken_is_redis_time(cell: Cell) -> None:

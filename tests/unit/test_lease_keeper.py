@@ -9,7 +9,8 @@ import redis
 
 from dispatcher.clock import ManualClock
 from dispatcher.core.evidence import KindTotals, Running, WorkerTotals
-from dispatcher.store.worker_store import Beat, BeatStatus, GiveBack
+from dispatcher.errors import DeadlinePassed
+from dispatcher.store.worker_store import Beat, BeatStatus, GiveBack, late
 from dispatcher.worker.keeper import LeaseKeeper, Outcome
 
 ENTRY = b"1000000000000001" + b"1".zfill(13) + b"1000".zfill(9) + b"00000000" + b"0" * 13 + b"dispatch/my%2Ftask/default/p0/c10"
@@ -22,10 +23,13 @@ class FakePipe:
         self.acked: list[list[str]] = []
         self.away = False
         self.ended = False
+        self.late = False
         self.takes = 0
 
     def take(self, lease_id: bytes) -> tuple[bytes, bytes] | None:
         self.takes += 1
+        if self.late:
+            raise DeadlinePassed(lease_id.decode())
         if self.away:
             raise redis.ConnectionError("away")
         return (b"{}", ENTRY)
@@ -146,6 +150,19 @@ def test_a_take_whose_answer_was_lost_is_given_back() -> None:
     keeper.answered(beat("e.1"))
     keeper.answered(beat("e.1"))
     assert store.returned == [[GiveBack("e.1")]]
+
+
+def test_a_late_job_is_not_held_and_is_sent_to_be_buried() -> None:
+    """It uses up no credit, counts as no run, and is not taken for a lease that nobody holds."""
+    keeper, pipe, store, loop, _ = make()
+    pipe.late = True
+
+    assert keeper.take(b"e.1") is None
+    keeper.answered(beat("e.1"))
+    loop.turn()
+
+    assert store.returned == [[late("e.1")]]
+    assert (keeper.held(), keeper.unsent, keeper.facts()["failed"]) == ({}, 0, 0)
 
 
 def test_an_ack_that_redis_lost_is_sent_again() -> None:

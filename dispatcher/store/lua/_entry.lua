@@ -12,6 +12,8 @@ local function job_of(entry) return string.sub(entry, 1, 16) end
 
 local function cost_ms_of(entry) return tonumber(string.sub(entry, 30, 38)) end
 
+local function deadline_ms_of(entry) return tonumber(string.sub(entry, 47, 59)) end
+
 local function frame_of(entry) return string.sub(entry, 1, FRAME_BYTES) end
 
 local function lane_of(entry) return string.sub(entry, FRAME_BYTES + 1) end
@@ -21,6 +23,14 @@ local function bump(entry, counter)
   local at = COUNTER_AT[counter]
   local count = math.min(99, tonumber(string.sub(entry, at, at + 1)) + 1)
   return string.sub(entry, 1, at - 1) .. string.format('%02d', count) .. string.sub(entry, at + 2), count
+end
+
+-- The first writes of a burial, before the job is removed from where it is. `reason` is a JSON object.
+local function bury(dead_letters, dead_reasons, unsettled, entry, reason, at_ms)
+  local job = job_of(entry)
+  redis.call('HSET', dead_reasons, job, '{"entry":"' .. entry .. '",' .. string.sub(reason, 2))
+  redis.call('ZADD', dead_letters, string.format('%.0f', at_ms), job)
+  redis.call('SADD', unsettled, job)
 end
 
 local function now_ms()

@@ -11,7 +11,7 @@ KEYS[9] unsettled     SET
 KEYS[10] wake         LIST
 ARGV[1] guard_value   what the guard must hold; "" means: it must exist
 ARGV[2] lane_prefix   key of a lane's list without its name (lane names come out of the leases)
-ARGV[3] delay_ms      first wait of a rejected job, doubled with each reject, at most a minute; 0: none
+ARGV[3] delay_ms      first wait of a rejected job, doubled with each reject, at most a minute, not beyond its deadline; 0: none
 ARGV[*] four for each lease: id, counter ("crashes", "rejects", "reaps", "recalls" or ""), most, JSON of the reason.
         most: the job is buried when the counter reaches it; "0" never, "-1" at once
 Returns how many leases were ended; -1 REFUSED (the epoch ended, or another leads): nothing was written.
@@ -29,13 +29,13 @@ for a = 4, #ARGV - 3, 4 do
   if entry and not (counter == 'recalls' and redis.call('HEXISTS', taken, id) == 1) then
     local count = 0
     if counter ~= '' then entry, count = bump(entry, counter) end
-    local lane, job = lane_of(entry), job_of(entry)
+    local lane = lane_of(entry)
     if most < 0 or (most > 0 and count >= most) then
-      redis.call('HSET', dead_reasons, job, '{"entry":"' .. entry .. '",' .. string.sub(reason, 2))
-      redis.call('ZADD', dead_letters, string.format('%.0f', now_ms()), job)
-      redis.call('SADD', unsettled, job)
+      bury(dead_letters, dead_reasons, unsettled, entry, reason, now_ms())
     elseif counter == 'rejects' and delay_ms > 0 then
-      redis.call('ZADD', scheduled, string.format('%.0f', now_ms() + math.min(60000, delay_ms * 2 ^ (count - 1))), entry)
+      local due_ms, deadline_ms = now_ms() + math.min(60000, delay_ms * 2 ^ (count - 1)), deadline_ms_of(entry)
+      if deadline_ms > 0 then due_ms = math.min(due_ms, deadline_ms) end
+      redis.call('ZADD', scheduled, string.format('%.0f', due_ms), entry)
     else
       redis.call('RPUSH', lane_prefix .. lane, frame_of(entry))
       redis.call('SADD', lanes, lane)

@@ -1,19 +1,29 @@
---[[ promote_scheduled: move jobs that are due from `scheduled` to the back of their lanes.
-KEYS[1] leader     STRING  must equal token
-KEYS[2] scheduled  ZSET    entries by due time in ms
-KEYS[3] lanes      SET
+--[[ promote_scheduled: move jobs that are due from `scheduled` to the back of their lanes, or bury them if their deadline has passed.
+KEYS[1] leader        STRING  must equal token
+KEYS[2] scheduled     ZSET    entries by due time in ms
+KEYS[3] lanes         SET
+KEYS[4] dead_letters  ZSET
+KEYS[5] dead_reasons  HASH
+KEYS[6] unsettled     SET
 ARGV[1] token
 ARGV[2] lane_prefix  key of a lane's list without its name (lane names come out of the entries)
 ARGV[3] limit        at most 500
-Returns how many were moved; -1 NOT_LEADER. Redis' clock says what is due. ]]
-local leader, scheduled, lanes = KEYS[1], KEYS[2], KEYS[3]
-local token, lane_prefix, limit = ARGV[1], ARGV[2], ARGV[3]
-if redis.call('GET', leader) ~= token then return -1 end
-local due = redis.call('ZRANGEBYSCORE', scheduled, '-inf', now_ms(), 'LIMIT', 0, limit)
+ARGV[4] reason       JSON, of those that are buried
+Returns {how many were moved, how many of those to dead letters}; {-1} NOT_LEADER. Redis' clock says what is due. ]]
+local leader, scheduled, lanes, dead_letters, dead_reasons, unsettled = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local token, lane_prefix, limit, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+if redis.call('GET', leader) ~= token then return { -1 } end
+local now, buried = now_ms(), 0
+local due = redis.call('ZRANGEBYSCORE', scheduled, '-inf', now, 'LIMIT', 0, limit)
 for _, entry in ipairs(due) do
-  local lane = lane_of(entry)
-  redis.call('LPUSH', lane_prefix .. lane, frame_of(entry))
-  redis.call('SADD', lanes, lane)
+  local lane, deadline_ms = lane_of(entry), deadline_ms_of(entry)
+  if deadline_ms > 0 and deadline_ms <= now then
+    bury(dead_letters, dead_reasons, unsettled, entry, reason, now)
+    buried = buried + 1
+  else
+    redis.call('LPUSH', lane_prefix .. lane, frame_of(entry))
+    redis.call('SADD', lanes, lane)
+  end
   redis.call('ZREM', scheduled, entry)
 end
-return #due
+return { #due, buried }

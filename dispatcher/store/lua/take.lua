@@ -4,7 +4,8 @@ KEYS[2] leases    HASH
 KEYS[3] taken     HASH    lease id -> ms when started
 KEYS[4] messages  HASH
 ARGV[1] lease_id
-Returns {message, entry}; false when it is not this worker's (any more), or was taken already: drop it silently. ]]
+Returns {message, entry}; false when it is not this worker's (any more), or was taken already: drop it silently;
+0 LATE: its deadline has passed, and whoever gives it back buries it. ]]
 local alive, leases, taken, messages = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local lease_id = ARGV[1]
 if redis.call('EXISTS', alive) == 0 then return false end               -- reaped while frozen
@@ -12,5 +13,7 @@ local entry = redis.call('HGET', leases, lease_id)
 if not entry then return false end                                      -- recalled or acked
 local message = redis.call('HGET', messages, job_of(entry))
 if not message then return false end
-if redis.call('HSETNX', taken, lease_id, string.format('%.0f', now_ms())) == 0 then return false end  -- popped twice (AOF loss)
+local now, deadline_ms = now_ms(), deadline_ms_of(entry)
+if deadline_ms > 0 and deadline_ms <= now and redis.call('HEXISTS', taken, lease_id) == 0 then return 0 end
+if redis.call('HSETNX', taken, lease_id, string.format('%.0f', now)) == 0 then return false end  -- popped twice (AOF loss)
 return { message, entry }
