@@ -11,8 +11,9 @@ from dispatcher.core import labels
 from dispatcher.core.labels import NOTHING, Wanted
 from dispatcher.errors import Invalid
 
-SLOTS: Final = 256
-"""Hash buckets of sessions and prefixes: so many lanes at most does stickiness make of one."""
+SLOTS: Final = 1024
+"""Hash buckets of sessions and prefixes: so many lanes at most does stickiness make of one. With 256, the busiest of eight equal workers
+had a third more work than the mean, by chance alone."""
 
 
 @dataclass(frozen=True, slots=True)
