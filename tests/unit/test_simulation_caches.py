@@ -98,6 +98,30 @@ def test_a_cached_prompt_takes_no_time() -> None:
     assert simulate(jobs, CacheSizes(), fleet=fleet).hit_rate is None
 
 
+def test_conversations_stay_where_they_are_cached() -> None:
+    """At half load: more block hits with stickiness than without, near those of one pooled cache, and below Belady's; evenly enough."""
+    jobs = conversations(3_000, rate_per_s=8.0, rng=Random(1))
+    caches = CacheSizes(blocks=400)
+    sticky, loose = simulate(jobs, caches, sticky="prefer"), simulate(jobs, caches, sticky="off")
+    lru, belady = sticky.pooled_lru_rate or 0.0, sticky.pooled_belady_rate or 0.0
+
+    assert (loose.hit_rate or 1.0) < 0.75 * lru
+    assert 0.9 * lru < (sticky.hit_rate or 0.0) <= belady
+    assert sticky.imbalance < 1.25
+
+
+def test_sessions_find_their_worker_again() -> None:
+    """Nearly always with stickiness, one time in four without; small caches forget them; a dead worker's move, the others' do not."""
+    arrivals = poisson(rate_per_s=8.0, jobs=4_000, cost=cost_distribution("exp:1"), rng=Random(1))
+    jobs = with_sessions(arrivals, sessions=200, turns=20.0, saves=0.0, rng=Random(2))
+    many = CacheSizes(sessions=1_000)
+
+    assert (simulate(jobs, many, sticky="prefer").session_hit_rate or 0.0) > 0.95
+    assert (simulate(jobs, many, sticky="prefer", failures=[Failure("w1", 200_000.0)]).session_hit_rate or 0.0) > 0.9
+    assert (simulate(jobs, many, sticky="off").session_hit_rate or 1.0) == pytest.approx(0.25, abs=0.05)
+    assert 0.0 < (simulate(jobs, CacheSizes(sessions=5), sticky="prefer").session_hit_rate or 0.0) < 0.5
+
+
 def test_the_shares_of_a_trace_without_prefixes_have_no_rates() -> None:
     """Caches that nobody asks are not 0 % good."""
     jobs = poisson(rate_per_s=4.0, jobs=50, cost=cost_distribution("exp:1"), rng=Random(1))
