@@ -104,6 +104,8 @@ class Rollouts:
             self._refresh(monotonic_ms)
         for alias in list(self._stored):
             self._decide(alias, now_ms)
+        if not self._withdrawn:
+            return 0
         recalled = self._recall(workers)
         return self._reroute({*recalled, *(lane.name for lane in lanes if lane.lane.model in self._withdrawn)}, monotonic_ms)
 

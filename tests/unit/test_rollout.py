@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from dispatcher.core.admission import Admission, Admitted, Refused
 from dispatcher.core.lane import parse_lane
 from dispatcher.core.rollout import (
+    HISTORY_MAX,
     POINTS,
     GuardPlan,
     Ranges,
@@ -204,6 +205,33 @@ def test_what_is_stored_is_what_was_meant() -> None:
     rollout = back(set_shares(set_shares(None, {"m@1": POINTS}, 1), {"m@2": 500}, 2, guard=GuardPlan()), 3)
     for one in (rollout, set_shares(rollout, {"m@2": 1}, 4, guard=GuardPlan())):
         assert msgspec.json.decode(msgspec.json.encode(one), type=Rollout) == one
+
+
+@given(st.lists(st.one_of(shares(), st.sampled_from(["promote", "back", "step", "roll back"])), max_size=30), st.booleans())
+def test_whatever_is_done_to_an_alias(deeds: list[dict[str, int] | str], guarded: bool) -> None:
+    """The line is whole, no version with a share is withdrawn, revisions grow, and a guard watches two that share it all."""
+    rollout = set_shares(None, {"m@1": POINTS}, 0)
+    for at, deed in enumerate(deeds):
+        before = rollout
+        try:
+            if isinstance(deed, dict):
+                used = {version: share for version, share in deed.items() if share}
+                rollout = set_shares(rollout, deed, at, guard=GuardPlan() if guarded and len(used) == 2 else None)
+            elif deed == "promote":
+                rollout = promote(rollout, None, at)
+            elif deed == "back":
+                rollout = back(rollout, at)
+            elif rollout.guard is not None and (deed == "roll back" or rollout.guard.steps):
+                rollout = step(rollout, at) if deed == "step" else roll_back(rollout, "why", at)
+        except Invalid:
+            assert rollout is before
+        assert len(owners(rollout.ranges)) == POINTS
+        assert all(left[1] != right[1] for left, right in zip(rollout.ranges, rollout.ranges[1:], strict=False))
+        assert not set(rollout.withdrawn) & set(rollout.shares())
+        assert rollout.revision == before.revision + (rollout is not before)
+        assert len(rollout.history) <= HISTORY_MAX
+        if rollout.guard is not None:
+            assert set(rollout.shares()) == {rollout.guard.baseline, rollout.guard.candidate}
 
 
 @pytest.mark.parametrize(("text", "points"), [("5", 500), ("0.25", 25), ("100%", POINTS), ("0", 0), ("33.33", 3333)])
