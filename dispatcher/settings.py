@@ -79,7 +79,7 @@ class Settings:
     reaps_max: int = knob(10, "runs", "A job that was running on this many dead workers is buried.")
     reject_backoff_s: float = knob(1.0, "s", "First wait of a job that its task rejected with requeue; doubles, at most a minute.")
     stall_s: float = knob(3.0, "s", "A worker that beats but has not looked at its queue for this long gets nothing.")
-    decisions_kept: int = knob(10_000, "jobs", "Jobs in the decision log that `explain` reads; about 100 bytes of Redis each "
+    decisions_kept: int = knob(10_000, "jobs", "Jobs in the decision log that `dispatcher explain` reads; about 100 bytes of Redis each "
                                "under load, 1,000 where they come one by one. 0: no log.")
     unroutable_after_s: float = knob(30.0, "s", "A lane whose jobs no worker may have is told of, as an event and in `dispatcher status`, "
                                      "once it has been so for this long.")

@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "autoscale": "autoscale",
     "submit": "submit",
     "status": "status",
+    "explain": "explain",
     "health": "health",
     "drain": "drain",
     "undrain": "drain",

@@ -14,6 +14,7 @@ import redis
 
 from dispatcher.core.decisions import Plan
 from dispatcher.core.explain import candidates, refusals
+from dispatcher.core.lane import parse_lane
 from dispatcher.core.policy import Policy
 from dispatcher.core.snapshot import LaneView, Snapshot
 from dispatcher.store.decision_store import Decision, Given, Ranked, Tick
@@ -50,7 +51,7 @@ class DecisionLog:
             return
         admitted, assigned = sum(applied.admitted), sum(applied.assigned)
         if admitted or assigned:
-            tick = Tick(self._policy.strategy.name, _admitted(batches, applied), self._decisions(snapshot, decided, applied))
+            tick = Tick(_admitted(batches, applied), self._decisions(snapshot, decided, applied))
             self._ticks.append((max(admitted, assigned), tick))
             self._jobs += max(admitted, assigned)
             while self._jobs > self._kept and len(self._ticks) > 1:
@@ -82,7 +83,9 @@ class DecisionLog:
                 if count
             ]
             if given:
-                found.append(self._with_ranking(Decision(snapshot.now_ms, name, given, frames.decode()), lanes.get(name), snapshot))
+                strategy = self._policy.strategy_of(parse_lane(name).model).name
+                decision = Decision(snapshot.now_ms, name, given, frames.decode(), strategy)
+                found.append(self._with_ranking(decision, lanes.get(name), snapshot))
         return found
 
     def _with_ranking(self, decision: Decision, lane: LaneView | None, snapshot: Snapshot) -> Decision:

@@ -91,6 +91,7 @@ class Teller:
             holds_left_out=max(0, len(held) - HOLDS_MAX),
             unroutable=len(self._unroutable.told),
             workers={worker.epoch: learned(worker) for worker in snapshot.workers if worker.ended is None},
+            load_ms=dict(snapshot.load_ms),
         )
 
     def _held(self, holds: Sequence[Hold], snapshot: Snapshot, now_ms: int) -> Iterator[HeldLane]:

@@ -51,6 +51,7 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
     lane: str
     given: list[Given]
     frames: str
+    strategy: str
     ranking: list[Ranked] = []
     refused: dict[str, tuple[int, str]] = {}
 
@@ -58,7 +59,6 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
 class Tick(msgspec.Struct, frozen=True, omit_defaults=True):
     """An entry. ``admitted``: number of the first job → task ids of it and of those whose numbers follow."""
 
-    strategy: str
     admitted: list[tuple[int, list[str]]] = []
     decisions: list[Decision] = []
 
@@ -70,7 +70,6 @@ class LoggedAssignment:
     entry: Entry
     given: Given
     decision: Decision
-    strategy: str
 
 
 class DecisionStore:
@@ -96,7 +95,7 @@ class DecisionStore:
                 tick = decode_tick(raw)
                 for decision in tick.decisions:
                     found += [
-                        LoggedAssignment(entry, given, decision, tick.strategy)
+                        LoggedAssignment(entry, given, decision)
                         for number in numbers
                         for entry, given in _assignments(decision, number)
                     ]
@@ -116,7 +115,7 @@ def decode_tick(raw: bytes) -> Tick:
     try:
         return msgspec.json.decode(raw, type=Tick)
     except msgspec.MsgspecError:
-        return Tick("")
+        return Tick()
 
 
 def _assignments(decision: Decision, number: str) -> list[tuple[Entry, Given]]:

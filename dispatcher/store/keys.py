@@ -27,7 +27,7 @@ KEYS: tuple[KeyDoc, ...] = (
     KeyDoc("<queue>, <queue>\\x06\\x163, …6, …9", "list", "Ingress: Celery messages as the producer sent them, one list a "
            "priority step", "producers (Celery), release, requeue_dead", "read_ingress, admit", "until admitted"),
     KeyDoc("<cell>:messages", "hash", "job number → raw message, from admission to the end of the job", "admit, ack, release, purge, "
-           "requeue_dead", "take, settle, dead list", "until acked, released or purged"),
+           "requeue_dead", "take, settle, dead list, find_job", "until acked, released or purged"),
     KeyDoc("<cell>:lanes", "set", "names of the lanes that are not empty", "admit, promote_scheduled, assign, giveback, bury_late, "
            "release, purge", "snapshot, ack", "permanent"),
     KeyDoc("<cell>:lane:<lane>", "list", "frames of waiting jobs of one kind; the right end is next", "admit, promote_scheduled, "

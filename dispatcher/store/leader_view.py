@@ -28,8 +28,9 @@ class HeldLane(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class LeaderView(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``workers``: epoch → fields of :class:`~dispatcher.core.snapshot.WorkerView` that only the leader knows. ``unroutable``: how many
-    lanes have been so for longer than ``unroutable_after_s``. ``holds_left_out``: of so many more lanes nothing is told.
+    """``workers``: epoch → fields of :class:`~dispatcher.core.snapshot.WorkerView` that only the leader knows. ``load_ms``: model → time to
+    load it. ``unroutable``: how many lanes have been so for longer than ``unroutable_after_s``. ``holds_left_out``: of so many more lanes
+    nothing is told.
     """
 
     strategy: str
@@ -37,6 +38,7 @@ class LeaderView(msgspec.Struct, frozen=True, omit_defaults=True):
     holds_left_out: int = 0
     unroutable: int = 0
     workers: dict[str, dict[str, Any]] = {}
+    load_ms: dict[str, int] = {}
 
 
 def read_leader_view(client: redis.Redis, keys: Keys) -> LeaderView | None:
