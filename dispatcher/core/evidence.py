@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -57,8 +56,7 @@ class WorkerTotals(msgspec.Struct, omit_defaults=True):
     memory: Memory | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(msgspec.Struct, frozen=True):
     """The totals of a living worker, as of its last beat, and what it registered as."""
 
     epoch: str
@@ -68,8 +66,7 @@ class Told:
     totals: WorkerTotals
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(msgspec.Struct, frozen=True):
     """What one worker did of one kind of job since it was last read. Fields as in :class:`KindTotals`; none is negative."""
 
     epoch: str
@@ -103,21 +100,30 @@ def deltas(epoch: str, name: str, before: WorkerTotals | None, after: WorkerTota
     """What the worker did between two tellings; all of ``after`` where there was none before."""
     known: Mapping[tuple[str, str], KindTotals] = {(one.task, one.model): one for one in before.kinds} if before else {}
     for kind in after.kinds:
-        old = known.get((kind.task, kind.model)) or KindTotals(kind.task, kind.model)
-        new = Delta(
-            epoch,
-            name,
-            kind.task,
-            kind.model,
-            done=kind.done - old.done,
-            failed=kind.failed - old.failed,
-            busy_ms=max(0, kind.busy_ms - old.busy_ms),
-            cost_ms=max(0, kind.cost_ms - old.cost_ms),
-            retried=kind.retried - old.retried,
-            guessed=max(0, kind.guessed - old.guessed),
-            guessed_busy_ms=max(0, kind.guessed_busy_ms - old.guessed_busy_ms),
-            guessed_cost_ms=max(0, kind.guessed_cost_ms - old.guessed_cost_ms),
-        )
-        # A total that fell (Redis lost its last writes) is read as a new beginning.
-        if min(new.done, new.failed, new.retried) >= 0 and (new.done or new.failed or new.retried):
+        old = known.get((kind.task, kind.model))
+        if old is None:
+            new = Delta(
+                epoch, name, kind.task, kind.model, kind.done, kind.failed, kind.busy_ms, kind.cost_ms, kind.retried,
+                kind.guessed, kind.guessed_busy_ms, kind.guessed_cost_ms,
+            )  # fmt: skip
+        elif kind == old:
+            continue
+        else:
+            new = Delta(
+                epoch,
+                name,
+                kind.task,
+                kind.model,
+                done=kind.done - old.done,
+                failed=kind.failed - old.failed,
+                busy_ms=kind.busy_ms - old.busy_ms,
+                cost_ms=kind.cost_ms - old.cost_ms,
+                retried=kind.retried - old.retried,
+                guessed=kind.guessed - old.guessed,
+                guessed_busy_ms=kind.guessed_busy_ms - old.guessed_busy_ms,
+                guessed_cost_ms=kind.guessed_cost_ms - old.guessed_cost_ms,
+            )
+        # Totals that fell (Redis lost its last writes) are read as a new beginning.
+        numbers = (new.done, new.failed, new.busy_ms, new.cost_ms, new.retried, new.guessed, new.guessed_busy_ms, new.guessed_cost_ms)
+        if min(numbers) >= 0:
             yield new

@@ -43,7 +43,7 @@ _SHORTEST_MS: Final = 0.1
 _NOTHING: Final[Mapping[str, float]] = {}
 
 
-class _Kind(msgspec.Struct, frozen=True, array_like=True):
+class _Kind(msgspec.Struct, frozen=True, array_like=True, cache_hash=True):
     """A kind of job. ``guessed``: nobody said what it costs, so that its unit of work is one job, not one ms of cost."""
 
     task: str
@@ -164,19 +164,22 @@ class Speeds:
     def _solve(self, model: str, cells: Sequence[_Cell]) -> None:
         """One pass of least squares over ``log mean = log cost - log speed``: costs from the last speeds, speeds from those."""
         sums: dict[_Kind, list[float]] = defaultdict(lambda: [0.0, 0.0])
-        for name, kind, rate in cells:
+        logs = [rate.log_mean for _, _, rate in cells]
+        for (name, kind, rate), log_mean in zip(cells, logs, strict=True):
             if kind.guessed:
                 weight = min(rate.jobs, MEMORY_JOBS)
-                sums[kind][0] += weight * (rate.log_mean + self._log_speed(name, model))
-                sums[kind][1] += weight
+                of_kind = sums[kind]
+                of_kind[0] += weight * (log_mean + self._log_speed(name, model))
+                of_kind[1] += weight
         self._log_costs |= {kind: total / weight for kind, (total, weight) in sums.items()}
         if not self._measured:
             return
         speeds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-        for name, kind, rate in cells:
+        for (name, kind, rate), log_mean in zip(cells, logs, strict=True):
             log_cost = self._log_costs[kind] if kind.guessed else 0.0
-            speeds[name][0] += rate.jobs * (log_cost - rate.log_mean)
-            speeds[name][1] += rate.jobs
+            speed = speeds[name]
+            speed[0] += rate.jobs * (log_cost - log_mean)
+            speed[1] += rate.jobs
         surplus = self._surplus(speeds)
         if all(kind.guessed for _, kind, _ in cells):  # nobody's unit to respect
             for kind in sums:
