@@ -12,6 +12,7 @@ from celery import Celery
 
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.core.admission import JSON_CONTENT, Admission
+from dispatcher.core.recorded import Recorder
 from dispatcher.errors import Invalid
 from dispatcher.events import Event
 from dispatcher.observe.cell_look import CellLook
@@ -60,8 +61,12 @@ def build_dispatcher(
     clock: Clock | None = None,
     rng: Random | None = None,
     emit: Callable[[Event], None] = log_event,
+    recorder: Recorder | None = None,
 ) -> DispatcherProcess:
-    """A dispatcher over the broker and the result backend of ``app``; settings win where both say something."""
+    """A dispatcher over the broker and the result backend of ``app``; settings win where both say something.
+
+    ``recorder`` writes its plans down.
+    """
     client = connect_cell(settings, app, text=False)
     keys = keys_of(settings, app)
     store = DispatchStore(client, keys, new_token())
@@ -86,6 +91,7 @@ def build_dispatcher(
         rng=rng or Random(),
         emit=tell,
         waker=Waker(client, keys.wake),
+        recorder=recorder,
     )
     return DispatcherProcess(dispatcher, Settler(store, app, emit), node)
 

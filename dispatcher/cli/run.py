@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -20,21 +22,28 @@ log = logging.getLogger("dispatcher")
 
 @click.command()
 @click.option("--log-level", type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]), default="INFO", show_default=True)
+@click.option("--record", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write every plan down, with all it "
+              "was made from: about 3 KB each and more with the fleet, so for minutes, not for days.")
 @click.pass_obj
-def run(session: Session, log_level: str) -> None:
+def run(session: Session, log_level: str, record: Path | None) -> None:
     """Run the dispatcher until Ctrl-C or SIGTERM. A second one stands by and takes over within seconds.
 
     With -A it takes broker, transport options, result backend and accept_content from that Celery app.
     """
     from dispatcher.cli.signals import stop_signals
+    from dispatcher.core.recorded import Recorder
+    from dispatcher.simulation.replay import open_recording
     from dispatcher.wiring import build_dispatcher
 
     log_to_stderr(log_level)
     settings = session.connected_settings()
     app = session.celery_app(settings)
     refuse_unfit_redis(settings, app)
-    with stop_signals() as stop:
-        build_dispatcher(settings, app).run(stop)
+    with stop_signals() as stop, ExitStack() as files:
+        recorder = None
+        if record is not None:
+            recorder = Recorder(files.enter_context(open_recording(record, settings)).write)
+        build_dispatcher(settings, app, recorder=recorder).run(stop)
 
 
 def log_to_stderr(level: str) -> None:

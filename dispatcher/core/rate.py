@@ -19,17 +19,25 @@ jobs of unlike size are often quick.
 
 
 class Rate(msgspec.Struct, array_like=True):
-    """``mean`` is in ms of busy time a unit of work; ``jobs`` were counted. ``odd`` observations in a row stood on ``side`` (1: high)."""
+    """``mean`` is in ms of busy time a unit of work; ``jobs`` were counted, of ``job_ms`` each in the mean. ``odd`` observations in a
+    row stood on ``side`` (1: high).
+    """
 
     mean: float = 0.0
     jobs: float = 0.0
+    job_ms: float = 0.0
     odd: int = 0
     odd_jobs: float = 0.0
     odd_ms: float = 0.0
     side: int = 0
 
-    def observe(self, each_ms: float, jobs: int, *, expected_ms: float = 0.0) -> None:
-        """``jobs`` jobs took ``each_ms`` on average. ``expected_ms``, where it is not 0, stands for the mean before the first of them."""
+    def observe(self, each_ms: float, jobs: int, *, job_ms: float | None = None, expected_ms: float = 0.0) -> None:
+        """``jobs`` jobs took ``each_ms`` a unit of work on average, and ``job_ms`` each, where that is another. ``expected_ms``, where it
+        is not 0, stands for the mean before the first of them.
+        """
+        share = min(1.0, jobs / min(self.jobs + jobs, MEMORY_JOBS))
+        job_ms = each_ms if job_ms is None else job_ms
+        self.job_ms += (min(job_ms, HIGH * self.job_ms or job_ms) - self.job_ms) * share
         mean = self.mean or expected_ms
         if mean:
             side = 1 if each_ms > HIGH * mean else -1 if each_ms < LOW * mean else 0
@@ -47,7 +55,7 @@ class Rate(msgspec.Struct, array_like=True):
                     return
             each_ms = min(each_ms, HIGH * mean)
         self.jobs += jobs
-        self.mean += (each_ms - self.mean) * min(1.0, jobs / min(self.jobs, MEMORY_JOBS))
+        self.mean += (each_ms - self.mean) * share
 
     @property
     def log_mean(self) -> float:

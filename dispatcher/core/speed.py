@@ -152,7 +152,7 @@ class Speeds:
         each_ms = max(busy_ms, _SHORTEST_MS * jobs) / work
         log_cost = self._log_costs.get(kind) if kind.guessed else 0.0
         expected_ms = 0.0 if log_cost is None else math.exp(log_cost - self._log_speed(delta.name, kind.model))
-        rate.observe(each_ms, jobs, expected_ms=expected_ms)
+        rate.observe(each_ms, jobs, job_ms=each_ms * work / jobs, expected_ms=expected_ms)
 
     # -- estimating
 
@@ -174,12 +174,17 @@ class Speeds:
         self._log_costs |= {kind: total / weight for kind, (total, weight) in sums.items()}
         if not self._measured:
             return
-        speeds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        sums_of: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
         for (name, kind, rate), log_mean in zip(cells, logs, strict=True):
             log_cost = self._log_costs[kind] if kind.guessed else 0.0
-            speed = speeds[name]
-            speed[0] += rate.jobs * (log_cost - log_mean)
-            speed[1] += rate.jobs
+            # Kinds weigh by the time they take: one that does next to nothing says nothing of how fast the others go.
+            weight = min(rate.jobs, MEMORY_JOBS) * rate.job_ms
+            speed = sums_of[name]
+            speed[0] += weight * (log_cost - log_mean)
+            speed[1] += weight
+            speed[2] += weight * weight / rate.jobs
+        # With how many jobs of one kind as much would be known (Kish's effective sample size).
+        speeds = {name: (total / weight, weight * weight / squares) for name, (total, weight, squares) in sums_of.items()}
         surplus = self._surplus(speeds)
         if all(kind.guessed for _, kind, _ in cells):  # nobody's unit to respect
             for kind in sums:
@@ -188,17 +193,17 @@ class Speeds:
         else:
             jobs = sum(count for _, count in speeds.values())
             self._priors[model], shift = surplus * jobs / (jobs + self._prior_jobs), 0.0
-        for name, (total, count) in speeds.items():
-            self._measured_logs.setdefault(name, {})[model] = total / count - shift
+        for name, (log_speed, count) in speeds.items():
+            self._measured_logs.setdefault(name, {})[model] = log_speed - shift
             self._jobs[name, model] = count
 
-    def _surplus(self, speeds: Mapping[str, Sequence[float]]) -> float:
-        """By how much, in logs, the fleet is faster than its weights. ``speeds``: name → log speed times jobs, jobs."""
+    def _surplus(self, speeds: Mapping[str, tuple[float, float]]) -> float:
+        """By how much, in logs, the fleet is faster than its weights. ``speeds``: name → log speed, jobs."""
         total = weights = 0.0
-        for name, (log_jobs, jobs) in speeds.items():
+        for name, (log_speed, jobs) in speeds.items():
             worker = self._told[name]
             weight = worker.concurrency * jobs / (jobs + self._prior_jobs)
-            total += weight * (log_jobs / jobs - math.log(worker.weight))
+            total += weight * (log_speed - math.log(worker.weight))
             weights += weight
         return total / weights if weights else 0.0
 

@@ -21,6 +21,7 @@ from dispatcher.core.decisions import Assign, Plan
 from dispatcher.core.evidence import Subscriber
 from dispatcher.core.lane import parse_lane
 from dispatcher.core.plan import PolicyState, plan
+from dispatcher.core.recorded import Recorder
 from dispatcher.core.residency import Residency
 from dispatcher.core.snapshot import LaneView, Snapshot, WorkerView
 from dispatcher.core.speed import Speeds
@@ -87,6 +88,7 @@ class Dispatcher:
         rng: Random,
         emit: Callable[[Event], None],
         waker: Waker | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self._store = store
         self._settings = settings
@@ -97,6 +99,7 @@ class Dispatcher:
         self._waker = waker
         self._windows = Windows(settings.window_extra, settings.window_hide_ms, idle=settings.window_idle)
         self._policy = policy_of(settings)
+        self._plan = plan if recorder is None else recorder.plan
         self._state = PolicyState()
         self._reaper = Reaper(store, settings, emit)
         self._late = LateJobs(store, emit)
@@ -215,7 +218,7 @@ class Dispatcher:
             nonlocal decided, planned
             planned = snapshot.with_arrivals(_arrivals(batches, look.now_ms))
             self._late.saw(planned.lanes)
-            decided = plan(planned, self._state, self._policy, rng=self._rng, jobs_max=settings.batch_size)
+            decided = self._plan(planned, self._state, self._policy, rng=self._rng, jobs_max=settings.batch_size)
             return decided.assignments
 
         due = look.next_due_ms is not None and look.next_due_ms <= look.now_ms

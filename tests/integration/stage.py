@@ -99,7 +99,7 @@ class Stage:
         self.client.close()
         self.text.close()
 
-    def make_dispatcher(self, token: str) -> Dispatcher:
+    def make_dispatcher(self, token: str, **options: Any) -> Dispatcher:
         return Dispatcher(
             DispatchStore(connect(self.url, text=False), self.keys, token),
             self.settings,
@@ -107,6 +107,7 @@ class Stage:
             clock=self.clock,
             rng=Random(1),
             emit=self.events.append,
+            **options,
         )
 
     def worker(self, name: str = "w1", epoch: str | None = None, **facts: Any) -> Stub:

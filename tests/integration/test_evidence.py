@@ -11,8 +11,10 @@ import pytest
 from dispatcher.core.evidence import KindTotals, WorkerTotals
 from dispatcher.core.job import job_headers
 from dispatcher.core.lane import parse_lane, size_class
+from dispatcher.core.recorded import Recorder
 from dispatcher.core.snapshot import WorkerView
 from dispatcher.service.dispatch import Dispatcher
+from dispatcher.simulation.replay import open_recording, replay
 from tests.integration.stage import Stage, Stub
 from tests.messages import TASK
 from tests.support import eventually
@@ -123,3 +125,24 @@ def test_real_workers_tell_what_they_did(cell: Cell, pool: str) -> None:
 def _costs(cell: Cell) -> dict[tuple[str, str], float]:
     saved = cell.client.hget(cell.keys.policy, "costs")
     return {(task, model): cost_s for task, model, cost_s in msgspec.json.decode(saved or "[]")}
+
+
+def test_what_a_dispatcher_decided_can_be_decided_again(redis_url: str, tmp_path: Path) -> None:
+    """From a recording of a live one: its plans, made again from their snapshots, are the same."""
+    path = tmp_path / "plans"
+    stage = Stage(redis_url)
+    with open_recording(path, stage.settings) as file:
+        stage.dispatcher = stage.make_dispatcher("leader-1", recorder=Recorder(file.write))
+        workers = [stage.worker(f"w{at}", concurrency=at) for at in (1, 2, 3)]
+        sent = stage.send(20) + stage.send(5, priority=9)
+        ran: list[str] = []
+        while len(ran) < len(sent):
+            stage.steps()
+            for stub in workers:
+                ran += stub.run_all()
+                stub.beat()
+    found = replay(path)
+
+    assert (found.same, found.first_other) == (found.plans, None)
+    assert found.jobs == len(sent)
+    stage.close()

@@ -335,6 +335,18 @@ def test_a_kind_that_is_new_is_learned_by_what_is_known_of_the_workers() -> None
     assert cost_ms / 1000 / fleet.found()["a"] == pytest.approx(3.0 / 8, rel=0.15)
 
 
+def test_jobs_that_do_nothing_say_nothing_of_the_others() -> None:
+    """Hundreds of jobs of a ms take as long everywhere; a few of half a second show how fast each worker is."""
+    fleet = Fleet(UNLIKE)
+    for _ in range(60):
+        own = [one for name in UNLIKE for one in fleet.work(name)]
+        empty = [Delta(f"{name}-1", name, "ping", MODEL, 40, 0, 40, 40_000, 0, 40, 40, 40_000) for name in UNLIKE]
+        fleet.now_ms += 1_000
+        fleet.speeds.observe([*empty, *own], fleet.told(), fleet.now_ms)
+
+    assert ratios(fleet.found(), UNLIKE) == pytest.approx([1.0] * 4, rel=0.1)
+
+
 def test_a_mean_moves_over_its_memory() -> None:
     """After a few hundred jobs it is the new mean, by small steps."""
     rate = Rate()
