@@ -134,6 +134,7 @@ class World:
         self._tick_ms = tick_ms
         self._rests_until_ms = 0.0
         self._will_wake = False
+        self._looks_again_ms = -1.0
         self._events: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
         self._count = 0
         self._now_ms = 0.0
@@ -353,7 +354,22 @@ class World:
                 self._touch_lane(assign.lane, self._lane_views[assign.lane].lane, jobs)
                 self._unseen[life] = None
             if not self._waiting or sum(one.count for one in decided.assignments) < self._settings.batch_size:
+                self._look_again_when_a_hold_ends(decided)
                 return
+
+    def _look_again_when_a_hold_ends(self, decided: Plan) -> None:
+        """A job that waits for one worker may have another once it has waited long enough: though nothing else happens until then."""
+        spans_ms = (self._settings.sticky_wait_s * 1000, self._settings.hold_max_s * 1000)
+        for hold in decided.holds:
+            if hold.waits_for:
+                admitted_ms = self._lane_views[hold.lane].admitted_ms
+                ends = [at_ms for span_ms in spans_ms if (at_ms := admitted_ms + span_ms + 1) > self._now_ms]
+                if ends and not self._now_ms < self._looks_again_ms <= min(ends):
+                    self._looks_again_ms = min(ends)
+                    self._at(self._looks_again_ms, self._look_again)
+
+    def _look_again(self) -> None:
+        self._changed = True
 
     def _plan(self) -> Plan:
         self.outcome.plans += 1

@@ -174,6 +174,15 @@ def test_shares_of_a_backlog_come_out_as_capacities() -> None:
     assert made.utilization > 0.99
 
 
+def test_a_hold_ends_though_nothing_happens() -> None:
+    """The job of a session waits for its worker, which is busy for an hour more than it said, and has the idle one after `hold_max_s`."""
+    fleet = [SimWorker("a"), SimWorker("b")]
+    jobs = [SimJob(0.0, 3_600_000.0, session="s"), SimJob(10.0, 1_000.0, session="s")]
+    outcome = simulate(jobs, fleet, "earliest_completion", given_settings=replace(LATE, sticky_wait_s=1e5, hold_max_s=20.0, hold_ratio=0.0))
+
+    assert outcome.response_ms == [3_600_000.0, pytest.approx(21_000.0, abs=2)]
+
+
 def test_a_handover_takes_its_time() -> None:
     """A job that finds an idle worker begins so much later."""
     assert simulate([SimJob(0.0, 100.0)], [SimWorker("only")], handover_ms=7.0).response_ms == [107.0]
