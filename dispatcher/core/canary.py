@@ -12,10 +12,12 @@ with A, B the expected factors of one old and one new job, n log A + m log B ≤
 approximation is made, and p may change from block to block: an outage that hits both versions says nothing about either. δ is a
 mixture, so a version that is worse by less than about half a point is left alone.
 
-*Latency.* Each time a worker has ended jobs of the new version, their mean busy time is held against ``latency_ratio`` times that of
-the old version: on the same worker where it runs both, else over all of them, each worker's time counted by its weight. A version
-that is no slower exceeds that at most every other time, unless its times are spread most unusually; the number bets on more. Only
-whether it exceeds counts, so one job that took an hour is one vote. Costs play no part: those learned for a new version are its own.
+*Latency.* On each worker that runs both versions, once it has ended ten jobs of the new one and as many of the old, the two means are
+compared: does the new one exceed ``latency_ratio`` times the old? A version that is no slower does so at most every other time, even
+where its jobs are of two kinds, one of which takes no time; the number bets on more. Both means are of the same minutes, so that a
+neighbour who slows the worker down slows both; and only whether it exceeds counts, so that one job which took an hour, or loaded the
+model, is one vote. A worker that runs the new version alone is held against the old one on all workers, each worker's time
+counted by its weight. Costs play no part: those learned for a new version are its own.
 """
 
 from __future__ import annotations
@@ -44,8 +46,12 @@ RATE_MAX: Final = 0.999
 BASELINE_JOBS_MIN: Final = 20
 """Jobs of the old version that must have ended before anything is guessed from them."""
 
-MEMORY_JOBS: Final = 1000.0
-"""The old version's latency is a mean over about so many of its last jobs: load changes in the course of a rollout."""
+VOTE_JOBS: Final = 10
+"""Jobs of each version whose means are compared. For fewer, a mean may exceed 1.5 times what is expected more often than not."""
+
+POOL_JOBS_MIN: Final = 50
+POOL_JOBS: Final = 200.0
+"""The old version's mean over all workers is of about so many of its last jobs."""
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -89,9 +95,19 @@ class Pace(msgspec.Struct):
     busy_ms: float = 0.0
 
     def add(self, jobs: int, busy_ms: float) -> None:
-        keep = max(0.0, 1 - jobs / MEMORY_JOBS)
+        keep = max(0.0, 1 - jobs / POOL_JOBS)
         self.jobs = self.jobs * keep + jobs
         self.busy_ms = self.busy_ms * keep + busy_ms
+
+
+class Pair(msgspec.Struct):
+    """What one worker has done of both versions since their means were last compared."""
+
+    weight: float = 1.0
+    old_jobs: int = 0
+    old_ms: float = 0.0
+    new_jobs: int = 0
+    new_ms: float = 0.0
 
 
 class Bet(msgspec.Struct):
@@ -127,11 +143,8 @@ class Watch(msgspec.Struct):
     stage_jobs: int = 0
     errors: Bet = msgspec.field(default_factory=lambda: Bet([0.0] * len(DIFFERENCES)))
     latency: Bet = msgspec.field(default_factory=lambda: Bet([0.0] * len(EXCESSES)))
-    paces: dict[str, Pace] = msgspec.field(default_factory=dict)
-
-
-ALL: Final = ""
-"""In ``Watch.paces``: the old version on all workers, each worker's time times its weight."""
+    pairs: dict[str, Pair] = msgspec.field(default_factory=dict)
+    pool: Pace = msgspec.field(default_factory=Pace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,14 +178,8 @@ def observe(watch: Watch, guard: Guard, block: list[Ended]) -> None:
             new.add(ended)
     if watch.baseline.runs >= BASELINE_JOBS_MIN:
         _bet_on_errors(watch, old, new)
-        if guard.latency_ratio:
-            for ended in block:
-                if ended.version == guard.candidate and ended.done:
-                    _bet_on_latency(watch, ended, guard.latency_ratio)
-    for ended in block:
-        if ended.version == guard.baseline and ended.done:
-            watch.paces.setdefault(ended.worker, Pace()).add(ended.done, ended.busy_ms)
-            watch.paces.setdefault(ALL, Pace()).add(ended.done, ended.busy_ms * ended.weight)
+    if guard.latency_ratio:
+        _bet_on_latency(watch, guard, block)
     watch.baseline.add(old)
     watch.candidate.add(new)
     watch.stage_jobs += new.runs
@@ -227,15 +234,33 @@ def _log_likelihood(tally: Tally, rate: float) -> float:
     return tally.failed * math.log(rate) + tally.done * math.log1p(-rate)
 
 
-def _bet_on_latency(watch: Watch, ended: Ended, ratio: float) -> None:
-    own = watch.paces.get(ended.worker)
-    if own is not None and own.jobs >= BASELINE_JOBS_MIN:
-        took_ms, pace = ended.busy_ms / ended.done, own
-    else:
-        took_ms, pace = ended.busy_ms * ended.weight / ended.done, watch.paces[ALL]
-    exceeds = took_ms > ratio * pace.busy_ms / pace.jobs
-    for index, chance in enumerate(EXCESSES):
-        watch.latency.logs[index] += math.log(2 * chance if exceeds else 2 * (1 - chance))
+def _bet_on_latency(watch: Watch, guard: Guard, block: list[Ended]) -> None:
+    pool = watch.pool
+    for ended in block:
+        if ended.version not in (guard.baseline, guard.candidate) or not ended.done:
+            continue
+        pair = watch.pairs.setdefault(ended.worker, Pair())
+        pair.weight = ended.weight
+        if ended.version == guard.baseline:
+            pair.old_jobs += ended.done
+            pair.old_ms += ended.busy_ms
+            pool.add(ended.done, ended.busy_ms * ended.weight)
+        else:
+            pair.new_jobs += ended.done
+            pair.new_ms += ended.busy_ms
+    for worker, pair in list(watch.pairs.items()):
+        if pair.new_jobs < VOTE_JOBS:
+            continue
+        mine_ms = pair.new_ms / pair.new_jobs
+        if pair.old_jobs >= pair.new_jobs:
+            exceeds = mine_ms > guard.latency_ratio * pair.old_ms / pair.old_jobs
+        elif not pair.old_jobs and pool.jobs >= POOL_JOBS_MIN:
+            exceeds = mine_ms * pair.weight > guard.latency_ratio * pool.busy_ms / pool.jobs
+        else:
+            continue
+        del watch.pairs[worker]
+        for index, chance in enumerate(EXCESSES):
+            watch.latency.logs[index] += math.log(2 * chance if exceeds else 2 * (1 - chance))
 
 
 def _times(odds: float) -> str:
