@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dispatcher.core.balancing import strategy
 from dispatcher.core.balancing.filters import standard_filters
+from dispatcher.core.caps import Caps
 from dispatcher.core.ordering import order
 from dispatcher.core.placement import penalty_ms, read_distances
 from dispatcher.core.policy import HoldRule, Policy, Stickiness
@@ -25,8 +26,13 @@ def policy_of(settings: Settings) -> Policy:
         of_model={model: strategy(name) for model, name in _pairs(settings.model_strategies)},
         tenant_weights={tenant: float(weight) for tenant, weight in _pairs(settings.tenant_weights)},
         ageing_ms=round(settings.priority_ageing_s * 1000),
+        caps=Caps(_costs_ms(settings.tenant_caps), _costs_ms(settings.model_caps)),
         penalty_ms=lambda lane, worker: penalty_ms(lane, worker, distances),
     )
+
+
+def _costs_ms(texts: tuple[str, ...]) -> dict[str, int]:
+    return {name: round(float(seconds) * 1000) for name, seconds in _pairs(texts)}
 
 
 def _pairs(texts: tuple[str, ...]) -> list[tuple[str, str]]:

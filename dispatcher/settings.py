@@ -46,6 +46,8 @@ class Settings:
     model_load_s: tuple[str, ...] = knob((), "model=seconds", "How long models take to load, by name or name@version, until that "
                                          "was measured.")
     tenant_weights: tuple[str, ...] = knob((), "tenant=weight", "Shares of tenants that compete; 1 for those not named.")
+    tenant_caps: tuple[str, ...] = knob((), "tenant=s", "Most work of a tenant, in seconds of cost, that workers may hold at once.")
+    model_caps: tuple[str, ...] = knob((), "model=s", "The same of a model, by name or name@version.")
     hold_ratio: float = knob(1.5, "times", "A job waits for a full worker where it would be done more than this many times sooner "
                              "than on any with room. 0: never.")
     hold_max_s: float = knob(30.0, "s", "A job that was admitted longer ago is not held for a faster worker, or for that of its session.")
@@ -115,14 +117,14 @@ class Settings:
             model, _, chosen = pair.partition("=")
             if not model or chosen not in STRATEGIES:
                 yield f"{env_name('model_strategies')} holds {pair!r}: write model=strategy; there are {', '.join(STRATEGIES)}"
-        for pair in self.model_load_s:
-            model, _, text = pair.rpartition("=")
-            if not model or not _is_positive(text):
-                yield f"{env_name('model_load_s')} holds {pair!r}: write model=seconds, a number above 0"
-        for pair in self.tenant_weights:
-            tenant, _, weight = pair.partition("=")
-            if not tenant or not _is_positive(weight):
-                yield f"{env_name('tenant_weights')} holds {pair!r}: write tenant=weight, a number above 0"
+        for name, unit in (
+            ("model_load_s", "model=seconds"), ("tenant_weights", "tenant=weight"), ("tenant_caps", "tenant=seconds"),
+            ("model_caps", "model=seconds"),
+        ):  # fmt: skip
+            for pair in getattr(self, name):
+                named, _, value = pair.partition("=")
+                if not named or not _is_positive(value):
+                    yield f"{env_name(name)} holds {pair!r}: write {unit}, a number above 0"
         if not self.cell or any(c in self.cell for c in " :*?[]"):
             yield f"{env_name('cell')} is {self.cell!r}: use letters, digits, '-', '_' or '.'"
         if not self.ingress_queues:

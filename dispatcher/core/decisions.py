@@ -22,7 +22,8 @@ class Hold:
     wait for it; empty where they wait for any.
 
     ``reason``: ``paused``; ``unroutable`` (no worker may have them); ``full`` (all that may have no room); ``sooner_elsewhere`` (a full
-    worker will be done with them sooner); ``sticky`` (the worker of their session or prefix is full).
+    worker will be done with them sooner); ``sticky`` (the worker of their session or prefix is full); ``tenant_cap`` or ``model_cap``
+    (as much of that is leased as may be).
     """
 
     lane: str

@@ -19,6 +19,8 @@ REASONS: Final = {
     "full": "every worker that may have it is full",
     "sooner_elsewhere": "a full worker will be done with it sooner than any that has room",
     "sticky": "the worker of its session or prefix is full",
+    "tenant_cap": "as much of its tenant's work is leased as may be",
+    "model_cap": "as much of its model's work is leased as may be",
 }
 """The reasons of holds, as a sentence tells them. A reason that is not here is told as it is."""
 

@@ -9,6 +9,7 @@ from operator import attrgetter
 from random import Random
 
 from dispatcher.core.balancing.base import Strategy
+from dispatcher.core.caps import Allowance
 from dispatcher.core.decisions import Assign, Hold, Plan
 from dispatcher.core.fairness import Accounts
 from dispatcher.core.fleet import INFINITE, Candidates, Fleet, Memory
@@ -68,6 +69,7 @@ class _Round:
     counts: dict[str, dict[str, int]] = field(default_factory=dict)  # lane → epoch → jobs
     scores: dict[tuple[str, str], float] = field(default_factory=dict)
     holds: list[Hold] = field(default_factory=list)
+    allowance: Allowance | None = None
 
 
 def plan(snapshot: Snapshot, state: PolicyState, policy: Policy, *, rng: Random, jobs_max: int = 500) -> Plan:
@@ -80,6 +82,8 @@ def plan(snapshot: Snapshot, state: PolicyState, policy: Policy, *, rng: Random,
     """
     fleet = Fleet(snapshot.workers, policy, state.memory, snapshot.load_ms, rng)
     growing = _Round(snapshot, policy, state, fleet, rng, jobs_max)
+    if policy.caps:
+        growing.allowance = Allowance(policy.caps, snapshot.leased_ms)
     turns = {one.turns for one in (policy.strategy, *policy.of_model.values())} - {""}
     began = _begin_turns(snapshot.workers, fleet, state) if turns else []
     state.accounts.begin({view.lane.tenant for view in snapshot.lanes})
@@ -239,10 +243,14 @@ def _place(waiting: _Waiting, most: int, growing: _Round) -> tuple[int, bool]:
     fleet, state, view, candidates = growing.fleet, growing.state, waiting.view, waiting.candidates
     cost_ms, workers, windows = max(1, view.cost_ms), fleet.workers, fleet.windows
     takes_turns = waiting.strategy.turns != ""
+    allowance = growing.allowance
     placed = growing.counts.setdefault(view.name, {})
     given = looked = 0
     while looked < most and waiting.left > 0:
         if not fleet.has_room(candidates):
+            return given, True
+        if allowance is not None and (refusal := allowance.refuses(view.lane, cost_ms)) is not None:
+            waiting.reason = refusal
             return given, True
         place, score = _choose(waiting, growing)
         if place < 0:
@@ -258,6 +266,8 @@ def _place(waiting: _Waiting, most: int, growing: _Round) -> tuple[int, bool]:
         fleet.owe(index, cost_ms)
         growing.left -= 1
         given += 1
+        if allowance is not None:
+            allowance.take(view.lane, cost_ms)
         if takes_turns:
             state.turn += 1
             fleet.took_turn(index, state.turn)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dispatcher.core.balancing.base import Filter, Strategy
+from dispatcher.core.caps import Caps
 from dispatcher.core.lane import Lane
 from dispatcher.core.ordering import OLDEST, Order
 from dispatcher.core.snapshot import WorkerView
@@ -41,8 +42,9 @@ class Policy:
     """``of_model``: strategies of single models, by name or ``name@version``; all others have ``strategy``.
 
     ``tenant_weights``: shares of tenants that compete, 1 for those not named. ``ageing_ms``: a job that has waited so long is served
-    like one of the next higher priority, and so on; 0 for never. ``penalty_ms``: time to add to a worker's score for what is wished
-    and not had (region, data), a function of what the lane asks and of the worker.
+    like one of the next higher priority, and so on; 0 for never. ``caps``: what may be leased at once of a tenant or a model.
+    ``penalty_ms``: time to add to a worker's score for what is wished and not had (region, data), a function of what the lane asks and
+    of the worker.
     """
 
     strategy: Strategy
@@ -53,6 +55,7 @@ class Policy:
     of_model: Mapping[str, Strategy] = field(default_factory=dict)
     tenant_weights: Mapping[str, float] = field(default_factory=dict)
     ageing_ms: int = 0
+    caps: Caps = field(default_factory=Caps)
     penalty_ms: Callable[[Lane, WorkerView], float] | None = None
 
     def strategy_of(self, model: str) -> Strategy:

@@ -78,7 +78,10 @@ class WorkerView:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One instant of a cell. ``paused`` holds ingress queues, or ``*`` for all. ``load_ms``: model → time to load it, where known."""
+    """One instant of a cell. ``paused`` holds ingress queues, or ``*`` for all. ``load_ms``: model → time to load it, where known.
+
+    ``leased_ms``: lane → cost of its jobs that are leased; only where there are caps.
+    """
 
     now_ms: int
     leads: bool
@@ -87,6 +90,7 @@ class Snapshot:
     workers: tuple[WorkerView, ...]
     next_due_ms: int | None = None
     load_ms: Mapping[str, int] = field(default_factory=dict)
+    leased_ms: Mapping[str, int] = field(default_factory=dict)
 
     def with_arrivals(self, arrivals: dict[str, LaneView]) -> Snapshot:
         """This instant as it will be once the jobs in ``arrivals`` (lane name → how many, as a view) have been admitted."""

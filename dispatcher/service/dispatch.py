@@ -197,7 +197,9 @@ class Dispatcher:
         settings = self._settings
         began_ms = self._clock.monotonic_ms()
         ingress = self._unpaused()  # as of the last look: the backlog of a paused queue must not use up this one
-        look = self._store.look(ingress, limit=settings.batch_size, message_bytes_max=settings.message_bytes_max)
+        look = self._store.look(
+            ingress, limit=settings.batch_size, message_bytes_max=settings.message_bytes_max, by_lane=bool(self._policy.caps)
+        )
         if not look.leads:
             raise NotLeader("the lead expired")
         self._paused = look.paused
@@ -205,7 +207,9 @@ class Dispatcher:
         rerouted = self._rollouts.step(look.lanes, workers, now_ms=look.now_ms, monotonic_ms=began_ms)
         self._admission.splits = self._rollouts.splits
         late = self._late.step(look.lanes, workers, look.now_ms)
-        snapshot = Snapshot(look.now_ms, True, look.paused, look.lanes, workers, look.next_due_ms, self._residency.load_ms)
+        snapshot = Snapshot(
+            look.now_ms, True, look.paused, look.lanes, workers, look.next_due_ms, self._residency.load_ms, look.leased_ms
+        )
         batches: list[AdmitBatch] = []
         planned, decided = snapshot, Plan((), ())
 

@@ -59,7 +59,9 @@ class WorkerRow:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look found. ``messages``: per ingress list (its index) the next raw messages, next first."""
+    """What one look found. ``messages``: per ingress list (its index) the next raw messages, next first. ``leased_ms``: cost by
+    lane, where it was asked for.
+    """
 
     now_ms: int
     leads: bool
@@ -67,6 +69,7 @@ class Look:
     lanes: tuple[LaneView, ...]
     workers: tuple[WorkerRow, ...]
     next_due_ms: int | None
+    leased_ms: dict[str, int]
     messages: dict[int, list[bytes]]
 
 
@@ -138,19 +141,18 @@ class DispatchStore:
 
     # -- looking
 
-    def look(self, ingress: Sequence[IngressList], *, limit: int, message_bytes_max: int) -> Look:
-        """Messages at the head of the ingress lists, and a snapshot; one round trip, nothing written."""
+    def look(self, ingress: Sequence[IngressList], *, limit: int, message_bytes_max: int, by_lane: bool = False) -> Look:
+        """Messages at the head of the ingress lists, and a snapshot; one round trip, nothing written. ``by_lane``: with ``leased_ms``."""
         keys = self.keys
-        calls: list[Call] = [
-            ("snapshot", [keys.leader, keys.lanes, keys.workers, keys.paused, keys.scheduled], [self.token, self._cell, ALIVE_TTL_MS])
-        ]
+        names = [keys.leader, keys.lanes, keys.workers, keys.paused, keys.scheduled]
+        calls: list[Call] = [("snapshot", names, [self.token, self._cell, ALIVE_TTL_MS, "1" if by_lane else ""])]
         if ingress:
             calls.append(("read_ingress", [one.key for one in ingress], [limit, message_bytes_max, READ_BYTES_MAX]))
         try:
             replies = self._scripts.ask(calls)
         except redis.exceptions.NoScriptError:
             replies = self._scripts.ask(calls)  # the scripts are loaded now, and nothing was written
-        now_ms, leads, paused, lanes, workers, next_due = replies[0]
+        now_ms, leads, paused, lanes, workers, next_due, leased = replies[0]
         found = replies[1] if ingress else []
         return Look(
             now_ms=now_ms,
@@ -159,6 +161,7 @@ class DispatchStore:
             lanes=tuple(_lane_view(*lanes[i : i + 3]) for i in range(0, len(lanes), 3)),
             workers=tuple(_worker_row(*workers[i : i + 10]) for i in range(0, len(workers), 10)),
             next_due_ms=int(float(next_due)) if next_due else None,
+            leased_ms={leased[i].decode(): leased[i + 1] for i in range(0, len(leased), 2)},
             messages={index: messages for index, messages in enumerate(found) if messages},
         )
 

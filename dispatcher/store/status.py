@@ -35,10 +35,10 @@ def read_status(client: redis.Redis, scripts: Scripts, keys: Keys, queues: Seque
     worker may serve, for ``unroutable_after_s``), and of a worker its ``window``, measured ``speeds``, ``warmth``, and why it is
     ``ejected``. Costs one script and two pipelines, whatever the number of jobs.
     """
-    now_ms, _, _, lanes, workers, _ = scripts(
+    now_ms, _, _, lanes, workers, _, _ = scripts(
         "snapshot",
         [keys.leader, keys.lanes, keys.workers, keys.paused, keys.scheduled],
-        ["", keys.lane_prefix.removesuffix("lane:"), ALIVE_TTL_MS],
+        ["", keys.lane_prefix.removesuffix("lane:"), ALIVE_TTL_MS, ""],
     )
     rows = {workers[i]: workers[i : i + SNAPSHOT_WORKER_FIELDS] for i in range(0, len(workers), SNAPSHOT_WORKER_FIELDS)}
     with client.pipeline(transaction=False) as pipe:

@@ -131,3 +131,15 @@ def test_9000_leases(cell: Cell) -> None:
 
     row = look(cell)[1][worker.epoch]
     assert (row.leases, row.leased_cost_ms) == (9_000, 9_000_000)
+
+
+def test_leased_cost_is_added_up_by_lane_for_who_asks(cell: Cell) -> None:
+    """Over all workers, running or not; caps are made of it, and without caps nobody pays for it."""
+    one, other = cell.worker(), cell.worker("bbbbbbbbbbbb")
+    one.take(cell.leased(one, 2)[0])
+    cell.leased(other, 3)
+    found = cell.store.look([], limit=1, message_bytes_max=BYTES_MAX, by_lane=True)
+
+    assert found.leased_ms == {LANE: sum(row.leased_cost_ms for row in found.workers)}
+    assert found.leased_ms[LANE] > 0
+    assert cell.store.look([], limit=1, message_bytes_max=BYTES_MAX).leased_ms == {}

@@ -136,6 +136,10 @@ class Process:
         return f"--- {self.name} (exit code {self.exit_code})\n{self.log.read_text(errors='replace')[-bytes_max:]}"
 
 
+WIDE_WINDOWS = {"window_extra": 2}
+"""Workers hold more than they run, so that there is something queued to be lost."""
+
+
 class Cluster:
     """One cell. ``end()`` kills all of it."""
 
@@ -151,7 +155,7 @@ class Cluster:
             "PROMISE_BROKER": broker.url(),
             "PROMISE_LEDGER": self.ledger.url,
             "PYTHONWARNINGS": "ignore",
-            **{f"DISPATCHER_{name.upper()}": str(value) for name, value in settings.items()},
+            **{f"DISPATCHER_{name.upper()}": str(value) for name, value in (WIDE_WINDOWS | settings).items()},
         }
         # The producer knows nothing of a dispatcher: Celery, a broker, a default queue.
         self.producer = Celery("producer", broker=broker.celery_url(), backend=broker.celery_url(1), set_as_current=False)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dispatcher.core.balancing import STRATEGIES
 from dispatcher.core.balancing.filters import standard_filters
+from dispatcher.core.caps import Caps
 from dispatcher.core.ordering import ORDERS
 from dispatcher.core.plan import PolicyState, plan
 from dispatcher.core.policy import Policy
@@ -93,3 +94,41 @@ def test_the_earliest_deadline_goes_first_once_it_is_urgent() -> None:
         worker = worker_view(window=1)
         decided = plan(Snapshot(now_ms, True, frozenset(), tuple(waiting), (worker,)), PolicyState(), POLICY, rng=Random(1))
         assert [one.lane for one in decided.assignments] == [(first or soon).name]
+
+
+def capped(
+    lanes: list[LaneView], caps: Caps, leased_ms: dict[str, int] | None = None, *, room: int = 50
+) -> tuple[Counter[str], dict[str, str]]:
+    """Jobs by lane that one plan gives out, and why the others wait."""
+    worker = worker_view(concurrency=room, window=room, models=frozenset({"chat@1", "chat@2"}))
+    snapshot = Snapshot(0, True, frozenset(), tuple(lanes), (worker,), leased_ms=leased_ms or {})
+    decided = plan(snapshot, PolicyState(), replace(POLICY, caps=caps), rng=Random(1))
+    given = sum((Counter({one.lane: one.count}) for one in decided.assignments), Counter[str]())
+    return given, {hold.lane: hold.reason for hold in decided.holds}
+
+
+def test_a_cap_on_a_tenant_leaves_room_to_the_others() -> None:
+    """Ten seconds of one tenant's work at once, what is leased already included; the rest waits, and says why."""
+    capped_lane, other = lane_view(tenant="a", cost_ms=1_000, depth=40), lane_view(tenant="b", cost_ms=1_000, depth=20)
+    given, why = capped([capped_lane, other], Caps(tenants={"a": 10_000}), {capped_lane.name: 4_000})
+
+    assert given == {capped_lane.name: 6, other.name: 20}
+    assert why == {capped_lane.name: "tenant_cap"}
+
+
+def test_a_cap_on_a_model_holds_for_its_versions_together_unless_they_have_their_own() -> None:
+    """`chat` caps chat@1 and chat@2 as one; `chat@2` caps that one alone."""
+    one, two = (lane_view(model=model, cost_ms=1_000, depth=20) for model in ("chat@1", "chat@2"))
+    together, why = capped([one, two], Caps(models={"chat": 8_000}))
+    assert together.total() == 8
+    assert set(why.values()) == {"model_cap"}
+    alone, _ = capped([one, two], Caps(models={"chat": 8_000, "chat@2": 3_000}))
+    assert alone == {one.name: 8, two.name: 3}
+
+
+def test_a_job_larger_than_its_cap_goes_alone() -> None:
+    """Or it would wait for ever."""
+    lane = lane_view(tenant="a", cost_ms=60_000, depth=3)
+
+    assert capped([lane], Caps(tenants={"a": 10_000}))[0].total() == 1
+    assert capped([lane], Caps(tenants={"a": 10_000}), {lane.name: 1})[0].total() == 0

@@ -7,15 +7,17 @@ KEYS[5] scheduled ZSET
 ARGV[1] token
 ARGV[2] cell     what every key of the cell begins with, colon included: the keys of lanes and epochs are found in the sets
 ARGV[3] alive_ttl_ms  TTL that a beat gives to alive:<epoch>; what has gone of it dates the last beat
-Returns {now_ms, leads (1 or 0), paused, lanes, workers, next_due_ms or ""}:
+ARGV[4] by_lane  "1": add up the leased cost of each lane, else ""
+Returns {now_ms, leads (1 or 0), paused, lanes, workers, next_due_ms or "", leased}:
   lanes    flat: name, depth, frame of the job that is next
   workers  flat: epoch, beat_age_ms (-1: not alive), draining ("", "exit", "keep"), consume_age_ms, leases, leased cost ms, taken,
            done, loop_lag_ms, reason it ended ("" while it lives)
+  leased   flat: lane, cost in ms of its jobs that are leased; empty unless by_lane
 Writes nothing. ]]
 local leader, lanes, workers, paused, scheduled = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local token, cell, alive_ttl_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local token, cell, alive_ttl_ms, by_lane = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
 local now = now_ms()  -- before the TTLs are read: a beat must not look newer for the time this takes
-local lane_rows, worker_rows = {}, {}
+local lane_rows, worker_rows, leased = {}, {}, {}
 for _, lane in ipairs(redis.call('SMEMBERS', lanes)) do
   local key = cell .. 'lane:' .. lane
   local depth = redis.call('LLEN', key)
@@ -28,7 +30,14 @@ for _, epoch in ipairs(redis.call('SMEMBERS', workers)) do
   local remaining_ms = redis.call('PTTL', cell .. 'alive:' .. epoch)
   local facts = redis.call('HMGET', cell .. 'worker:' .. epoch, 'draining', 'consume_age_ms', 'done', 'loop_lag_ms')
   local cost_ms, leases = 0, redis.call('HVALS', cell .. 'leases:' .. epoch)
-  for _, entry in ipairs(leases) do cost_ms = cost_ms + cost_ms_of(entry) end
+  for _, entry in ipairs(leases) do
+    local cost = cost_ms_of(entry)
+    cost_ms = cost_ms + cost
+    if by_lane then
+      local lane = lane_of(entry)
+      leased[lane] = (leased[lane] or 0) + cost
+    end
+  end
   local n = #worker_rows
   worker_rows[n + 1] = epoch
   worker_rows[n + 2] = remaining_ms < 0 and -1 or alive_ttl_ms - remaining_ms
@@ -41,5 +50,11 @@ for _, epoch in ipairs(redis.call('SMEMBERS', workers)) do
   worker_rows[n + 9] = tonumber(facts[4] or '0')
   worker_rows[n + 10] = remaining_ms < 0 and redis.call('GET', cell .. 'dead:' .. epoch) or ''
 end
+local leased_rows = {}
+for lane, cost in pairs(leased) do
+  leased_rows[#leased_rows + 1] = lane
+  leased_rows[#leased_rows + 1] = cost
+end
 local due = redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')
-return { now, redis.call('GET', leader) == token and 1 or 0, redis.call('SMEMBERS', paused), lane_rows, worker_rows, due[2] or '' }
+local leads = redis.call('GET', leader) == token and 1 or 0
+return { now, leads, redis.call('SMEMBERS', paused), lane_rows, worker_rows, due[2] or '', leased_rows }
