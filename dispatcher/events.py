@@ -49,6 +49,43 @@ class WorkerDraining:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerEjected:
+    """The worker is faulty: it gets nothing new for ``span_ms``, then a little."""
+
+    name: str
+    epoch: str
+    reason: str
+    span_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReturned:
+    """An ejected worker gets jobs again, few at first. ``reason``: why it had been ejected."""
+
+    name: str
+    epoch: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FleetPanic:
+    """So few workers are healthy that ejections are ignored (``on``); or they are heeded again."""
+
+    on: bool
+    healthy: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobsRecalled:
+    """``count`` jobs that ``name`` had not begun went back in line, because others could begin them at once."""
+
+    name: str
+    epoch: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class JobsRefused:
     """``count`` messages of one look at the ingress became dead letters for the same ``reason``."""
 
@@ -194,6 +231,10 @@ Event = (
     | WorkerSilent
     | WorkerReaped
     | WorkerDraining
+    | WorkerEjected
+    | WorkerReturned
+    | FleetPanic
+    | JobsRecalled
     | JobsRefused
     | JobsLate
     | JobSettled

@@ -83,6 +83,26 @@ class Settings:
     stall_s: float = knob(3.0, "s", "A worker that beats but has not looked at its queue for this long gets nothing.")
     decisions_kept: int = knob(10_000, "jobs", "Jobs in the decision log that `dispatcher explain` reads; about 100 bytes of Redis each "
                                "under load, 1,000 where they come one by one. 0: no log.")
+    eject_failures: int = knob(5, "jobs", "A worker that fails so many jobs in a row, or twice as many of its last ones, while others do "
+                               "jobs of the same kinds well, is ejected. 0: never.")
+    eject_slow_ratio: float = knob(5.0, "times", "A worker that takes so many times longer than it did, while others do not, is ejected. "
+                                   "0: never.")
+    eject_base_s: float = knob(30.0, "s", "An ejected worker gets nothing for so long, times how often it was ejected, at most ten times; "
+                               "0: nobody is ejected.")
+    eject_max_share: float = knob(0.1, "share", "Most of the fleet that may be ejected at once; one worker always may, unless it is the "
+                                  "only one.")
+    panic_share: float = knob(0.5, "share", "While fewer of the workers than this are healthy, ejections are ignored: the cause is "
+                              "elsewhere.")
+    slow_start_s: float = knob(10.0, "s", "A worker that returns from an ejection is trusted with a tenth of its speed at first, and with "
+                               "all of it after so long.")
+    slow_start_new_s: float = knob(0.0, "s", "The same for every worker that starts.")
+    probe_interval_s: float = knob(10.0, "s", "How often a worker that is ejected, or has had nothing to do, gets a small real job through "
+                                   "its queue, the task `dispatcher.probe`. 0: never.")
+    probe_timeout_s: float = knob(10.0, "s", "A probe that has not ended by then has failed.")
+    recall_after_s: float = knob(1.0, "s", "A job that has waited in a worker's queue for so long may go back in line when another worker "
+                                 "could begin it at once and be done in half the time. 0: never.")
+    recalls_max: int = knob(3, "times", "Most times that a job goes back in line so; a worker that drains, hangs or is ejected gives back "
+                            "what it has not begun in any case.")
     unroutable_after_s: float = knob(30.0, "s", "A lane whose jobs no worker may have is told of, as an event and in `dispatcher status`, "
                                      "once it has been so for this long.")
     drain_timeout_s: float = knob(3600.0, "s", "How long workers of `dispatcher autoscale` may finish what they run when it ends.")
@@ -108,6 +128,15 @@ class Settings:
                      "autoscaler_target_wait_s", "chunk_tokens_max", "chunk_lines_max", "attempts_max", "reaps_max"):
             if getattr(self, name) == 0:
                 yield f"{env_name(name)} is 0: it must be more"
+        for name in ("eject_max_share", "panic_share"):
+            if getattr(self, name) > 1:
+                yield f"{env_name(name)} is {getattr(self, name)}: it is a share, from 0 to 1"
+        if 0 < self.eject_slow_ratio < 1.5:
+            yield f"{env_name('eject_slow_ratio')} is {self.eject_slow_ratio}: it must be 0 for never, or at least 1.5, or chance ejects"
+        if self.recalls_max > 99:
+            yield f"{env_name('recalls_max')} is {self.recalls_max}: it must be at most 99, for jobs are counted back no further"
+        if self.probe_interval_s and not self.probe_timeout_s:
+            yield f"{env_name('probe_timeout_s')} is 0: it must be more, or every probe has failed before it is sent"
         for name, known in (("strategy", STRATEGIES), ("order", ORDERS), ("sticky", STICKY)):
             if getattr(self, name) not in known:
                 yield f"{env_name(name)} is {getattr(self, name)!r}: there are {', '.join(known)}"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
+
+PROBE_TASK: Final = "dispatcher.probe"
+"""The task of probes. They are no jobs of anybody's: counted apart, and in no kind."""
 
 
 class KindTotals(msgspec.Struct, omit_defaults=True):
@@ -47,13 +50,16 @@ class Memory(msgspec.Struct, omit_defaults=True):
 class WorkerTotals(msgspec.Struct, omit_defaults=True):
     """What a worker tells with its beat. ``failures_in_row``: of all kinds, up to now. ``running``: the oldest few.
 
-    ``memory`` of ``None``: it does not say which models it holds.
+    ``memory`` of ``None``: it does not say which models it holds. ``probes``: how many have ended; ``probes_failed_in_row``: of the
+    last ones.
     """
 
     kinds: list[KindTotals] = []
     failures_in_row: int = 0
     running: list[Running] = []
     memory: Memory | None = None
+    probes: int = 0
+    probes_failed_in_row: int = 0
 
 
 class Told(msgspec.Struct, frozen=True):

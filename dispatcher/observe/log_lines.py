@@ -8,10 +8,12 @@ from typing import Final, assert_never
 
 from dispatcher.events import (
     Event,
+    FleetPanic,
     FleetScaled,
     FleetSilent,
     JobSettled,
     JobsLate,
+    JobsRecalled,
     JobsRefused,
     JobsRerouted,
     LaneRoutable,
@@ -26,8 +28,10 @@ from dispatcher.events import (
     ScalingAdvised,
     UnknownHeaderField,
     WorkerDraining,
+    WorkerEjected,
     WorkerReaped,
     WorkerRegistered,
+    WorkerReturned,
     WorkerSilent,
 )
 
@@ -59,6 +63,16 @@ def log_line(event: Event) -> tuple[int, str]:
             )
         case WorkerDraining(name, epoch):
             return logging.INFO, f"worker {name} is draining: epoch {epoch} gets nothing new"
+        case WorkerEjected(name, epoch, reason, span_ms):
+            return logging.WARNING, f"worker {name} is ejected for {_seconds(span_ms)}: epoch {epoch}, {reason}"
+        case WorkerReturned(name, epoch, reason):
+            return logging.INFO, f"worker {name} gets jobs again: epoch {epoch}, ejected because {reason}"
+        case FleetPanic(True, healthy, total):
+            return logging.ERROR, f"only {healthy} of {_count(total, 'worker')} are healthy: ejections are ignored until more are"
+        case FleetPanic(_, healthy, total):
+            return logging.WARNING, f"{healthy} of {_count(total, 'worker')} are healthy: ejections are heeded again"
+        case JobsRecalled(name, epoch, count):
+            return logging.INFO, f"{_count(count, 'job')} that {name} had not begun went back in line, others are free: epoch {epoch}"
         case JobsRefused(count, reason):
             return logging.WARNING, f"{_count(count, 'message')} refused ({reason}): `dispatcher dead list` shows what was wrong"
         case JobsLate(count):

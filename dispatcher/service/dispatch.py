@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from math import ceil
 from random import Random
 from threading import Event as Signal
 from typing import Any
@@ -15,7 +16,7 @@ from uuid import uuid4
 import redis
 
 from dispatcher.clock import Clock
-from dispatcher.core.admission import Admission, Admitted, Refused
+from dispatcher.core.admission import JSON_CONTENT, Admission, Admitted, Refused
 from dispatcher.core.costs import Costs
 from dispatcher.core.decisions import Assign, Plan
 from dispatcher.core.evidence import Subscriber
@@ -40,8 +41,10 @@ from dispatcher.events import (
 from dispatcher.policy import policy_of
 from dispatcher.service.decision_log import DecisionLog
 from dispatcher.service.evidence import Evidence
+from dispatcher.service.health import HealthWatch
 from dispatcher.service.late import LateJobs
 from dispatcher.service.reap import Reaper
+from dispatcher.service.recall import Recaller
 from dispatcher.service.rollout import Rollouts
 from dispatcher.service.tell import Teller
 from dispatcher.service.views import lost_worker_view, worker_view
@@ -111,7 +114,11 @@ class Dispatcher:
         if settings.learn_costs:
             admission.costs = costs.seconds
         self._residency = Residency(settings.load_prior_ms())
-        learners: dict[str, Subscriber] = {"speeds": self._speeds, "costs": costs, "residency": self._residency, SUBJECT: self._rollouts}
+        self._recaller = Recaller(store, settings, self._policy.filters, emit)
+        self._health = HealthWatch(store, settings, emit, probes=JSON_CONTENT in admission.accept_content)
+        learners: dict[str, Subscriber] = {
+            "speeds": self._speeds, "costs": costs, "residency": self._residency, "health": self._health.learner, SUBJECT: self._rollouts,
+        }  # fmt: skip
         self._evidence = Evidence(store.policy(), learners, interval_ms=round(settings.heartbeat_s * 1000))
         self._registrations: dict[str, Registration] = {}
         self._queues: set[str] = set(settings.ingress_queues)
@@ -234,7 +241,9 @@ class Dispatcher:
         self._teller.step(planned, decided, monotonic_ms=self._clock.monotonic_ms())
         self._late.tell(applied.late)
         returned = self._reaper.step(workers, now_ms=look.now_ms, monotonic_ms=self._clock.monotonic_ms())
+        returned += self._recaller.step(workers, (one.epoch for one in decided.assignments), look.now_ms)
         self._evidence.step(look.now_ms, workers)
+        self._health.step(workers, look.now_ms)
         wait_s = settings.idle_wait_s
         if look.next_due_ms is not None:
             wait_s = min(wait_s, max(0.0, (look.next_due_ms - look.now_ms) / 1000))
@@ -342,7 +351,11 @@ class Dispatcher:
         resident, loading_ms = self._residency.of(row.epoch, now_ms)
         if loading_ms:  # it owes that time too, before it begins with the next job
             row = replace(row, leased_cost_ms=row.leased_cost_ms + round(loading_ms * registration.weight))
-        return worker_view(row, registration, window=window, speeds=self._speeds.of(registration.name), resident=resident)
+        ejected, warmth = self._health.standing(row.epoch, now_ms)
+        return worker_view(
+            row, registration, window=ceil(window * warmth), speeds=self._speeds.of(registration.name), resident=resident,
+            ejected=ejected, warmth=warmth,
+        )  # fmt: skip
 
     def _report_refusals(self, batches: list[AdmitBatch], admitted: list[int]) -> None:
         refused: dict[str, int] = {}

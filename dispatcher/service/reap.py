@@ -1,9 +1,10 @@
-"""Takes jobs back: from workers that died or said goodbye, and unstarted ones from workers that drain or stall."""
+"""Takes jobs back: from workers that died or said goodbye, and unstarted ones from workers that drain, stall or are ejected."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from dispatcher.core.evidence import PROBE_TASK
 from dispatcher.core.lane import parse_lane
 from dispatcher.core.liveness import Liveness
 from dispatcher.core.snapshot import WorkerView
@@ -48,9 +49,13 @@ class Reaper:
                 if self._store.end_silent(worker.epoch, lease_ttl_ms=self._lease_ttl_ms):
                     self._emit(WorkerSilent(worker.name, worker.epoch, self.liveness.silent_ms(worker.epoch)))
                     ended += self._reap(worker, "silent")
-            elif worker.leases > worker.taken and (worker.draining or worker.consume_age_ms > self._stall_ms):
+            elif worker.leases > worker.taken and self._gets_nothing(worker):
                 ended += self._recall(worker)
         return ended
+
+    def _gets_nothing(self, worker: WorkerView) -> bool:
+        """Whether it is to begin nothing more of what it was given."""
+        return bool(worker.draining or worker.ejected or max(worker.consume_age_ms, worker.loop_lag_ms) > self._stall_ms)
 
     def _reap(self, worker: WorkerView, reason: str) -> int:
         """All leases of an ended life go back to the head of their lanes; then it is forgotten.
@@ -87,5 +92,10 @@ class Reaper:
         return GiveBack(lease_id, "reaps", self._settings.reaps_max, "worker_died", detail)
 
     def _recall(self, worker: WorkerView) -> int:
-        leases = [GiveBack(id_, "recalls") for id_, _, taken in self._store.leases(worker.epoch) if not taken]
+        """Never a probe: it was given to just this worker."""
+        leases = [
+            GiveBack(id_, "recalls")
+            for id_, entry, taken in self._store.leases(worker.epoch)
+            if not taken and parse_lane(entry.lane).task != PROBE_TASK
+        ]
         return self._store.giveback(worker.epoch, leases[:CALL_MAX]) if leases else 0

@@ -37,6 +37,8 @@ READ_BYTES_MAX = 8 * 1024 * 1024
 
 LATE_REASON = msgspec.json.encode({"reason": DEADLINE_PASSED, "detail": LATE})
 
+PROBE_COST_MS = 1
+
 SHOW_DEAD_MS = 60_000
 """How long `status` shows a worker that is gone."""
 
@@ -274,6 +276,13 @@ class DispatchStore:
             self._keys_of_epoch[epoch] = found
         return found
 
+    def assign_probe(self, epoch: str, *, lane: str, window: int, message: bytes) -> bool:
+        """Lease a probe to a worker that holds fewer than ``window`` leases; False: not now."""
+        keys = self.keys
+        names = [keys.leader, *self._epoch_keys(epoch), keys.sequence, keys.messages]
+        facts = f"{PROBE_COST_MS:09d}{NEW}"
+        return bool(self._led(self._run("assign_probe", names, [self.token, epoch, window, facts, lane, message])))
+
     # -- ending worker lives
 
     def end_silent(self, epoch: str, *, lease_ttl_ms: int) -> bool:
@@ -301,7 +310,7 @@ class DispatchStore:
         keys = self.keys
         names = [
             keys.leader, keys.leases(epoch), keys.taken(epoch), keys.worker_queue(epoch), keys.lanes, keys.scheduled,
-            keys.dead_letters, keys.dead_reasons, keys.unsettled, keys.wake,
+            keys.dead_letters, keys.dead_reasons, keys.unsettled, keys.wake, keys.messages,
         ]  # fmt: skip
         return self._led(self._run("giveback", names, [self.token, keys.lane_prefix, 0, *(p for one in leases for p in one.args())]))
 

@@ -39,8 +39,8 @@ KEYS: tuple[KeyDoc, ...] = (
     KeyDoc("<cell>:workers", "set", "epochs of the workers that are registered", "register_worker, forget_worker", "snapshot",
            "permanent"),
     KeyDoc("<cell>:gone", "zset", "epochs forgotten lately, scored by when, in ms", "forget_worker", "status", "a minute"),
-    KeyDoc("<cell>:worker:<epoch>", "hash", "registration (JSON), draining flag, totals of the last beat", "register_worker, "
-           "heartbeat, drain_worker", "assign, heartbeat, snapshot, status", "until forgotten; then a minute"),
+    KeyDoc("<cell>:worker:<epoch>", "hash", "registration (JSON), draining flag, totals of the last beat, last probe", "register_worker, "
+           "heartbeat, drain_worker, assign_probe", "assign, heartbeat, snapshot, status", "until forgotten; then a minute"),
     KeyDoc("<cell>:alive:<epoch>", "string", "exists while the epoch may take jobs; its TTL dates the last beat",
            "register_worker, heartbeat, end_epoch", "take, ack, assign, giveback, drain_worker, snapshot", "a day after the last beat"),
     KeyDoc("<cell>:dead:<epoch>", "string", "why the epoch ended: silent, goodbye", "end_epoch", "heartbeat, snapshot", "a day"),

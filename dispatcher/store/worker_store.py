@@ -200,7 +200,7 @@ def giveback(
             "giveback",
             [
                 guard, keys.leases(epoch), keys.taken(epoch), keys.worker_queue(epoch), keys.lanes, keys.scheduled,
-                keys.dead_letters, keys.dead_reasons, keys.unsettled, keys.wake,
+                keys.dead_letters, keys.dead_reasons, keys.unsettled, keys.wake, keys.messages,
             ],
             [guard_value, keys.lane_prefix, delay_ms, *(part for lease in leases for part in lease.args())],
         )

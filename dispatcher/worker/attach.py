@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -24,10 +24,13 @@ CONSUMER_STEP = "dispatcher.worker.steps:DispatchedConsumer"
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """What ``attach`` was told. ``settings`` of ``None``: those of the environment, read when a worker starts."""
+    """What ``attach`` was told. ``settings`` of ``None``: those of the environment, read when a worker starts; ``probe`` of ``None``: a
+    probe does nothing, which proves that the pool runs jobs.
+    """
 
     settings: Settings | None
     options: WorkerOptions
+    probe: Callable[[], object] | None = None
 
 
 _attached: WeakKeyDictionary[Any, Attachment] = WeakKeyDictionary()
@@ -41,6 +44,7 @@ def attach(
     models: str | Iterable[str] | None = None,
     labels: str | Mapping[str, str] | Iterable[str] | None = None,
     models_max: int | None = None,
+    probe: Callable[[], object] | None = None,
 ) -> None:
     """Make every worker of ``app`` that starts from here on a dispatched one.
 
@@ -49,6 +53,9 @@ def attach(
     ``models_max`` are what the worker says of itself where neither the command line (``--weight``, ``--models``, ``--label``,
     ``--models-max``) nor the environment (``DISPATCHER_WORKER_WEIGHT``, ``…_MODELS``, ``…_LABELS``, ``…_MODELS_MAX``) does. May be
     called again: the last call's arguments hold.
+
+    ``probe`` is called, as a job, now and then on a worker that is idle or was found faulty (``probe_interval_s``): it should do a
+    little real work in a second or so, and raise if that goes wrong.
     """
     options = WorkerOptions(
         1.0 if weight is None else read_weight(weight),
@@ -57,7 +64,7 @@ def attach(
         0 if models_max is None else read_models_max(models_max),
     )
     known = app in _attached
-    _attached[app] = Attachment(settings, options)
+    _attached[app] = Attachment(settings, options, probe)
     if known:
         return
     app.user_options["worker"].update(command_line_options())

@@ -16,7 +16,7 @@ from itertools import islice
 import redis
 
 from dispatcher.clock import Clock
-from dispatcher.core.evidence import Memory
+from dispatcher.core.evidence import PROBE_TASK, Memory
 from dispatcher.core.lane import parse_lane
 from dispatcher.errors import DeadlinePassed, EpochEnded
 from dispatcher.store.frame import Entry, parse_entry
@@ -176,6 +176,9 @@ class LeaseKeeper:
         self._flush_soon()
 
     def _count(self, held: Held, outcome: Outcome, busy_ms: int) -> None:
+        if held.task == PROBE_TASK:
+            self._kinds.probed(well=outcome is Outcome.DONE)
+            return
         self._totals[outcome] += 1
         self._busy_ms += busy_ms
         if outcome is Outcome.DONE:

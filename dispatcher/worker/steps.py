@@ -16,6 +16,7 @@ from celery.utils.imports import symbol_by_name
 from celery.worker import state
 
 from dispatcher.clock import SystemClock
+from dispatcher.core.evidence import PROBE_TASK
 from dispatcher.errors import Invalid
 from dispatcher.settings import Settings, load_settings
 from dispatcher.store.worker_store import Registration
@@ -55,9 +56,22 @@ class DispatchedWorker(bootsteps.Step):
         w.consumer_cls = lease_consumer(symbol_by_name(w.consumer_cls))
         if pool == "solo":
             w.concurrency = 1  # Celery leaves it at the number of CPUs, and would fetch that many jobs
+        add_probe(app)
         for task in app.tasks.values():
             force_task(task)
             task.Request = lease_request(symbol_by_name(task.Request))
+
+
+def add_probe(app: Any) -> None:
+    """The task that probes are jobs of; in workers only."""
+    if PROBE_TASK not in app.tasks:
+
+        def probe() -> None:
+            told = attachment(app).probe
+            if told is not None:
+                told()
+
+        app.task(probe, name=PROBE_TASK, shared=False, ignore_result=True, store_errors_even_if_ignored=False)
 
 
 class DispatchedFacts:

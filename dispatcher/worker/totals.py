@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from dispatcher.core.evidence import KindTotals, Memory, Running, WorkerTotals
+from dispatcher.core.evidence import PROBE_TASK, KindTotals, Memory, Running, WorkerTotals
 from dispatcher.core.lane import parse_lane
 from dispatcher.store.frame import Entry
 
@@ -25,6 +25,13 @@ class Totals:
     def __init__(self) -> None:
         self._kinds: dict[tuple[str, str], KindTotals] = {}
         self._failures_in_row = 0
+        self._probes = 0
+        self._probes_failed_in_row = 0
+
+    def probed(self, *, well: bool) -> None:
+        """A probe ended. It is no job: it is in no kind, and ends no row of failures."""
+        self._probes += 1
+        self._probes_failed_in_row = 0 if well else self._probes_failed_in_row + 1
 
     def done(self, entry: Entry, busy_ms: int, *, guessed: bool) -> None:
         """A job ended well; ``guessed``: its producer said no cost."""
@@ -49,14 +56,18 @@ class Totals:
 
     def encoded(self, held: Iterable[Held], now_ms: int, memory: Memory | None = None) -> bytes:
         """JSON of :class:`WorkerTotals`, ``held`` being the jobs that were taken and have not ended."""
-        begun = [(one.started_ms, one) for one in held if one.started_ms is not None]
+        begun = [(one.started_ms, one) for one in held if one.started_ms is not None and one.task != PROBE_TASK]
         oldest = nsmallest(RUNNING_MAX, begun, key=lambda pair: pair[0])
         running = []
         for started_ms, one in oldest:
             lane = parse_lane(one.parsed.lane)
             age_ms = max(0, now_ms - started_ms)
             running.append(Running(lane.task, lane.model, age_ms, one.parsed.cost_ms, one.guessed))
-        return msgspec.json.encode(WorkerTotals(list(self._kinds.values()), self._failures_in_row, running, memory))
+        return msgspec.json.encode(
+            WorkerTotals(
+                list(self._kinds.values()), self._failures_in_row, running, memory, self._probes, self._probes_failed_in_row
+            )
+        )
 
     def _kind(self, entry: Entry) -> KindTotals:
         lane = parse_lane(entry.lane)

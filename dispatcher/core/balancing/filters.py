@@ -24,7 +24,20 @@ class Alive:
             return f"ended: {worker.ended}"
         if worker.consume_age_ms > self.stall_ms:
             return f"has not looked at its queue for {worker.consume_age_ms} ms"
+        if worker.loop_lag_ms > self.stall_ms:
+            return f"its event loop is {worker.loop_lag_ms} ms late"
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class NotEjected:
+    """It was not found faulty (``core/health.py``)."""
+
+    name: ClassVar[str] = "ejected"
+    of_worker: ClassVar[bool] = True
+
+    def refuses(self, lane: Lane, worker: WorkerView) -> str | None:
+        return worker.ejected or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,4 +98,4 @@ class Requires:
 
 def standard_filters(*, stall_ms: int) -> tuple[Filter, ...]:
     """All of them."""
-    return (Alive(stall_ms), NotDraining(), NamedIngress(), HasTask(), ServesModel(), Requires())
+    return (Alive(stall_ms), NotEjected(), NotDraining(), NamedIngress(), HasTask(), ServesModel(), Requires())

@@ -9,6 +9,7 @@ KEYS[7] dead_letters  ZSET
 KEYS[8] dead_reasons  HASH
 KEYS[9] unsettled     SET
 KEYS[10] wake         LIST
+KEYS[11] messages     HASH
 ARGV[1] guard_value   what the guard must hold; "" means: it must exist
 ARGV[2] lane_prefix   key of a lane's list without its name (lane names come out of the leases)
 ARGV[3] delay_ms      first wait of a rejected job, doubled with each reject, at most a minute, not beyond its deadline; 0: none
@@ -16,9 +17,11 @@ ARGV[*] four for each lease: id, counter ("crashes", "rejects", "reaps", "recall
         most: the job is buried when the counter reaches it; "0" never, "-1" at once
 Returns how many leases were ended; -1 REFUSED (the epoch ended, or another leads): nothing was written.
 "recalls" ends only leases that were not taken: a running job cannot be recalled.
+A probe (task dispatcher.probe) is dropped: it was for that worker alone.
 Send the newest lease first, so that the oldest job ends at the head of its lane. At most 500. ]]
 local guard, leases, taken, queue, lanes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local scheduled, dead_letters, dead_reasons, unsettled, wake = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local messages = KEYS[11]
 local guard_value, lane_prefix, delay_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local held = redis.call('GET', guard)
 if not held or (guard_value ~= '' and held ~= guard_value) then return -1 end
@@ -30,7 +33,9 @@ for a = 4, #ARGV - 3, 4 do
     local count = 0
     if counter ~= '' then entry, count = bump(entry, counter) end
     local lane = lane_of(entry)
-    if most < 0 or (most > 0 and count >= most) then
+    if string.find(lane, '/dispatcher.probe/', 1, true) then
+      redis.call('HDEL', messages, job_of(entry))
+    elseif most < 0 or (most > 0 and count >= most) then
       bury(dead_letters, dead_reasons, unsettled, entry, reason, now_ms())
     elseif counter == 'rejects' and delay_ms > 0 then
       local due_ms, deadline_ms = now_ms() + math.min(60000, delay_ms * 2 ^ (count - 1)), deadline_ms_of(entry)
