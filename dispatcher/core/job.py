@@ -93,9 +93,9 @@ def job_headers(
     """Headers for ``apply_async(headers=...)``; what is left out has its default.
 
     ``model``: name, ``name@version``, or an alias of versions; only workers that name it get the job. ``cost``: expected work in
-    seconds on a worker of weight 1.
-    ``session``: its jobs go to the worker that had the ones before (setting ``sticky``); ``prefix``: hashes of the prompt's leading
-    blocks, longest shared first, does the same for jobs that share them; a session comes first. ``tenant``: whom to be fair to.
+    seconds on a worker of weight 1. ``session``: its jobs go to the worker that had the ones before (setting ``sticky``); ``prefix``:
+    hashes of the prompt's leading blocks, longest shared first, does the same for jobs that share them; a session comes first.
+    ``tenant``: whom to be fair to.
 
     ``requires``: labels of the worker, ``{"region": "eu", "gpu": ["a100", "h100"]}``; a job that no worker matches waits. ``prefers``: the
     same, as a wish. ``deadline_s``: not begun so long after it was admitted (or after its ``eta``, if later), it fails with the reason
