@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "autoscale": "autoscale",
     "submit": "submit",
     "status": "status",
+    "top": "top",
     "explain": "explain",
     "health": "health",
     "drain": "drain",

@@ -24,6 +24,9 @@ REASONS: Final = {
 }
 """The reasons of holds, as a sentence tells them. A reason that is not here is told as it is."""
 
+IN_WAY: Final = {"alive": "gone or stuck", "not_draining": "draining", "not_ejected": "ejected"}
+"""What is in the way where a filter's name says what must be."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -107,5 +110,5 @@ def in_words(reason: str, refused: Mapping[str, tuple[int, str]]) -> str:
     text = REASONS.get(reason, reason)
     if reason == "unroutable" and not refused:
         return f"{text} (there is none)"
-    kinds = sorted(((count, kind) for kind, (count, _) in refused.items()), key=lambda one: (-one[0], one[1]))
+    kinds = sorted(((count, IN_WAY.get(kind, kind)) for kind, (count, _) in refused.items()), key=lambda one: (-one[0], one[1]))
     return text + (f" ({', '.join(f'{count} × {kind}' for count, kind in kinds)})" if kinds else "")

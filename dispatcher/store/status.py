@@ -121,7 +121,6 @@ def _worker(
         "running": row[6] if row is not None else 0,
         "done": int(facts.get("done", 0)),
         "failed": int(facts.get("failed", 0)),
-        "busy_s": round(int(facts.get("busy_ms", 0)) / 1000, 3),
         "window": learned.get("window"),
         "speeds": learned.get("speeds", {}),
         "warmth": learned.get("warmth", 1.0),

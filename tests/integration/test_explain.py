@@ -61,7 +61,7 @@ def test_a_job_that_waits(stage: Stage, explain: Explain, run: Callable[..., Any
     found = explain(jobs[4])
 
     assert (found["place"], found["before"], found["depth"]) == ("lane", 2, 3)
-    assert found["why"] == "every worker that may have it is full (2 × full, 1 × model, 1 × not_draining)"
+    assert found["why"] == "every worker that may have it is full (2 × full, 1 × draining, 1 × model)"
     assert found["strategy"] == "earliest_completion"
     assert found["cost_s"] == 2.0
     fast, slow, *refused = found["candidates"]
