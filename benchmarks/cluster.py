@@ -19,12 +19,13 @@ QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """One worker process."""
+    """One worker process. ``weight`` is what it says of its speed; ``speed`` what that is, where it is not the same."""
 
     name: str
     concurrency: int = 1
     pool: str = "prefork"
     weight: float = 1.0
+    speed: float | None = None
 
 
 def wait_for(what: Callable[[], bool], timeout_s: float, pause_s: float = 0.005) -> None:
@@ -39,11 +40,11 @@ def wait_for(what: Callable[[], bool], timeout_s: float, pause_s: float = 0.005)
 @contextmanager
 def fleet(
     url: str, workers: Sequence[WorkerSpec], *, dispatched: bool, prefetch: int = 1, acks_late: bool = True,
-    environ: Mapping[str, str] | None = None,
+    environ: Mapping[str, str] | None = None, options: Sequence[str] = (),
 ) -> Iterator[None]:  # fmt: skip
     """Those workers on ``url``; with ``dispatched``, a dispatcher and attached workers, else plain Celery.
 
-    ``environ``: settings, in the environment of all of them.
+    ``environ``: settings, in the environment of all of them. ``options``: of `dispatcher run`.
     """
     base = os.environ | dict(environ or {}) | {
         "BENCH_REDIS_URL": url,
@@ -56,7 +57,7 @@ def fleet(
     processes: list[subprocess.Popen[bytes]] = []
     try:
         if dispatched:
-            command = [sys.executable, "-m", "dispatcher", "-A", "benchmarks.app", "run"]
+            command = [sys.executable, "-m", "dispatcher", "-A", "benchmarks.app", "run", *options]
             processes.append(subprocess.Popen(command, env=base, **QUIET, start_new_session=True))
         for spec in workers:
             command = [
@@ -65,7 +66,7 @@ def fleet(
             ]  # fmt: skip
             if dispatched:
                 command += ["--weight", str(spec.weight)]
-            own = base | {"BENCH_WEIGHT": str(spec.weight), "BENCH_NAME": spec.name}
+            own = base | {"BENCH_WEIGHT": str(spec.speed or spec.weight), "BENCH_NAME": spec.name}
             processes.append(subprocess.Popen(command, env=own, **QUIET, start_new_session=True))
         if dispatched:
             wait_for(lambda: client.scard(keys.workers) == len(workers) and client.exists(keys.leader) == 1, 60)
