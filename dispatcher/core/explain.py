@@ -24,7 +24,7 @@ REASONS: Final = {
 }
 """The reasons of holds, as a sentence tells them. A reason that is not here is told as it is."""
 
-IN_WAY: Final = {"alive": "gone or stuck", "not_draining": "draining", "not_ejected": "ejected"}
+IN_WAY: Final = {"alive": "gone or stuck", "not_draining": "draining"}
 """What is in the way where a filter's name says what must be."""
 
 
