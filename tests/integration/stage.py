@@ -36,6 +36,7 @@ class Stub:
         self.stage = stage
         self.epoch = epoch
         self.name = registration.name
+        self.labels = registration.labels
         self.store = WorkerStore(stage.text, stage.keys, epoch)
         assert self.store.register(registration)
         self.done = 0

@@ -19,13 +19,14 @@ import pytest
 import redis
 
 from dispatcher.core.balancing.filters import standard_filters
+from dispatcher.core.labels import refused
 from dispatcher.core.lane import parse_lane
 from dispatcher.core.snapshot import WorkerView
-from dispatcher.errors import EpochEnded
+from dispatcher.errors import DeadlinePassed, EpochEnded
 from dispatcher.service.dispatch import Dispatcher, StepReport
 from dispatcher.store.admin_store import AdminStore
 from dispatcher.store.frame import FRAME_BYTES, parse_entry
-from dispatcher.store.worker_store import ALIVE_TTL_MS, GiveBack
+from dispatcher.store.worker_store import ALIVE_TTL_MS, GiveBack, late
 from tests.integration.stage import Stage, Stub, make_app
 from tests.lua.support import dump
 from tests.messages import TASK, message
@@ -65,7 +66,7 @@ class Unreliable:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._store, name)
-        if name not in ("apply", "giveback", "end_silent", "forget_worker", "look", "leases"):
+        if name not in ("apply", "giveback", "end_silent", "forget_worker", "look", "leases", "bury_late"):
             return found
 
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -105,7 +106,7 @@ class Walk:
 
     def _dispatcher(self, token: str) -> Dispatcher:
         made: Any = self.stage.make_dispatcher(token)
-        made._store = made._reaper._store = Unreliable(made._store, self.luck, lambda: self.meanwhile(made))
+        made._store = made._reaper._store = made._late._store = Unreliable(made._store, self.luck, lambda: self.meanwhile(made))
         return cast("Dispatcher", made)
 
     # -- events; each is an order that may happen at any time
@@ -117,7 +118,11 @@ class Walk:
     def new_message(self, task_id: str | None = None, **facts: Any) -> bytes:
         self.sent += 1
         model, cost = self.rng.choice(MODELS), self.rng.choice((None, 0.1, 5.0))
-        said = {name: value for name, value in (("model", model), ("cost", cost)) if value not in (None, "default")}
+        said: dict[str, Any] = {name: value for name, value in (("model", model), ("cost", cost)) if value not in (None, "default")}
+        if self.rng.random() < 0.2:
+            said["deadline_s"] = self.rng.choice((0.001, 1e6))
+        if self.rng.random() < 0.2:
+            said["requires"] = {"region": self.rng.choice(("eu", ["eu", "us"]))}
         return message(task_id or f"job-{self.sent}", task=self.rng.choice(TASKS), dispatch=said, **facts)
 
     def push(self, raw: bytes) -> None:
@@ -194,6 +199,7 @@ class Walk:
         stub = self.stage.worker(
             f"w{len(self.processes)}", concurrency=CONCURRENCY, weight=self.rng.choice((0.5, 1.0, 4.0)), ingress=queues, tasks=tasks,
             models=self.rng.choice(((), ("minilm",))), at_most_once=("demo.pay",),
+            labels=self.rng.choice(({}, {"region": "eu"}, {"region": "us"})),
         )  # fmt: skip
         self.processes.append(Process(stub))
 
@@ -216,12 +222,20 @@ class Walk:
 
     def take_at(self, process: Process, lease_id: str) -> None:
         before, lives = dump(self.client), self.lives(process)
-        taken = process.stub.store.take(lease_id)
+        try:
+            taken = process.stub.store.take(lease_id)
+        except DeadlinePassed:
+            assert dump(self.client) == before, "a refused take wrote something"
+            with suppress(EpochEnded):
+                process.stub.store.giveback([late(lease_id)])
+            return
         if taken is None:
             assert dump(self.client) == before, "a refused take wrote something"
             return
         assert lives, "a dead epoch started a job"
         assert lease_id not in self.taken, f"lease {lease_id} was taken twice"
+        refusal = refused(parse_lane(taken.entry.lane).requires, process.stub.labels)
+        assert refusal is None, f"a job began where it must not: {refusal}"
         self.taken.add(lease_id)
         process.running.append(lease_id)
 
@@ -477,6 +491,7 @@ class Walk:
             epoch=stub.epoch, name=said.name, concurrency=said.concurrency, weight=said.weight, models=frozenset(said.models),
             tasks=frozenset(said.tasks), ingress=frozenset(said.ingress), leases=len(stub.leases()), leased_cost_ms=0, taken=0,
             window=WINDOW, draining=facts.get("draining", ""), consume_age_ms=int(facts.get("consume_age_ms", "0")),
+            labels=said.labels,
         )  # fmt: skip
 
     # -- walking
@@ -506,7 +521,11 @@ class Walk:
         self.time_comes_for_all()
         for process in self.processes:
             process.frozen = True
-        helper = Process(self.stage.worker("helper", concurrency=CONCURRENCY, ingress=QUEUES, tasks=TASKS, models=("minilm",)))
+        helper = Process(
+            self.stage.worker(
+                "helper", concurrency=CONCURRENCY, ingress=QUEUES, tasks=TASKS, models=("minilm",), labels={"region": "eu"}
+            )
+        )
         self.processes.append(helper)
         for _ in range(4):
             self.silence()
