@@ -39,6 +39,7 @@ COMMANDS: Final = {
     "dead": "dead",
     "rollout": "rollout",
     "simulate": "simulate",
+    "replay": "replay",
     "check": "check",
     "completion": "completion",
 }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from random import Random
 
 import pytest
 
+from dispatcher.cli import cli
 from dispatcher.core.balancing import STRATEGIES
 from dispatcher.core.plan import PolicyState, plan
 from dispatcher.core.recorded import Recorder
@@ -83,3 +86,31 @@ def test_a_file_that_is_no_recording_is_refused(tmp_path: Path, text: str) -> No
         replay(path)
     with pytest.raises(Invalid, match="missing"):
         replay(tmp_path / "missing")
+
+
+def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["replay", *arguments])
+    out, err = capsys.readouterr()
+    return int(ended.value.code or 0), out + err
+
+
+def test_the_command_says_whether_a_version_decides_as_the_recorded_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 0 if all plans are the same; else 1, with the first that is not."""
+    path = tmp_path / "plans"
+    record(path, Settings(), rounds=5)
+    assert command(capsys, str(path))[0] == 0
+    code, out = command(capsys, str(path), "--json")
+    assert (code, json.loads(out)["same"]) == (0, 5)
+    path.write_text(path.read_text().replace('"concurrency":1', '"concurrency":9', 1))
+    code, out = command(capsys, str(path))
+
+    assert code == 1
+    assert out.startswith("4 of 5 plans are the same again")
+    assert re.search(r"^line 2 said \d+ of dispatch/", out, re.MULTILINE)
+
+
+def test_a_recording_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    """Before anything is dispatched."""
+    with pytest.raises(Invalid, match="cannot write"):
+        open_recording(tmp_path / "no folder" / "plans", Settings())
