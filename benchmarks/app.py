@@ -2,7 +2,7 @@
 
 ``BENCH_REDIS_URL`` is the broker. Tasks: ``bench.job`` does nothing, ``bench.started`` notes when it began, ``bench.sleep`` takes
 ``cost / weight`` seconds, the weight being the worker's (``BENCH_WEIGHT``); ``bench.told`` sleeps so long and notes
-who had it; ``bench.answer`` fails as often as its version does.
+who had it; ``bench.answer`` fails as often as its version does; ``bench.faulty`` does its work until its worker is told of a fault.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import redis
 from celery import Celery
+from celery.signals import worker_ready
 
 from dispatcher.store.connection import celery_url, client_url
 from dispatcher.worker import attach
@@ -76,3 +77,35 @@ def told(cost: float, whose: str) -> None:
     """Work of ``cost`` seconds on any worker; then note for whom it was, where, and when it ended, in ms of this machine's clock."""
     time.sleep(cost)
     ledger().rpush("bench:told", f"{time.monotonic() * 1000:.0f} {whose} {os.environ.get('BENCH_NAME', '')}")
+
+
+_consumers: list[Any] = []
+_hung: list[bool] = []
+
+
+@worker_ready.connect
+def _remember(sender: Any = None, **_: Any) -> None:
+    """The consumer, whose event loop one of the faults stops."""
+    _consumers.append(sender)
+
+
+@app.task(name="bench.faulty")
+def faulty(number: int, sent_at: float, seconds: float) -> None:
+    """Work of ``seconds``, unless ``bench:fault:<worker>`` names a fault; then note who did it, from when to when, and how it went."""
+    name = os.environ.get("BENCH_NAME", "")
+    fault, _, span_s = (ledger().get(f"bench:fault:{name}") or b"").decode().partition(" ")
+    began_at = time.time()
+    try:
+        if fault == "fails":
+            raise RuntimeError("everything fails here")
+        if fault == "model":
+            time.sleep(0.5)  # what it takes to find out that the weights are broken
+            raise RuntimeError("the model does not load")
+        if fault == "hangs" and not _hung:
+            _hung.append(True)
+            _consumers[0].hub.call_soon(time.sleep, float(span_s))
+        time.sleep(seconds * (10 if fault == "slow" else 1))
+    except RuntimeError:
+        ledger().rpush("bench:faulty", f"{number} {name} {sent_at} {began_at} {time.time()} failed")
+        raise
+    ledger().rpush("bench:faulty", f"{number} {name} {sent_at} {began_at} {time.time()} done")
