@@ -42,14 +42,17 @@ class Recaller:
         for worker in sorted(crowded, key=lambda one: one.taken - one.leases)[:WORKERS_MAX]:
             if not free.any():
                 break
-            if ids := recalled(worker, self._unstarted(worker, now_ms), free, self._rule):
-                count = self._store.giveback(worker.epoch, [GiveBack(id_, "recalls") for id_ in ids])
+            jobs = self._unstarted(worker, now_ms)
+            if ids := frozenset(recalled(worker, jobs, free, self._rule)):
+                # The newest first, so that the oldest ends at the head of its lane.
+                count = self._store.giveback(worker.epoch, [GiveBack(one.lease_id, "recalls") for one in jobs if one.lease_id in ids])
                 ended += count
                 if count:
                     self._emit(JobsRecalled(worker.name, worker.epoch, count))
         return ended
 
     def _unstarted(self, worker: WorkerView, now_ms: int) -> list[Unstarted]:
+        """Newest job first."""
         found = []
         for lease_id, entry, taken in self._store.leases(worker.epoch):
             if not taken and (lane := parse_lane(entry.lane)).task != PROBE_TASK:
