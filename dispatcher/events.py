@@ -147,8 +147,8 @@ class FleetSilent:
 
 @dataclass(frozen=True, slots=True)
 class LaneUnroutable:
-    """No worker may have the jobs of ``lane``, for ``unroutable_after_s`` now; said once until one may. ``refusals``: per
-    filter how many workers it keeps from them, and an example: ``2 × model: w1@host: does not serve chat``.
+    """No worker may have the jobs of ``lane``, for ``unroutable_after_s`` now. Said once until one may, for all lanes that ask the same;
+    ``depth`` is of all of them. ``refusals``: per filter how many workers it keeps out, and an example.
     """
 
     lane: str

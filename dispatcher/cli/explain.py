@@ -99,7 +99,7 @@ def _sentence(facts: dict[str, Any]) -> str:
             return "is not in keeping any more, and has left no result that could be read"
         case place:
             result = facts["result"]
-            done = f" at {result['date_done']} UTC" if result["date_done"] else ""
+            done = f" at {result['date_done']}" if result["date_done"] else ""
             return f"{place}{done}" + (f": {result['detail']}" if result["detail"] else "")
 
 

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class UnroutableLanes:
-    """Since when each lane has been unroutable, and of which that was told already. Times are of any one clock."""
+    """Since when each lane has been unroutable. Times are of any one clock."""
 
     after_ms: int
     _since_ms: dict[str, int] = field(default_factory=dict)
-    _told: set[str] = field(default_factory=set)
+    _lasting: frozenset[str] = frozenset()
 
     @property
-    def told(self) -> frozenset[str]:
+    def lasting(self) -> frozenset[str]:
         """Lanes that have been unroutable for longer than ``after_ms``."""
-        return frozenset(self._told)
+        return self._lasting
 
     @property
     def known(self) -> frozenset[str]:
@@ -28,16 +28,10 @@ class UnroutableLanes:
         """How long the lane has been unroutable; 0 if it is not."""
         return now_ms - self._since_ms.get(lane, now_ms)
 
-    def look(self, unroutable: Collection[str], routable: Collection[str], now_ms: int) -> tuple[list[str], list[str]]:
-        """(lanes that have just passed ``after_ms``, lanes told of before that are unroutable no more).
-
-        A lane in neither collection is as it was: a plan that ends at its limit has not looked at every lane.
-        """
+    def look(self, unroutable: Collection[str], routable: Collection[str], now_ms: int) -> None:
+        """Take in one plan. A lane in neither collection is as it was: a plan that ends at its limit has not looked at every lane."""
         for lane in unroutable:
             self._since_ms.setdefault(lane, now_ms)
         for lane in self._since_ms.keys() & set(routable):
             del self._since_ms[lane]
-        passed = {lane for lane, since_ms in self._since_ms.items() if now_ms - since_ms > self.after_ms}
-        new, ended = sorted(passed - self._told), sorted(self._told - passed)
-        self._told = passed
-        return new, ended
+        self._lasting = frozenset(lane for lane, since_ms in self._since_ms.items() if now_ms - since_ms > self.after_ms)

@@ -13,7 +13,9 @@ import redis
 from dispatcher.core.balancing.base import Filter
 from dispatcher.core.decisions import Hold, Plan
 from dispatcher.core.explain import refusals
-from dispatcher.core.snapshot import Snapshot
+from dispatcher.core.labels import Wanted
+from dispatcher.core.lane import Lane, parse_lane
+from dispatcher.core.snapshot import LaneView, Snapshot
 from dispatcher.core.unroutable import UnroutableLanes
 from dispatcher.events import Event, LaneRoutable, LaneUnroutable
 from dispatcher.service.views import learned
@@ -34,6 +36,9 @@ WAITS_FOR_MAX: Final = 20
 PAIRS_MAX: Final = 2_000
 """Refusals are looked up for about so many (lane, worker) pairs a write: 2 ms."""
 
+Asked = tuple[str, str, str, Wanted]
+"""What decides which workers may have a lane's jobs: ingress, task, model, requires."""
+
 
 class Teller:
     """One leader's. :meth:`step` costs next to nothing but once a second."""
@@ -46,6 +51,7 @@ class Teller:
         self._filters = filters
         self._emit = emit
         self._unroutable = UnroutableLanes(round(settings.unroutable_after_s * 1000))
+        self._alerted: dict[Asked, str] = {}  # one alert for all lanes that ask the same: there may be one for each session
         self._next_ms = 0
         self._told = b""
         self._told_ms = 0
@@ -74,14 +80,19 @@ class Teller:
         # Of a paused lane nobody can say; one that is not there any more waits for nothing.
         others = {hold.lane for hold in decided.holds if hold.reason != "paused"} - unroutable
         gone = self._unroutable.known - lanes.keys() - unroutable
-        new, ended = self._unroutable.look(unroutable, placed | others | gone, now_ms)
-        for name in new:
-            if (lane := lanes.get(name)) is not None:
-                refused = refusals(lane, snapshot.workers, self._filters)
+        self._unroutable.look(unroutable, placed | others | gone, now_ms)
+        told: dict[Asked, list[LaneView]] = {}
+        for name in self._unroutable.lasting:
+            told.setdefault(_asked(parse_lane(name)), []).extend([lanes[name]] if name in lanes else [])
+        for asked in told.keys() - self._alerted.keys():
+            if found := told[asked]:
+                first = min(found, key=lambda lane: lane.job)
+                refused = refusals(first, snapshot.workers, self._filters)
                 why = tuple(f"{count} × {kind}: {example}" for kind, (count, example) in refused.items())
-                self._emit(LaneUnroutable(name, lane.depth, why))
-        for name in ended:
-            self._emit(LaneRoutable(name))
+                self._alerted[asked] = first.name
+                self._emit(LaneUnroutable(first.name, sum(lane.depth for lane in found), why))
+        for asked in self._alerted.keys() - told.keys():
+            self._emit(LaneRoutable(self._alerted.pop(asked)))
 
     def _view(self, snapshot: Snapshot, holds: Sequence[Hold], now_ms: int) -> LeaderView:
         held = sorted(holds, key=lambda hold: (hold.reason != "unroutable", hold.lane))
@@ -89,7 +100,7 @@ class Teller:
             strategy=self._settings.strategy,
             holds=tuple(self._held(held[:HOLDS_MAX], snapshot, now_ms)),
             holds_left_out=max(0, len(held) - HOLDS_MAX),
-            unroutable=len(self._unroutable.told),
+            unroutable=len(self._unroutable.lasting),
             workers={worker.epoch: learned(worker) for worker in snapshot.workers if worker.ended is None},
             load_ms=dict(snapshot.load_ms),
         )
@@ -97,13 +108,13 @@ class Teller:
     def _held(self, holds: Sequence[Hold], snapshot: Snapshot, now_ms: int) -> Iterator[HeldLane]:
         lanes = {lane.name: lane for lane in snapshot.lanes}
         names = {worker.epoch: worker.name for worker in snapshot.workers}
-        known: dict[object, dict[str, tuple[int, str]]] = {}  # lanes that ask the same are refused the same
+        known: dict[Asked, dict[str, tuple[int, str]]] = {}  # lanes that ask the same are refused the same
         pairs = PAIRS_MAX
         for hold in holds:
             lane = lanes.get(hold.lane)
             found: dict[str, tuple[int, str]] = {}
             if lane is not None and hold.reason != "paused":
-                asked = (lane.lane.ingress, lane.lane.task, lane.lane.model, lane.lane.requires)
+                asked = _asked(lane.lane)
                 if asked not in known and pairs > 0:
                     known[asked] = refusals(lane, snapshot.workers, self._filters)
                     pairs -= len(snapshot.workers)
@@ -111,3 +122,7 @@ class Teller:
             waits_for = {names.get(epoch, epoch): jobs for epoch, jobs in islice(hold.waits_for.items(), WAITS_FOR_MAX)}
             unroutable_s = self._unroutable.waited_ms(hold.lane, now_ms) // 1000
             yield HeldLane(hold.lane, hold.reason, found, waits_for, unroutable_s)
+
+
+def _asked(lane: Lane) -> Asked:
+    return lane.ingress, lane.task, lane.model, lane.requires

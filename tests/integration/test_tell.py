@@ -136,6 +136,25 @@ def test_an_alert_once_no_worker_may_have_a_lane_for_long(stage: Stage) -> None:
     assert status(stage)["unroutable"] == 0
 
 
+def test_one_alert_for_all_that_ask_the_same(stage: Stage) -> None:
+    """A lane for each session, and none has a worker: one event says so, `status` counts lanes, and one event ends it."""
+    stage.worker("a", models=("other",)).beat()
+    for session in range(5):
+        stage.send(headers={"dispatch": {"model": "chat", "session": f"user {session}"}})
+    stage.steps()
+    later(stage, 31_000)
+    later(stage)
+
+    (alert,) = [event for event in stage.events if isinstance(event, LaneUnroutable)]
+    assert alert.depth == 5
+    assert status(stage)["unroutable"] == len(status(stage)["lanes"]) > 1
+
+    stage.worker("b", models=("chat",), concurrency=5).beat()
+    stage.steps()
+    assert stage.kinds().count("LaneRoutable") == 1
+    assert stage.kinds().count("LaneUnroutable") == 1
+
+
 def test_a_lane_that_is_gone_is_no_alert(stage: Stage) -> None:
     """What was purged waits for nothing."""
     stage.send(2, **ask(stage, "chat"))
