@@ -26,7 +26,7 @@ from dispatcher.store.leader_view import EXPIRES_MS, HeldLane, LeaderView
 log = logging.getLogger(__name__)
 
 TELL_MS: Final = 1_000
-"""What has changed is written at most this often."""
+"""So often is looked, and what has changed written: there may be thousands of lanes, and hundreds of ticks a second."""
 
 HOLDS_MAX: Final = 200
 """Lanes told of at most; those that are unroutable come first."""
@@ -57,13 +57,11 @@ class Teller:
         self._told_ms = 0
 
     def step(self, snapshot: Snapshot, decided: Plan, *, monotonic_ms: int) -> None:
-        """Take in what a plan over the snapshot decided, and tell it when it is time."""
-        unroutable = {hold.lane for hold in decided.holds if hold.reason == "unroutable"}
-        if unroutable or self._unroutable.known:
-            self._alert(unroutable, snapshot, decided, monotonic_ms)
+        """Tell, when it is time, what a plan over the snapshot decided."""
         if monotonic_ms < self._next_ms:
             return
         self._next_ms = monotonic_ms + TELL_MS
+        self._alert(snapshot, decided, monotonic_ms)
         encoded = msgspec.json.encode(self._view(snapshot, decided.holds, monotonic_ms))
         if encoded == self._told and monotonic_ms - self._told_ms < EXPIRES_MS // 2:
             return
@@ -74,7 +72,8 @@ class Teller:
             return
         self._told, self._told_ms = encoded, monotonic_ms
 
-    def _alert(self, unroutable: set[str], snapshot: Snapshot, decided: Plan, now_ms: int) -> None:
+    def _alert(self, snapshot: Snapshot, decided: Plan, now_ms: int) -> None:
+        unroutable = {hold.lane for hold in decided.holds if hold.reason == "unroutable"}
         lanes = {lane.name: lane for lane in snapshot.lanes}
         placed = {one.lane for one in decided.assignments}
         # Of a paused lane nobody can say; one that is not there any more waits for nothing.

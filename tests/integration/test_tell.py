@@ -151,6 +151,7 @@ def test_one_alert_for_all_that_ask_the_same(stage: Stage) -> None:
 
     stage.worker("b", models=("chat",), concurrency=5).beat()
     stage.steps()
+    later(stage)
     assert stage.kinds().count("LaneRoutable") == 1
     assert stage.kinds().count("LaneUnroutable") == 1
 
