@@ -181,9 +181,11 @@ def test_a_job_waits_only_if_every_eligible_worker_is_full(case: Case) -> None:
 
 @given(cases)
 def test_a_lane_from_which_nothing_could_go_says_why(case: Case) -> None:
-    """A hold names each worker and its reason; `unroutable` means that nobody there may ever run it."""
-    snapshot, *_ = case
+    """After a plan that was not cut short; `unroutable` means that nobody there may ever run it."""
+    snapshot, _, _, jobs_max = case
     decided = planned(case)
+    if placed_by_lane(decided).total() == jobs_max:
+        return
     holds = {hold.lane: hold for hold in decided.holds}
     for lane in snapshot.lanes:
         able = [worker for worker in snapshot.workers if eligible(lane, worker)]
