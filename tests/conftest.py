@@ -22,8 +22,8 @@ for name in [name for name in os.environ if name.startswith(("DISPATCHER_", "CEL
 # Where this run was started in the background, Ctrl-C is ignored, and its children would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# How long one example takes says nothing on a loaded machine.
-hypothesis.settings.register_profile("any machine", deadline=None)
+# How long one example takes says nothing on a loaded machine; and what CI finds, it must find again.
+hypothesis.settings.register_profile("any machine", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("any machine")
 
 MakeRedis = Callable[..., RedisServer]
