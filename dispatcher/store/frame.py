@@ -49,6 +49,15 @@ def parse_entry(text: str) -> Entry:
     )
 
 
+def cost_of(entry: bytes) -> int:
+    """The cost in ms; of an entry or of a bare frame."""
+    return int(entry[29:38])
+
+
+def lane_of(entry: bytes) -> str:
+    """The name of the lane."""
+    return entry[FRAME_BYTES:].decode()
+
 
 def new_until(deadline_ms: int) -> str:
     """:data:`NEW` for a job that has a deadline."""

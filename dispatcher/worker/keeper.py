@@ -19,7 +19,7 @@ from dispatcher.clock import Clock
 from dispatcher.core.evidence import PROBE_TASK, Memory
 from dispatcher.core.lane import parse_lane
 from dispatcher.errors import DeadlinePassed, EpochEnded
-from dispatcher.store.frame import Entry, parse_entry
+from dispatcher.store.frame import lane_of
 from dispatcher.store.lease_pipe import TRANSIENT, LeasePipe
 from dispatcher.store.worker_store import Beat, GiveBack, WorkerStore, late
 from dispatcher.worker.totals import Totals
@@ -61,16 +61,12 @@ class Held:
     @property
     def task(self) -> str:
         """The name of its task."""
-        return parse_lane(self.parsed.lane).task
+        return parse_lane(lane_of(self.entry)).task
 
     @property
     def model(self) -> str:
         """The model that it was resolved to; ``default`` where it asked for none."""
-        return parse_lane(self.parsed.lane).model
-
-    @property
-    def parsed(self) -> Entry:
-        return parse_entry(self.entry.decode())
+        return parse_lane(lane_of(self.entry)).model
 
 
 class LeaseKeeper:
@@ -182,11 +178,11 @@ class LeaseKeeper:
         self._totals[outcome] += 1
         self._busy_ms += busy_ms
         if outcome is Outcome.DONE:
-            self._kinds.done(held.parsed, busy_ms, guessed=held.guessed)
+            self._kinds.done(held.entry, busy_ms, guessed=held.guessed)
         elif outcome is Outcome.FAILED:
-            self._kinds.failed(held.parsed)
+            self._kinds.failed(held.entry)
         elif outcome is Outcome.RETRIED:
-            self._kinds.retried(held.parsed)
+            self._kinds.retried(held.entry)
 
     def _remember(self, lease_id: str, *, acked: bool) -> None:
         self._past[lease_id] = acked

@@ -10,7 +10,7 @@ import msgspec
 
 from dispatcher.core.evidence import PROBE_TASK, KindTotals, Memory, Running, WorkerTotals
 from dispatcher.core.lane import parse_lane
-from dispatcher.store.frame import Entry
+from dispatcher.store.frame import cost_of, lane_of
 
 if TYPE_CHECKING:
     from dispatcher.worker.keeper import Held
@@ -33,24 +33,25 @@ class Totals:
         self._probes += 1
         self._probes_failed_in_row = 0 if well else self._probes_failed_in_row + 1
 
-    def done(self, entry: Entry, busy_ms: int, *, guessed: bool) -> None:
+    def done(self, entry: bytes, busy_ms: int, *, guessed: bool) -> None:
         """A job ended well; ``guessed``: its producer said no cost."""
         kind = self._kind(entry)
         kind.done += 1
         kind.busy_ms += busy_ms
-        kind.cost_ms += entry.cost_ms
+        cost_ms = cost_of(entry)
+        kind.cost_ms += cost_ms
         if guessed:
             kind.guessed += 1
             kind.guessed_busy_ms += busy_ms
-            kind.guessed_cost_ms += entry.cost_ms
+            kind.guessed_cost_ms += cost_ms
         self._failures_in_row = 0
 
-    def failed(self, entry: Entry) -> None:
+    def failed(self, entry: bytes) -> None:
         """A job raised, or took its process down."""
         self._kind(entry).failed += 1
         self._failures_in_row += 1
 
-    def retried(self, entry: Entry) -> None:
+    def retried(self, entry: bytes) -> None:
         """A job asked to be run again: neither well nor badly ended."""
         self._kind(entry).retried += 1
 
@@ -60,17 +61,17 @@ class Totals:
         oldest = nsmallest(RUNNING_MAX, begun, key=lambda pair: pair[0])
         running = []
         for started_ms, one in oldest:
-            lane = parse_lane(one.parsed.lane)
+            lane = parse_lane(lane_of(one.entry))
             age_ms = max(0, now_ms - started_ms)
-            running.append(Running(lane.task, lane.model, age_ms, one.parsed.cost_ms, one.guessed))
+            running.append(Running(lane.task, lane.model, age_ms, cost_of(one.entry), one.guessed))
         return msgspec.json.encode(
             WorkerTotals(
                 list(self._kinds.values()), self._failures_in_row, running, memory, self._probes, self._probes_failed_in_row
             )
         )
 
-    def _kind(self, entry: Entry) -> KindTotals:
-        lane = parse_lane(entry.lane)
+    def _kind(self, entry: bytes) -> KindTotals:
+        lane = parse_lane(lane_of(entry))
         found = self._kinds.get((lane.task, lane.model))
         if found is None:
             found = self._kinds[lane.task, lane.model] = KindTotals(lane.task, lane.model)
