@@ -14,6 +14,12 @@ local function cost_ms_of(entry) return tonumber(string.sub(entry, 30, 38)) end
 
 local function deadline_ms_of(entry) return tonumber(string.sub(entry, 47, 59)) end
 
+-- Whether the job may not begin any more.
+local function is_late(entry, at_ms)
+  local deadline = string.sub(entry, 47, 59)
+  return deadline ~= '0000000000000' and tonumber(deadline) <= at_ms
+end
+
 local function frame_of(entry) return string.sub(entry, 1, FRAME_BYTES) end
 
 local function lane_of(entry) return string.sub(entry, FRAME_BYTES + 1) end

@@ -21,8 +21,7 @@ for i = 6, #KEYS do
   left = left - #frames
   local late = {}
   for j = #frames, 1, -1 do
-    local deadline_ms = deadline_ms_of(frames[j])
-    if deadline_ms > 0 and deadline_ms <= now then
+    if is_late(frames[j], now) then
       bury(dead_letters, dead_reasons, unsettled, frames[j] .. lane, reason, now)
       late[#late + 1] = -(pass_over + #frames - j + 1)
     end

@@ -16,8 +16,8 @@ if redis.call('GET', leader) ~= token then return { -1 } end
 local now, buried = now_ms(), 0
 local due = redis.call('ZRANGEBYSCORE', scheduled, '-inf', now, 'LIMIT', 0, limit)
 for _, entry in ipairs(due) do
-  local lane, deadline_ms = lane_of(entry), deadline_ms_of(entry)
-  if deadline_ms > 0 and deadline_ms <= now then
+  local lane = lane_of(entry)
+  if is_late(entry, now) then
     bury(dead_letters, dead_reasons, unsettled, entry, reason, now)
     buried = buried + 1
   else

@@ -13,7 +13,7 @@ local entry = redis.call('HGET', leases, lease_id)
 if not entry then return false end                                      -- recalled or acked
 local message = redis.call('HGET', messages, job_of(entry))
 if not message then return false end
-local now, deadline_ms = now_ms(), deadline_ms_of(entry)
-if deadline_ms > 0 and deadline_ms <= now and redis.call('HEXISTS', taken, lease_id) == 0 then return 0 end
+local now = now_ms()
+if is_late(entry, now) and redis.call('HEXISTS', taken, lease_id) == 0 then return 0 end
 if redis.call('HSETNX', taken, lease_id, string.format('%.0f', now)) == 0 then return false end  -- popped twice (AOF loss)
 return { message, entry }
