@@ -8,9 +8,10 @@ from random import Random
 from typing import Final
 
 from dispatcher.core.balancing.base import Filter
-from dispatcher.core.fleet import Fleet, Memory
+from dispatcher.core.fleet import Fleet
 from dispatcher.core.policy import Policy
 from dispatcher.core.residency import load_penalty_ms
+from dispatcher.core.roster import Roster
 from dispatcher.core.snapshot import LaneView, Snapshot, WorkerView
 
 REASONS: Final = {
@@ -57,7 +58,7 @@ def candidates(lane: LaneView, snapshot: Snapshot, policy: Policy) -> list[Candi
     By the plan's own filters and scores, for what each worker owes now: what a strategy draws by chance, or whose turn it is, is not in
     it, nor what other lanes are given first.
     """
-    fleet = Fleet(snapshot.workers, policy, Memory(), snapshot.load_ms, Random(0))
+    fleet = Fleet(snapshot.workers, policy, Roster(), snapshot.load_ms, Random(0))
     may = fleet.candidates(lane.lane)
     strategy = policy.strategy_of(lane.lane.model)
     home = fleet.home(may, lane.lane.slot) if policy.sticky is not None and lane.lane.slot >= 0 and may.indices else -1

@@ -1,4 +1,4 @@
-"""The workers of one snapshot while a plan grows: what each owes by now, who may have what, and what each would make of a job.
+"""The workers of one snapshot while a plan grows: what each owes by now, and what each would make of a job.
 
 Scores are computed for (lane, worker), not for (job, worker), and for a large fleet over arrays: a scan for each job cost 356 µs at
 1,000 workers. A small fleet is scored one by one, which is quicker there, with the same formulas and so the same answers.
@@ -7,6 +7,7 @@ Scores are computed for (lane, worker), not for (job, worker), and for a large f
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -14,135 +15,72 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from dispatcher.core.affinity import Array, Rendezvous
+from dispatcher.core.affinity import Array
 from dispatcher.core.balancing.base import Load, Strategy
-from dispatcher.core.labels import Wanted
 from dispatcher.core.lane import Lane
 from dispatcher.core.policy import Policy
-from dispatcher.core.residency import load_penalty_ms
+from dispatcher.core.roster import Candidates, Roster
 from dispatcher.core.snapshot import WorkerView
 
 SMALL: Final = 48
 """Up to so many candidates are scored one by one."""
 
 BEST_KEPT: Final = 16
-"""So many of the best of many are looked at before all are scored again."""
+MOST_KEPT: Final = 512
+"""At least and at most so many of the best of many are looked at before all are scored again."""
 
 UNTIMED_EXTRA: Final = 1e9
-KINDS_KEPT: Final = 10_000
-HOMES_KEPT: Final = 100
 INFINITE: Final = float("inf")
-ANY_LANE: Final = Lane("", "", "", 0, 0)
 
-Kind = tuple[str, str, str, Wanted, Wanted]
-"""What decides who may have a lane's jobs, and how soon each would be done: ingress, task, model, requires, prefers."""
-
-
-@dataclass(slots=True)
-class Memory:
-    """What stays the same from plan to plan while the same workers are there; to be dropped at any time."""
-
-    epochs: tuple[str, ...] = ()
-    fits: dict[Kind, list[int]] = field(default_factory=dict)
-    homes: dict[tuple[int, ...], Rendezvous] = field(default_factory=dict)
-
-    def of(self, workers: Sequence[WorkerView]) -> Memory:
-        """This, emptied if the workers are not those of last time."""
-        epochs = tuple(worker.epoch for worker in workers)
-        if epochs != self.epochs:
-            self.epochs = epochs
-            self.fits.clear()
-            self.homes.clear()
-        if len(self.fits) > KINDS_KEPT:
-            self.fits.clear()
-        if len(self.homes) > HOMES_KEPT:
-            self.homes.clear()
-        return self
+SAME: Final = 1 + 1e-12
+"""Scores that differ by less are the same: over arrays a power may end in another bit."""
 
 
 @dataclass(slots=True)
-class Candidates:
-    """The workers that may have jobs of one kind, full ones too. The three lists go together; a *place* is an index into them.
+class Ranking:
+    """The best places for jobs of one kind and cost. ``heap`` of (score, tie, place) is as fresh as when it was made: a score in it may
+    be too good. No place that is not in it is better than ``beyond``.
 
-    ``extra_ms`` is what the strategy does not know of: time to load the model, and what is wished and not had; empty where it is 0 for
-    all.
+    The score of a full worker is multiplied by ``ratio``; where that is 0, full workers are left out.
     """
 
-    indices: list[int]
-    speeds: list[float]
-    extra_ms: list[float]
-    arrays: tuple[Array, Array, Array | None] | None = None
-    places: dict[int, int] | None = None
-    rendezvous: Rendezvous | None = None
-    full_places: int = 0
-    """No place before this one has room."""
+    candidates: Candidates
+    strategy: Strategy
+    cost_ms: int
+    ratio: float
+    heap: list[tuple[float, float, int]] = field(default_factory=list)
+    beyond: float = -INFINITE
+    kept: int = 0
+    """How many of the best the heap was made with."""
 
 
 class Fleet:
     """Made for one plan. An index is one into ``workers``."""
 
     def __init__(
-        self, workers: Sequence[WorkerView], policy: Policy, memory: Memory, load_ms: Mapping[str, int], rng: Random
+        self, workers: Sequence[WorkerView], policy: Policy, roster: Roster, load_ms: Mapping[str, int], rng: Random
     ) -> None:
+        roster.update(workers, policy, load_ms)
         self.workers = workers
-        self.windows = [worker.window for worker in workers]
+        self.windows = roster.windows
         self._policy = policy
-        self._memory = memory.of(workers)
-        self._load_ms = load_ms
+        self._roster = roster
         self._rng = rng
-        self._kinds: dict[Kind, Candidates] = {}
-        self._by_kind = [one for one in policy.filters if not one.of_worker]
-        every = [one for one in policy.filters if one.of_worker]
-        self._usable = [i for i, worker in enumerate(workers) if all(one.refuses(ANY_LANE, worker) is None for one in every)]
         self._loads: list[Load | None] = [None] * len(workers)
         self._columns: tuple[Array, ...] | None = None
-        self._permutation: np.random.Generator | None = None
+        self._ties: Array | None = None
+        self._rankings: dict[tuple[int, int, float], Ranking] = {}
+        self._open: dict[int, list[int]] = {}  # identity of candidates → those with room, and some that are full by now
 
     # -- who
 
     def candidates(self, lane: Lane) -> Candidates:
         """The workers that every filter passes."""
-        kind = (lane.ingress, lane.task, lane.model, lane.requires, lane.prefers)
-        found = self._kinds.get(kind)
-        if found is None:
-            found = self._kinds[kind] = self._find(kind, lane)
-        return found
-
-    def _find(self, kind: Kind, lane: Lane) -> Candidates:
-        workers, memory = self.workers, self._memory
-        fits = memory.fits.get(kind)
-        if fits is None:
-            by_kind = self._by_kind
-            fits = [i for i, worker in enumerate(workers) if all(one.refuses(lane, worker) is None for one in by_kind)]
-            memory.fits[kind] = fits
-        indices = fits
-        if len(self._usable) < len(workers):
-            usable = set(self._usable)
-            indices = [i for i in fits if i in usable]
-        if len(indices) > SMALL:
-            # Of workers that are alike any may be chosen: in this order the first is one by chance.
-            if self._permutation is None:
-                self._permutation = np.random.Generator(np.random.PCG64(self._rng.getrandbits(64)))
-            indices = self._permutation.permutation(indices).tolist()
-        model, penalty = lane.model, self._policy.penalty_ms if lane.prefers else None
-        extra: list[float] = []
-        if self._load_ms or penalty is not None:
-            for i in indices:
-                cold_ms = load_penalty_ms(model, workers[i], self._load_ms)
-                extra.append(cold_ms + (penalty(lane, workers[i]) if penalty is not None else 0.0))
-        return Candidates(indices, [workers[i].speed(model) for i in indices], extra if any(extra) else [])
+        return self._roster.candidates(lane, self._policy)
 
     def home(self, candidates: Candidates, slot: int) -> int:
         """The place of the worker that the slot belongs to. There must be a candidate."""
-        if candidates.rendezvous is None:
-            indices = sorted(candidates.indices)
-            key = tuple(indices)
-            if (found := self._memory.homes.get(key)) is None:
-                found = self._memory.homes[key] = Rendezvous(indices, [self.workers[i] for i in indices])
-            candidates.rendezvous = found
-            candidates.places = {index: place for place, index in enumerate(candidates.indices)}
-        assert candidates.places is not None
-        return candidates.places[candidates.rendezvous.home(slot)]
+        return bisect_left(candidates.indices, self._roster.home(candidates, slot))
 
     # -- what they owe
 
@@ -154,16 +92,33 @@ class Fleet:
             found = self._loads[index] = Load(worker.leases, worker.leased_cost_ms, worker.concurrency)
         return found
 
-    def has_room(self, candidates: Candidates) -> bool:
-        """Whether any of them may be given a job now. Loads only grow, so that all calls of a plan together look at each place once."""
-        indices, windows = candidates.indices, self.windows
-        while candidates.full_places < len(indices):
-            index = indices[candidates.full_places]
-            load = self._loads[index]
-            if (self.workers[index].leases if load is None else load.leases) < windows[index]:
+    def is_full(self, index: int) -> bool:
+        """Whether that worker may be given no more."""
+        load = self._loads[index]
+        return (self.workers[index].leases if load is None else load.leases) >= self.windows[index]
+
+    def has_room(self, candidates: Candidates | None = None) -> bool:
+        """Whether any of them, or any worker at all, may be given a job now."""
+        key = id(candidates)
+        found = self._open.get(key)
+        if found is None:
+            indices = self._roster.usable if candidates is None else candidates.indices
+            found = self._open[key] = self._with_room(indices)
+        while found:  # loads only grow, so that all calls of a plan together look at each once
+            if not self.is_full(found[-1]):
                 return True
-            candidates.full_places += 1
+            found.pop()
         return False
+
+    def _with_room(self, indices: list[int]) -> list[int]:
+        if len(indices) <= SMALL:
+            return [index for index in indices if not self.is_full(index)]
+        columns = self._as_columns()
+        free = columns[0] < columns[3]
+        if len(indices) == len(self.workers):
+            return np.flatnonzero(free).tolist()
+        at = np.array(indices, dtype=np.intp)
+        return cast("list[int]", at[free[at]].tolist())
 
     def owe(self, index: int, cost_ms: int) -> None:
         """It is given a job more, or one waits for it."""
@@ -181,8 +136,8 @@ class Fleet:
         load.last_turn = turn
         load.passed += load.stride
         if self._columns is not None:
-            self._columns[3][index] = load.last_turn
-            self._columns[4][index] = load.passed
+            self._columns[4][index] = load.last_turn
+            self._columns[5][index] = load.passed
 
     # -- how good
 
@@ -193,13 +148,50 @@ class Fleet:
             value += candidates.extra_ms[place] * (1.0 if strategy.timed else UNTIMED_EXTRA)
         return value
 
-    def best(self, candidates: Candidates, strategy: Strategy, cost_ms: int, ratio: float) -> tuple[list[tuple[float, float, int]], float]:
-        """A heap of good places, (score, tie, place), and a score that none of those left out is below.
+    def ranking(self, candidates: Candidates, strategy: Strategy, cost_ms: int, ratio: float) -> Ranking:
+        """One for all lanes of that kind whose jobs cost that. ``strategy`` is that of the kind's model."""
+        key = id(candidates), cost_ms, ratio
+        found = self._rankings.get(key)
+        if found is None:
+            found = self._rankings[key] = Ranking(candidates, strategy, cost_ms, ratio)
+        return found
 
-        The score of a full worker is multiplied by ``ratio``; where that is 0, full workers are left out.
+    def best(self, ranking: Ranking, jobs: int) -> tuple[int, float]:
+        """(place, score) of the best, which may be full if the ranking has a ratio; place -1 where there is none. ``jobs``: about how
+        many may be asked for.
+
+        Loads only grow while a plan does, so a stale score is one that is too good: it is computed again when it comes up.
         """
-        if len(candidates.indices) > SMALL:
-            return self._best_of_many(candidates, strategy, cost_ms, ratio)
+        candidates, strategy, ratio = ranking.candidates, ranking.strategy, ranking.ratio
+        if strategy.draws:
+            return self._drawn(ranking)
+        cost_ms, windows, indices, loads = ranking.cost_ms, self.windows, candidates.indices, self._loads
+        heap = ranking.heap
+        while True:
+            if not heap or heap[0][0] > ranking.beyond:
+                if not heap and ranking.beyond == INFINITE:
+                    return -1, 0.0
+                if len(indices) > SMALL:
+                    self._rank_many(ranking, jobs)
+                else:
+                    self._rank_few(ranking)
+                heap = ranking.heap
+                if not heap:
+                    return -1, 0.0
+            score, _, place = heap[0]
+            now = self.score(candidates, place, strategy, cost_ms)
+            if cast("Load", loads[indices[place]]).leases >= windows[indices[place]]:
+                if not ratio:
+                    heapq.heappop(heap)
+                    continue
+                now *= ratio
+            if now > score and now > score * SAME:
+                heapq.heapreplace(heap, (now, self._rng.random(), place))
+                continue
+            return place, now
+
+    def _rank_few(self, ranking: Ranking) -> None:
+        candidates, strategy, cost_ms, ratio = ranking.candidates, ranking.strategy, ranking.cost_ms, ranking.ratio
         found, windows, draw = [], self.windows, self._rng.random
         for place, index in enumerate(candidates.indices):
             if self.load(index).leases < windows[index]:
@@ -207,53 +199,80 @@ class Fleet:
             elif ratio and windows[index] > 0:
                 found.append((ratio * self.score(candidates, place, strategy, cost_ms), draw(), place))
         heapq.heapify(found)
-        return found, INFINITE
+        ranking.heap, ranking.beyond = found, INFINITE
 
-    def _best_of_many(
-        self, candidates: Candidates, strategy: Strategy, cost_ms: int, ratio: float
-    ) -> tuple[list[tuple[float, float, int]], float]:
-        if candidates.arrays is None:
-            extra = np.array(candidates.extra_ms) * (1.0 if strategy.timed else UNTIMED_EXTRA) if candidates.extra_ms else None
-            candidates.arrays = np.array(candidates.indices, dtype=np.intp), np.array(candidates.speeds), extra
-        at, speeds, extra = candidates.arrays
-        columns = self._as_columns()
-        taken = [column[at] for column in columns]
-        scores = np.asarray(strategy.score(cost_ms, Load(*cast("Any", taken[:5])), cast("Any", speeds)), dtype=float)
-        if extra is not None:
-            scores = scores + extra
-        leases, windows = taken[0], taken[5]
+    def _rank_many(self, ranking: Ranking, jobs: int) -> None:
+        candidates, strategy, ratio = ranking.candidates, ranking.strategy, ranking.ratio
+        at, speeds, extra = candidates.as_arrays()
+        columns, ties = self._as_columns(), self._as_ties()
+        if not candidates.are_all:
+            columns, ties = tuple(column[at] for column in columns[: 6 if strategy.turns else 4]), ties[at]
+        leases, costs, slots, windows = columns[:4]
+        turns = columns[4:6] if strategy.turns else (0, 0.0)
+        load = Load(*cast("Any", (leases, costs, slots, *turns)))
+        scores = np.asarray(strategy.score(ranking.cost_ms, load, cast("Any", speeds)), dtype=float)
+        if candidates.extra_ms:
+            scores = scores + extra * (1.0 if strategy.timed else UNTIMED_EXTRA)
         unfit = leases >= windows
         if ratio:
             scores = np.where(unfit, scores * ratio, scores)
             unfit = windows <= 0
         scores = np.where(unfit, INFINITE, scores)
-        if len(scores) > BEST_KEPT:
-            chosen = np.argpartition(scores, BEST_KEPT)[: BEST_KEPT + 1]
-            beyond = float(scores[chosen[BEST_KEPT]])
-            chosen = chosen[:BEST_KEPT]
+        kept = ranking.kept = max(BEST_KEPT, min(MOST_KEPT, max(jobs, 4 * ranking.kept)))
+        if len(scores) > kept:
+            # Of those that are alike any may be kept.
+            chosen = np.argpartition(scores + (scores + 1e-9) * ties, kept)[: kept + 1]
+            values = scores[chosen].tolist()
+            beyond = max(values.pop(), min(values))
+            chosen = chosen[:kept]
         else:
-            chosen, beyond = np.arange(len(scores)), INFINITE
-        draw = self._rng.random
-        pairs = zip(scores[chosen].tolist(), chosen.tolist(), strict=True)
-        found = [(score, draw(), place) for score, place in pairs if score != INFINITE]
+            chosen, values, beyond = np.arange(len(scores)), scores.tolist(), INFINITE
+        drawn = ties[chosen].tolist()
+        found = [one for one in zip(values, drawn, chosen.tolist(), strict=True) if one[0] != INFINITE]
         heapq.heapify(found)
-        return found, beyond
+        ranking.heap, ranking.beyond = found, beyond
+
+    def _drawn(self, ranking: Ranking) -> tuple[int, float]:
+        """The best of a few different places with room drawn by chance. The heap serves as a plain list: the drawn go to its end, and a
+        full one is dropped from it when it is met.
+        """
+        strategy, candidates, random = ranking.strategy, ranking.candidates, self._rng.random
+        if ranking.beyond != INFINITE:
+            ranking.heap, ranking.beyond = [(0.0, 0.0, place) for place in range(len(candidates.indices))], INFINITE
+        pool, kept = ranking.heap, 0
+        best, chosen = 0.0, -1
+        while kept < strategy.draws and (among := len(pool) - kept) > 0:
+            at = int(random() * among)
+            place = pool[at][2]
+            if self.is_full(candidates.indices[place]):
+                pool[at] = pool[among - 1]
+                pool[among - 1] = pool[-1]
+                pool.pop()
+                continue
+            score = self.score(candidates, place, strategy, ranking.cost_ms)
+            if chosen < 0 or score < best:
+                best, chosen = score, place
+            kept += 1
+            pool[at], pool[among - 1] = pool[among - 1], pool[at]
+        return chosen, best
+
+    # -- over arrays
 
     def _as_columns(self) -> tuple[Array, ...]:
-        """Leases, cost, slots, last turn, passed and window of every worker; :meth:`owe` and :meth:`took_turn` keep them."""
+        """Leases, cost, slots, window, last turn and passed of every worker; :meth:`owe` and :meth:`took_turn` keep them."""
         if self._columns is None:
-            workers = self.workers
-            columns = [
-                np.array([worker.leases for worker in workers], dtype=float),
-                np.array([worker.leased_cost_ms for worker in workers], dtype=float),
-                np.array([worker.concurrency for worker in workers], dtype=float),
-                np.zeros(len(workers)),
-                np.zeros(len(workers)),
-                np.array(self.windows, dtype=float),
-            ]
+            leases, costs, slots, windows = self._roster.columns()
+            columns = leases.copy(), costs.copy(), slots, windows, np.zeros(len(leases)), np.zeros(len(leases))
             for index, load in enumerate(self._loads):
                 if load is not None:
-                    for column, value in zip(columns, (load.leases, load.cost_ms, load.slots, load.last_turn, load.passed), strict=False):
-                        column[index] = value
-            self._columns = tuple(columns)
+                    columns[0][index], columns[1][index] = load.leases, load.cost_ms
+                    columns[4][index], columns[5][index] = load.last_turn, load.passed
+            self._columns = columns
         return self._columns
+
+    def _as_ties(self) -> Array:
+        """For each worker a number above 0, by chance, too small to change an order."""
+        if self._ties is None:
+            drawn = np.random.Generator(np.random.PCG64(self._rng.getrandbits(64)))
+            self._ties = (1 - drawn.random(len(self.workers))) * 1e-13
+        return self._ties

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from random import Random
 
-from dispatcher.core.balancing.base import Strategy
 from dispatcher.core.caps import Allowance
 from dispatcher.core.decisions import Assign, Hold, Plan
 from dispatcher.core.fairness import Accounts
-from dispatcher.core.fleet import INFINITE, Candidates, Fleet, Memory
+from dispatcher.core.fleet import Fleet, Ranking
 from dispatcher.core.ordering import is_urgent
 from dispatcher.core.policy import Policy
+from dispatcher.core.roster import Roster
 from dispatcher.core.snapshot import LaneView, Snapshot, WorkerView
 
 
@@ -31,27 +31,22 @@ class PolicyState:
     passing: float = 0.0
     passed: dict[str, float] = field(default_factory=dict)
     accounts: Accounts = field(default_factory=Accounts)
-    memory: Memory = field(default_factory=Memory)
+    memory: Roster = field(default_factory=Roster)
 
 
 @dataclass(slots=True)
 class _Waiting:
-    """A lane while its jobs are placed. ``heap`` of (score, tie, place) is as fresh as when it was made: a score in it may be too good.
-
-    ``beyond``: no place that is not in the heap is better than this. ``home``: place of its slot's worker, -1 without. ``held``:
-    index of a full worker → jobs that wait for it; ``reason`` why.
+    """A lane while its jobs are placed. ``home``: place of its slot's worker, -1 without. ``held``: index of a full worker → jobs that
+    wait for it; ``reason`` why. ``placed``: index → [how many, score of the first].
     """
 
     view: LaneView
     left: int
-    strategy: Strategy
-    candidates: Candidates
-    ratio: float
+    ranking: Ranking
     home: int
     home_wait_ms: float
     may_leave_home: bool
-    heap: list[tuple[float, float, int]] = field(default_factory=list)
-    beyond: float = -INFINITE
+    placed: dict[int, list[float]] = field(default_factory=dict)
     held: dict[int, int] = field(default_factory=dict)
     reason: str = "full"
 
@@ -64,10 +59,8 @@ class _Round:
     policy: Policy
     state: PolicyState
     fleet: Fleet
-    rng: Random
     left: int
-    counts: dict[str, dict[str, int]] = field(default_factory=dict)  # lane → epoch → jobs
-    scores: dict[tuple[str, str], float] = field(default_factory=dict)
+    waiting: dict[str, _Waiting] = field(default_factory=dict)  # lanes that have been begun with, by name
     holds: list[Hold] = field(default_factory=list)
     allowance: Allowance | None = None
 
@@ -81,7 +74,7 @@ def plan(snapshot: Snapshot, state: PolicyState, policy: Policy, *, rng: Random,
     only if every worker refuses it, all that may have it are full, or it waits for one of those. ``state`` is updated.
     """
     fleet = Fleet(snapshot.workers, policy, state.memory, snapshot.load_ms, rng)
-    growing = _Round(snapshot, policy, state, fleet, rng, jobs_max)
+    growing = _Round(snapshot, policy, state, fleet, jobs_max)
     if policy.caps:
         growing.allowance = Allowance(policy.caps, snapshot.leased_ms)
     turns = {one.turns for one in (policy.strategy, *policy.of_model.values())} - {""}
@@ -89,11 +82,11 @@ def plan(snapshot: Snapshot, state: PolicyState, policy: Policy, *, rng: Random,
     state.accounts.begin({view.lane.tenant for view in snapshot.lanes})
     for lanes in _by_priority(_unpaused(growing), policy.ageing_ms, snapshot.now_ms):
         _serve(lanes, growing)
-    windows = {worker.epoch: worker.window for worker in snapshot.workers}
+    workers, windows = snapshot.workers, fleet.windows
     assignments = tuple(
-        Assign(lane, epoch, count, windows[epoch], growing.scores[lane, epoch])
-        for lane, placed in growing.counts.items()
-        for epoch, count in placed.items()
+        Assign(lane, workers[index].epoch, int(count), windows[index], score)
+        for lane, waiting in growing.waiting.items()
+        for index, (count, score) in waiting.placed.items()
     )
     if turns:
         _end_turns(snapshot.workers, fleet, state, began)
@@ -160,71 +153,92 @@ def _by_priority(lanes: list[LaneView], ageing_ms: int, now_ms: int) -> list[lis
     return groups
 
 
-_Ranked = tuple[int, float, int, int, str, _Waiting]
+_Ranked = tuple[int, float, int, int, str, LaneView]
 
 
-def _rank(waiting: _Waiting, growing: _Round) -> _Ranked:
-    """Lanes that rank the same take turns."""
-    view, now_ms, placed = waiting.view, growing.snapshot.now_ms, waiting.view.depth - waiting.left
-    if is_urgent(view, now_ms):
-        return 0, view.deadline_ms, placed, view.job, view.name, waiting
-    return 1, growing.policy.order.rank(view, now_ms, placed), placed, view.job, view.name, waiting
+def _rank(view: LaneView, placed: int, growing: _Round) -> _Ranked:
+    """Lanes that rank the same take turns. ``placed``: how many of its jobs are placed or held already."""
+    now_ms = growing.snapshot.now_ms
+    if view.deadline_ms and is_urgent(view, now_ms):
+        return 0, view.deadline_ms, placed, view.job, view.name, view
+    return 1, growing.policy.order.rank(view, now_ms, placed), placed, view.job, view.name, view
 
 
 def _serve(lanes: Sequence[LaneView], growing: _Round) -> None:
     """Place jobs of these lanes, one at a time, until all are placed or held, or no more may be placed."""
-    tenants: dict[str, list[_Ranked]] = {}
+    fleet, accounts, weights = growing.fleet, growing.state.accounts, growing.policy.tenant_weights
+    if growing.left <= 0 or not fleet.has_room():
+        _leave(lanes, growing)
+        return
+    ranked: dict[str, list[_Ranked]] = {}
     for view in lanes:
-        if growing.left <= 0:
-            return
-        waiting = _waiting(view, growing)
-        if waiting is not None:
-            tenants.setdefault(view.lane.tenant, []).append(_rank(waiting, growing))
-    for heap in tenants.values():
+        ranked.setdefault(view.lane.tenant, []).append(_rank(view, 0, growing))
+    for heap in ranked.values():
         heapq.heapify(heap)
-    accounts, weights = growing.state.accounts, growing.policy.tenant_weights
+    tenants = [(accounts.given[tenant], tenant) for tenant in ranked]
+    heapq.heapify(tenants)
     while tenants and growing.left > 0:
-        tenant = min(tenants, key=lambda one: (accounts.given[one], one)) if len(tenants) > 1 else next(iter(tenants))
-        heap = tenants[tenant]
-        waiting = heap[0][-1]
-        alone = len(tenants) == 1 and len(heap) == 1
-        given, done = _place(waiting, growing.left if alone else 1, growing)
+        tenant = tenants[0][1]
+        heap = ranked[tenant]
+        view = heap[0][-1]
+        waiting = growing.waiting.get(view.name) or _begin(view, growing)
+        given, done = 0, True
+        if waiting is not None:
+            alone = len(tenants) == 1 and len(heap) == 1
+            given, done = _place(waiting, growing.left if alone else 1, growing)
+            if done:
+                _note_held(waiting, growing)
         if given:
-            accounts.charge(tenant, given * waiting.view.cost_ms, weights)
-        if not done:
-            heapq.heapreplace(heap, _rank(waiting, growing))
+            accounts.charge(tenant, given * view.cost_ms, weights)
+        if waiting is not None and not done:
+            heapq.heapreplace(heap, _rank(view, view.depth - waiting.left, growing))
         else:
             heapq.heappop(heap)
+        if heap:
+            heapq.heapreplace(tenants, (accounts.given[tenant], tenant))
+        else:
+            heapq.heappop(tenants)
+        if done and not given and not fleet.has_room():
+            break
+    _leave((one[-1] for _, tenant in tenants for one in ranked[tenant]), growing)
+
+
+def _leave(lanes: Iterable[LaneView], growing: _Round) -> None:
+    """No more can be placed. A lane that none may have even so is a hold; one whose turn did not come is none."""
+    fleet, cut_short = growing.fleet, growing.left <= 0
+    for view in lanes:
+        waiting = growing.waiting.get(view.name)
+        if waiting is None:
+            if not fleet.has_room(fleet.candidates(view.lane)):
+                growing.holds.append(_full(view, growing))
+        elif not cut_short:
             _note_held(waiting, growing)
-            if not heap:
-                del tenants[tenant]
 
 
-def _waiting(view: LaneView, growing: _Round) -> _Waiting | None:
+def _full(view: LaneView, growing: _Round) -> Hold:
+    """None of the lane's jobs goes anywhere."""
+    return Hold(view.name, "full" if growing.fleet.candidates(view.lane).indices else "unroutable", view.depth, {})
+
+
+def _begin(view: LaneView, growing: _Round) -> _Waiting | None:
     """The lane with its candidates, or a hold."""
     fleet, policy, lane = growing.fleet, growing.policy, view.lane
     candidates = fleet.candidates(lane)
     if not fleet.has_room(candidates):
-        growing.holds.append(Hold(view.name, "full" if candidates.indices else "unroutable", view.depth, {}))
+        growing.holds.append(_full(view, growing))
         return None
     strategy = policy.strategy_of(lane.model)
     age_ms = growing.snapshot.now_ms - view.admitted_ms
     hold, sticky = policy.hold, policy.sticky
-    waiting = _Waiting(
-        view,
-        view.depth,
-        strategy,
-        candidates,
-        ratio=hold.ratio if hold is not None and strategy.timed and age_ms <= hold.hold_max_ms else 0.0,
-        home=-1,
-        home_wait_ms=0.0,
-        may_leave_home=True,
-    )
+    ratio = hold.ratio if hold is not None and strategy.timed and age_ms <= hold.hold_max_ms else 0.0
+    ranking = fleet.ranking(candidates, strategy, max(1, view.cost_ms), ratio)
+    waiting = _Waiting(view, view.depth, ranking, home=-1, home_wait_ms=0.0, may_leave_home=True)
     if sticky is not None and lane.slot >= 0:
         waiting.home = fleet.home(candidates, lane.slot)
         waiting.may_leave_home = not sticky.required
         if age_ms <= (sticky.hold_max_ms if strategy.timed else sticky.wait_ms):
             waiting.home_wait_ms = sticky.wait_ms
+    growing.waiting[view.name] = waiting
     return waiting
 
 
@@ -240,16 +254,14 @@ def _note_held(waiting: _Waiting, growing: _Round) -> None:
 
 def _place(waiting: _Waiting, most: int, growing: _Round) -> tuple[int, bool]:
     """Place or hold up to ``most`` jobs of one lane. How many were given to workers, and whether there is no more to do for this lane."""
-    fleet, state, view, candidates = growing.fleet, growing.state, waiting.view, waiting.candidates
-    cost_ms, workers, windows = max(1, view.cost_ms), fleet.workers, fleet.windows
-    takes_turns = waiting.strategy.turns != ""
-    allowance = growing.allowance
-    placed = growing.counts.setdefault(view.name, {})
+    fleet, state, ranking, placed = growing.fleet, growing.state, waiting.ranking, waiting.placed
+    candidates, cost_ms, takes_turns = ranking.candidates, ranking.cost_ms, ranking.strategy.turns != ""
+    lane, allowance = waiting.view.lane, growing.allowance
     given = looked = 0
     while looked < most and waiting.left > 0:
         if not fleet.has_room(candidates):
             return given, True
-        if allowance is not None and (refusal := allowance.refuses(view.lane, cost_ms)) is not None:
+        if allowance is not None and (refusal := allowance.refuses(lane, cost_ms)) is not None:
             waiting.reason = refusal
             return given, True
         place, score = _choose(waiting, growing)
@@ -258,102 +270,43 @@ def _place(waiting: _Waiting, most: int, growing: _Round) -> tuple[int, bool]:
         index = candidates.indices[place]
         looked += 1
         waiting.left -= 1
-        if fleet.load(index).leases >= windows[index]:
+        if fleet.is_full(index):
             # It waits for this one. What comes after it sees the worker as if it had it already.
             waiting.held[index] = waiting.held.get(index, 0) + 1
+            waiting.reason = "sticky" if place == waiting.home else "sooner_elsewhere"
             fleet.owe(index, cost_ms)
             continue
         fleet.owe(index, cost_ms)
         growing.left -= 1
         given += 1
         if allowance is not None:
-            allowance.take(view.lane, cost_ms)
+            allowance.take(lane, cost_ms)
         if takes_turns:
             state.turn += 1
             fleet.took_turn(index, state.turn)
-        epoch = workers[index].epoch
-        if epoch in placed:
-            placed[epoch] += 1
+        if index in placed:
+            placed[index][0] += 1
         else:
-            placed[epoch] = 1
-            growing.scores[view.name, epoch] = score
+            placed[index] = [1, score]
     return given, waiting.left == 0
 
 
 def _choose(waiting: _Waiting, growing: _Round) -> tuple[int, float]:
     """(place, score) of the worker that the next job goes to, or waits for if it is full; place -1 where all are full."""
-    if waiting.home < 0:
-        return _best(waiting, growing)
-    fleet, home, strategy = growing.fleet, waiting.home, waiting.strategy
-    index = waiting.candidates.indices[home]
-    full = fleet.load(index).leases >= fleet.windows[index]
-    score = fleet.score(waiting.candidates, home, strategy, max(1, waiting.view.cost_ms))
-    if not waiting.may_leave_home or (not strategy.timed and (not full or waiting.home_wait_ms)):
-        waiting.reason = "sticky"
+    fleet, ranking, home = growing.fleet, waiting.ranking, waiting.home
+    jobs = min(waiting.left, growing.left)
+    if home < 0:
+        return fleet.best(ranking, jobs)
+    timed = ranking.strategy.timed
+    full = fleet.is_full(ranking.candidates.indices[home])
+    score = fleet.score(ranking.candidates, home, ranking.strategy, ranking.cost_ms)
+    if not waiting.may_leave_home or (not timed and (not full or waiting.home_wait_ms)):
         return home, score
     if full and not waiting.home_wait_ms:
-        return _best(waiting, growing)
-    place, best = _best(waiting, growing)
+        return fleet.best(ranking, jobs)
+    place, best = fleet.best(ranking, jobs)
     if place < 0 and full:
         return place, best
     if place < 0 or score - waiting.home_wait_ms <= best:
-        waiting.reason = "sticky"
         return home, score
     return place, best
-
-
-def _best(waiting: _Waiting, growing: _Round) -> tuple[int, float]:
-    """Loads only grow while a plan does, so a stale score is one that is too good: it is computed again when it comes up."""
-    fleet, strategy, candidates, ratio = growing.fleet, waiting.strategy, waiting.candidates, waiting.ratio
-    cost_ms, heap, windows, indices = max(1, waiting.view.cost_ms), waiting.heap, fleet.windows, candidates.indices
-    if strategy.draws:
-        return _drawn(waiting, growing)
-    draw = growing.rng.random
-    while True:
-        if not heap or heap[0][0] > waiting.beyond:
-            if not heap and waiting.beyond == INFINITE:
-                return -1, 0.0
-            heap, waiting.beyond = fleet.best(candidates, strategy, cost_ms, ratio)
-            waiting.heap = heap
-            if not heap:
-                return -1, 0.0
-        score, _, place = heap[0]
-        index = indices[place]
-        now = fleet.score(candidates, place, strategy, cost_ms)
-        if fleet.load(index).leases >= windows[index]:
-            if not ratio:
-                heapq.heappop(heap)
-                continue
-            now *= ratio
-            waiting.reason = "sooner_elsewhere"
-        if now > score:
-            heapq.heapreplace(heap, (now, draw(), place))
-            continue
-        return place, now
-
-
-def _drawn(waiting: _Waiting, growing: _Round) -> tuple[int, float]:
-    """The best of a few different places with room drawn by chance. The heap serves as a plain list: the drawn go to its end, and a
-    full one is dropped from it when it is met.
-    """
-    fleet, strategy, candidates, random = growing.fleet, waiting.strategy, waiting.candidates, growing.rng.random
-    cost_ms, windows, indices = max(1, waiting.view.cost_ms), fleet.windows, candidates.indices
-    if waiting.beyond != INFINITE:
-        waiting.heap, waiting.beyond = [(0.0, 0.0, place) for place in range(len(indices))], INFINITE
-    pool, kept = waiting.heap, 0
-    best, chosen = 0.0, -1
-    while kept < strategy.draws and (among := len(pool) - kept) > 0:
-        at = int(random() * among)
-        place = pool[at][2]
-        index = indices[place]
-        if fleet.load(index).leases >= windows[index]:
-            pool[at] = pool[among - 1]
-            pool[among - 1] = pool[-1]
-            pool.pop()
-            continue
-        score = fleet.score(candidates, place, strategy, cost_ms)
-        if chosen < 0 or score < best:
-            best, chosen = score, place
-        kept += 1
-        pool[at], pool[among - 1] = pool[among - 1], pool[at]
-    return chosen, best

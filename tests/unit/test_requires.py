@@ -43,7 +43,13 @@ fleets = st.lists(
         resident=st.sampled_from([None, frozenset(), frozenset({"chat@1"})]),
     ),
     max_size=7,
-).map(lambda found: [replace(one, epoch=f"e{i}", name=f"w{i}@h") for i, one in enumerate(found)])
+).map(
+    lambda found: [
+        replace(one, epoch=f"e{i} {sorted(one.models)} {sorted(one.labels.items())}", name=f"w{i}@h")
+        for i, one in enumerate(found)
+    ]
+)
+"""An epoch stands for one life, in which labels and models stay what they are."""
 
 wishes = st.sampled_from([{}, {"region": "eu"}, {"region": ["eu", "us"]}, {"gpu": "h100", "region": "eu"}, {"disk": "nvme"}]).map(wanted)
 waiting = st.lists(
@@ -89,7 +95,7 @@ def test_no_job_is_ever_given_to_a_worker_without_what_it_requires(
         by_name = {one.name: one for one in lanes}
         by_epoch = {one.epoch: one for one in fleet}
         snapshot = Snapshot(1_000_000 + tick, True, frozenset(), tuple(by_name.values()), tuple(fleet))
-        with mock.patch.object(arrays, "SMALL", 0 if as_arrays else arrays.SMALL), mock.patch.object(arrays, "BEST_KEPT", 2):
+        with mock.patch.object(arrays, "SMALL", 0 if as_arrays else arrays.SMALL), mock.patch.multiple(arrays, BEST_KEPT=2, MOST_KEPT=2):
             decided = plan(snapshot, state, policy, rng=rng)
         for one in decided.assignments:
             assert has_all(by_name[one.lane].lane.requires, by_epoch[one.epoch].labels)
