@@ -122,8 +122,7 @@ class Fleet:
 
     def owe(self, index: int, cost_ms: int) -> None:
         """It is given a job more, or one waits for it."""
-        load = self._loads[index]
-        assert load is not None
+        load = self.load(index)
         load.leases += 1
         load.cost_ms += cost_ms
         if self._columns is not None:
@@ -179,8 +178,12 @@ class Fleet:
                 if not heap:
                     return -1, 0.0
             score, _, place = heap[0]
+            index = indices[place]
+            load = loads[index]
+            if load is None:  # nothing was given to it since the snapshot
+                return place, score
             now = self.score(candidates, place, strategy, cost_ms)
-            if cast("Load", loads[indices[place]]).leases >= windows[indices[place]]:
+            if load.leases >= windows[index]:
                 if not ratio:
                     heapq.heappop(heap)
                     continue
@@ -205,7 +208,7 @@ class Fleet:
         candidates, strategy, ratio = ranking.candidates, ranking.strategy, ranking.ratio
         at, speeds, extra = candidates.as_arrays()
         columns, ties = self._as_columns(), self._as_ties()
-        if not candidates.are_all:
+        if at is not None:
             columns, ties = tuple(column[at] for column in columns[: 6 if strategy.turns else 4]), ties[at]
         leases, costs, slots, windows = columns[:4]
         turns = columns[4:6] if strategy.turns else (0, 0.0)

@@ -42,13 +42,14 @@ class Candidates:
     speeds: list[float]
     extra_ms: list[float]
     are_all: bool
-    arrays: tuple[Array, Array, Array] | None = None
+    arrays: tuple[Array | None, Array, Array] | None = None
     rendezvous: Rendezvous | None = None
 
-    def as_arrays(self) -> tuple[Array, Array, Array]:
-        """All three lists."""
+    def as_arrays(self) -> tuple[Array | None, Array, Array]:
+        """All three lists; ``None`` for indices that are all there are."""
         if self.arrays is None:
-            self.arrays = np.array(self.indices, dtype=np.intp), np.array(self.speeds), np.array(self.extra_ms)
+            at = None if self.are_all else np.array(self.indices, dtype=np.intp)
+            self.arrays = at, np.array(self.speeds), np.array(self.extra_ms)
         return self.arrays
 
 
@@ -63,6 +64,7 @@ class Roster:
     _unusable: frozenset[int] = frozenset()
     _load_ms: dict[str, int] = field(default_factory=dict)
     _columns: tuple[Array, Array, Array, Array] | None = None
+    _slots: Array | None = None
     _kinds: dict[Kind, Candidates] = field(default_factory=dict)
     _fits: dict[Kind, list[int]] = field(default_factory=dict)
     _penalties: dict[Kind, list[float]] = field(default_factory=dict)
@@ -75,7 +77,8 @@ class Roster:
             self._load_ms = dict(load_ms)
             self._kinds.clear()
         filters = [one for one in policy.filters if one.of_worker]
-        if len(workers) != len(before):
+        some = slice(None, None, len(workers) // 8 + 1)
+        if len(workers) != len(before) or all(map(is_not, workers[some], before[some])):
             self._renew(filters)
         elif workers is not before:
             changed = list(compress(range(len(workers)), map(is_not, workers, before)))
@@ -94,6 +97,7 @@ class Roster:
             self.epochs = epochs
             for kept in (self._fits, self._penalties, self._homes):
                 kept.clear()
+            self._slots = None
         self.windows = [worker.window for worker in workers]
         self._columns = None
         self.usable = usable(workers, filters)
@@ -111,18 +115,20 @@ class Roster:
             return False
         self.windows[index] = now.window
         if self._columns is not None:
-            for column, value in zip(self._columns, (now.leases, now.leased_cost_ms, now.concurrency, now.window), strict=True):
-                column[index] = value
+            leases, costs, _, windows = self._columns
+            leases[index], costs[index], windows[index] = now.leases, now.leased_cost_ms, now.window
         return True
 
     def columns(self) -> tuple[Array, Array, Array, Array]:
         """Leases, leased cost, slots and window of every worker, as the snapshot has them. Not to be written to."""
         if self._columns is None:
             workers = self.workers
+            if self._slots is None:
+                self._slots = np.array([worker.concurrency for worker in workers], dtype=float)
             self._columns = (
                 np.array([worker.leases for worker in workers], dtype=float),
                 np.array([worker.leased_cost_ms for worker in workers], dtype=float),
-                np.array([worker.concurrency for worker in workers], dtype=float),
+                self._slots,
                 np.array(self.windows, dtype=float),
             )
         return self._columns

@@ -17,6 +17,7 @@ from dispatcher.core.decisions import Plan
 from dispatcher.core.explain import refusals
 from dispatcher.core.plan import PolicyState, plan
 from dispatcher.core.policy import HoldRule, Policy, Stickiness
+from dispatcher.core.roster import usable
 from dispatcher.core.snapshot import LaneView, Snapshot, WorkerView
 from tests.unit.snapshots import STALL_MS, lane_view, worker_view
 
@@ -41,6 +42,8 @@ workers = st.builds(
     draining=st.sampled_from(["", "", "", "exit", "keep"]),
     consume_age_ms=st.sampled_from([0, 0, STALL_MS, STALL_MS + 1]),
     ended=st.sampled_from([None, None, None, "silent"]),
+    loop_lag_ms=st.sampled_from([0, 0, STALL_MS + 1]),
+    ejected=st.sampled_from(["", "", "fails"]),
 )
 lanes = st.builds(
     lane_view,
@@ -262,6 +265,15 @@ def test_more_lanes_than_a_plan_has_turns_are_all_served_in_the_end() -> None:
             head[name] = tick
 
     assert served[0] | served[1] == set(names)
+
+
+@given(st.lists(workers, max_size=7))
+def test_a_filter_answers_for_many_workers_as_for_each(fleet: list[WorkerView]) -> None:
+    """What ``keeps`` keeps is what ``refuses`` does not refuse."""
+    lane = lane_view().lane
+    for one in FILTERS:
+        if one.of_worker:
+            assert usable(fleet, [one]) == [i for i, worker in enumerate(fleet) if one.refuses(lane, worker) is None]
 
 
 # ---- large fleets are scored over arrays

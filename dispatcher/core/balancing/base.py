@@ -28,6 +28,9 @@ class Load:
 class Filter(Protocol):
     """A hard condition. ``of_worker``: it looks at the worker alone, and at things that change from beat to beat; else at what the
     lane asks (never at its size, slot, tenant or deadline) and what the worker said when its life began, so that its answers are kept.
+
+    One that is ``of_worker`` may have ``keeps(workers, indices)``: those of the indices whose workers it does not refuse. It is asked
+    of every worker in every plan, and one call for all is ten times quicker than one for each.
     """
 
     name: ClassVar[str]

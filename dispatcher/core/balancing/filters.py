@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import ClassVar
 
 from dispatcher.core import labels
@@ -28,6 +30,12 @@ class Alive:
             return f"its event loop is {worker.loop_lag_ms} ms late"
         return None
 
+    def keeps(self, workers: Sequence[WorkerView], indices: Sequence[int]) -> Sequence[int]:
+        most = self.stall_ms
+        return [
+            i for i in indices if (one := workers[i]).ended is None and one.consume_age_ms <= most and one.loop_lag_ms <= most
+        ]
+
 
 @dataclass(frozen=True, slots=True)
 class NotEjected:
@@ -39,6 +47,9 @@ class NotEjected:
     def refuses(self, lane: Lane, worker: WorkerView) -> str | None:
         return worker.ejected or None
 
+    def keeps(self, workers: Sequence[WorkerView], indices: Sequence[int]) -> Sequence[int]:
+        return [i for i in indices if not workers[i].ejected] if any(map(attrgetter("ejected"), workers)) else indices
+
 
 @dataclass(frozen=True, slots=True)
 class NotDraining:
@@ -49,6 +60,9 @@ class NotDraining:
 
     def refuses(self, lane: Lane, worker: WorkerView) -> str | None:
         return "draining" if worker.draining else None
+
+    def keeps(self, workers: Sequence[WorkerView], indices: Sequence[int]) -> Sequence[int]:
+        return [i for i in indices if not workers[i].draining] if any(map(attrgetter("draining"), workers)) else indices
 
 
 @dataclass(frozen=True, slots=True)
