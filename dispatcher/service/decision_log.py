@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 
 WRITE_MS: Final = 250
 PAIRS_MAX: Final = 200
-"""Between two writes the workers are ranked for lanes of about so many (lane, worker) pairs, of some 10 µs each: 1 % of the time."""
+"""From one write to the next the workers are ranked for lanes of so many (lane, worker) pairs on average, of some 10 µs each: 1 % of
+the time. One lane of a large fleet uses up the share of several writes."""
 RANKED_WORKERS_MAX: Final = 2_000
 RANKED: Final = 5
 
@@ -63,7 +64,7 @@ class DecisionLog:
     def _write(self) -> None:
         ticks = [(jobs, _encode(tick)) for jobs, tick in self._ticks]
         self._ticks.clear()
-        self._jobs, self._pairs = 0, PAIRS_MAX
+        self._jobs, self._pairs = 0, min(PAIRS_MAX, self._pairs + PAIRS_MAX)
         try:
             self._store.log_decisions(ticks, kept=self._kept)
         except redis.ResponseError as exc:  # out of memory, say: dispatching does not depend on it

@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 from random import Random
 from threading import Event as Signal
@@ -350,7 +350,7 @@ class Dispatcher:
         window = self._windows.window(row.epoch, concurrency=registration.concurrency, done=row.done, now_ms=now_ms)
         resident, loading_ms = self._residency.of(row.epoch, now_ms)
         if loading_ms:  # it owes that time too, before it begins with the next job
-            row = replace(row, leased_cost_ms=row.leased_cost_ms + round(loading_ms * registration.weight))
+            row = row._replace(leased_cost_ms=row.leased_cost_ms + round(loading_ms * registration.weight))
         ejected, warmth = self._health.standing(row.epoch, now_ms)
         return worker_view(
             row, registration, window=ceil(window * warmth), speeds=self._speeds.of(registration.name), resident=resident,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
+from functools import lru_cache
 from typing import Any, Final, get_type_hints
 
 import msgspec
@@ -27,9 +28,9 @@ def worker_view(row: WorkerRow, registration: Registration, **learned: Any) -> W
         name=registration.name,
         concurrency=registration.concurrency,
         weight=registration.weight,
-        models=frozenset(registration.models),
-        tasks=frozenset(registration.tasks),
-        ingress=frozenset(registration.ingress),
+        models=_set(registration.models),
+        tasks=_set(registration.tasks),
+        ingress=_set(registration.ingress),
         leases=row.leases,
         leased_cost_ms=row.leased_cost_ms,
         taken=row.taken,
@@ -39,10 +40,16 @@ def worker_view(row: WorkerRow, registration: Registration, **learned: Any) -> W
         consume_age_ms=row.consume_age_ms,
         loop_lag_ms=row.loop_lag_ms,
         ended=row.ended,
-        at_most_once=frozenset(registration.at_most_once),
+        at_most_once=_set(registration.at_most_once),
         labels=registration.labels,
         **learned,
     )
+
+
+@lru_cache(maxsize=4096)
+def _set(names: tuple[str, ...]) -> frozenset[str]:
+    """Most workers say the same."""
+    return frozenset(names)
 
 
 def lost_worker_view(row: WorkerRow) -> WorkerView:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, groupby
 from operator import attrgetter
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import redis
@@ -43,8 +43,7 @@ SHOW_DEAD_MS = 60_000
 """How long `status` shows a worker that is gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerRow:
+class WorkerRow(NamedTuple):
     """A worker's line of the snapshot; :class:`~dispatcher.core.snapshot.WorkerView` adds its registration."""
 
     epoch: str
