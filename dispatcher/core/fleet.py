@@ -70,7 +70,7 @@ class Fleet:
         self._columns: tuple[Array, ...] | None = None
         self._ties: Array | None = None
         self._rankings: dict[tuple[int, int, float], Ranking] = {}
-        self._open: dict[int, list[int]] = {}  # identity of candidates → those with room, and some that are full by now
+        self._open: dict[int, list[int]] = {}  # identity of indices → those with room, and some that are full by now
 
     # -- who
 
@@ -99,10 +99,12 @@ class Fleet:
 
     def has_room(self, candidates: Candidates | None = None) -> bool:
         """Whether any of them, or any worker at all, may be given a job now."""
-        key = id(candidates)
+        indices = self._roster.usable
+        if candidates is not None and len(candidates.indices) < len(indices):
+            indices = candidates.indices
+        key = id(indices)
         found = self._open.get(key)
         if found is None:
-            indices = self._roster.usable if candidates is None else candidates.indices
             found = self._open[key] = self._with_room(indices)
         while found:  # loads only grow, so that all calls of a plan together look at each once
             if not self.is_full(found[-1]):
@@ -266,7 +268,8 @@ class Fleet:
         if self._columns is None:
             leases, costs, slots, windows = self._roster.columns()
             columns = leases.copy(), costs.copy(), slots, windows, np.zeros(len(leases)), np.zeros(len(leases))
-            for index, load in enumerate(self._loads):
+            touched = enumerate(self._loads) if any(self._loads) else ()
+            for index, load in touched:
                 if load is not None:
                     columns[0][index], columns[1][index] = load.leases, load.cost_ms
                     columns[4][index], columns[5][index] = load.last_turn, load.passed
