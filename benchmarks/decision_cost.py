@@ -42,6 +42,7 @@ TICK_LIMIT_MS: Final = 50.0
 JOBS: Final = 500
 ROOM: Final = 2_000
 TENANTS: Final = 10
+PLANS: Final = 15
 
 
 def snapshot(workers: int, lanes: int, rng: Random) -> Snapshot:
@@ -158,7 +159,7 @@ def main() -> None:
         found: dict[tuple[int, int], float] = {}
         for workers in (10, 100, 1_000, 10_000):
             for lanes in (1, 100, 10_000):
-                found[workers, lanes] = plan_us(workers, lanes, settings, 7)
+                found[workers, lanes] = plan_us(workers, lanes, settings, PLANS)
                 cost[workers, lanes] = min(found[workers, lanes], cost.get((workers, lanes), found[workers, lanes]))
         growths.append(found[10_000, 1] / found[10, 1])
     print(f"{'µs a job':>14}" + "".join(f"{lanes:>10,} lanes" for lanes in (1, 100, 10_000)))

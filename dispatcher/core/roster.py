@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import compress
+from itertools import compress, repeat
 from operator import is_not
 from typing import Any, Final
 
@@ -152,14 +152,14 @@ class Roster:
         chosen = workers if len(indices) == len(workers) else [workers[i] for i in indices]
         model = lane.model
         speeds = [(one.speeds.get(model, one.weight) if one.speeds else one.weight) * one.warmth for one in chosen]
-        extra = [0.0] * len(indices)
+        extra: list[float] = []
         if cold_ms := time_to_load_ms(model, self._load_ms):
             extra = [0.0 if one.resident is None or model in one.resident else float(cold_ms) for one in chosen]
         if lane.prefers and policy.penalty_ms is not None:
             penalties = self._penalties.get(kind)
             if penalties is None:
                 penalties = self._penalties[kind] = [policy.penalty_ms(lane, worker) for worker in workers]
-            extra = [one + penalties[i] for one, i in zip(extra, indices, strict=True)]
+            extra = [one + penalties[i] for one, i in zip(extra or repeat(0.0), indices, strict=False)]
         return Candidates(indices, speeds, extra if any(extra) else [], len(indices) == len(workers))
 
     def home(self, candidates: Candidates, slot: int) -> int:

@@ -276,6 +276,28 @@ def test_a_filter_answers_for_many_workers_as_for_each(fleet: list[WorkerView]) 
             assert usable(fleet, [one]) == [i for i, worker in enumerate(fleet) if one.refuses(lane, worker) is None]
 
 
+@given(cases, workers, st.integers(0, 20), st.booleans())
+def test_what_is_kept_from_plan_to_plan_changes_no_decision(case: Case, other: WorkerView, changed: int, as_arrays: bool) -> None:
+    """One worker of many is not as it was: the plan that remembers the others decides as one that has seen none of them before."""
+    snapshot, name, seed, jobs_max = case
+    policy = Policy(STRATEGIES[name], FILTERS, hold=HoldRule(1.5, 2_000_000), sticky=Stickiness(1_000, 2_000_000))
+    many = [replace(one, epoch=f"{one.epoch}.{i}", name=f"{i}.{one.name}") for i in range(4) for one in snapshot.workers]
+    state = PolicyState()
+    with mock.patch.object(fleet, "SMALL", 0 if as_arrays else fleet.SMALL):
+        plan(replace(snapshot, workers=tuple(many)), state, policy, rng=Random(seed), jobs_max=jobs_max)
+        if many:
+            before = many[changed % len(many)]
+            many[changed % len(many)] = replace(
+                before, leases=other.leases, leased_cost_ms=other.leased_cost_ms, window=other.window, draining=other.draining,
+                ended=other.ended, ejected=other.ejected, speeds={"default": 3.0} if other.taken else {}, warmth=1.0 / (1 + other.leases),
+            )  # fmt: skip
+        later = replace(snapshot, workers=tuple(many))
+        remembering = plan(later, PolicyState(memory=state.memory), policy, rng=Random(seed), jobs_max=jobs_max)
+        anew = plan(later, PolicyState(), policy, rng=Random(seed), jobs_max=jobs_max)
+
+    assert remembering == anew
+
+
 # ---- large fleets are scored over arrays
 
 
