@@ -15,11 +15,20 @@ from typing import Any
 
 from celery import Celery
 from celery.exceptions import Ignore, Reject
+from celery.signals import worker_ready
 
 from dispatcher.settings import load_settings
 from dispatcher.store.connection import celery_url
 from dispatcher.worker import attach, report_models
 from workers.runtimes import ResidentModels
+
+consumers: list[Any] = []
+"""Those of the workers in this process: a fault may stop their loop."""
+
+
+@worker_ready.connect
+def _remember(sender: Any = None, **_: Any) -> None:
+    consumers.append(sender)
 
 
 def make_app(broker_url: str, ledger: Path, *, attached: bool = True, **conf: Any) -> Celery:
@@ -45,7 +54,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = self._path = path
         path.touch()
 
     def start(self, request: Any) -> None:
@@ -135,6 +144,25 @@ def add_tasks(app: Celery, ledger: Ledger) -> None:
     @app.task(name="limited", shared=False, bind=True, rate_limit="4/s")
     def limited(self: Any) -> None:
         ledger.start(self.request)
+
+    @app.task(name="ill", shared=False, bind=True)
+    def ill(self: Any, seconds: float) -> str:
+        """Work, unless a file beside the ledger says that this worker has a fault; the name of the worker."""
+        host = str(self.request.hostname)
+        try:
+            fault = (ledger.path.parent / f"fault-{host}").read_text()
+        except OSError:
+            fault = ""
+        if fault == "fails":
+            raise RuntimeError("everything fails here")
+        if fault == "model":
+            time.sleep(0.1)
+            raise RuntimeError("the model does not load")
+        if fault == "hangs":
+            (ledger.path.parent / f"fault-{host}").unlink(missing_ok=True)
+            consumers[-1].hub.call_soon(time.sleep, 3.0)
+        time.sleep(seconds * 10 if fault == "slow" else seconds)
+        return host
 
     @app.task(name="fail", shared=False, bind=True)
     def fail(self: Any) -> None:

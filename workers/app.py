@@ -49,8 +49,15 @@ def make_app(settings: Settings, broker_url: str) -> Celery:
         broker_connection_retry_on_startup=True,
         timezone="UTC",
     )
-    attach(made, settings)
+    attach(made, settings, probe=probe_models)
     return made
+
+
+def probe_models() -> None:
+    """What a probe of a worker of this app does: every model that the process holds serves one small request."""
+    from workers.tasks import probe_models as probe  # it needs the app
+
+    probe()
 
 
 _settings = load_settings(os.environ)

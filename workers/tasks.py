@@ -43,6 +43,11 @@ def sleep(seconds: float) -> float:
     return seconds
 
 
+def probe_models() -> None:
+    """Let the models of this process serve a small request each."""
+    _runtimes.probe()
+
+
 @worker_init.connect
 def _report_no_models(sender: Any = None, **_: Any) -> None:
     """From the start: a worker that says nothing of its memory is taken to have nothing to load."""

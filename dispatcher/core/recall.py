@@ -46,11 +46,11 @@ class FreeSlots:
 
     @classmethod
     def of(cls, workers: Sequence[WorkerView], given: frozenset[str], filters: Sequence[Filter]) -> FreeSlots:
-        """``given``: epochs that were assigned jobs since the workers were looked at."""
+        """``given``: epochs that were assigned jobs since the workers were looked at. Who has not begun what it owes begins no other."""
         free = {
             worker.epoch: min(worker.concurrency - worker.leases, worker.room)
             for worker in workers
-            if worker.epoch not in given and worker.leases < worker.concurrency and worker.room
+            if worker.epoch not in given and worker.taken == worker.leases < worker.concurrency and worker.room
         }
         return cls(free, [worker for worker in workers if worker.epoch in free], filters)
 
@@ -72,8 +72,8 @@ class FreeSlots:
 
 
 def is_crowded(worker: WorkerView) -> bool:
-    """Whether it has jobs that it cannot begin yet: it is full, and owes more than it runs."""
-    return worker.ended is None and worker.taken >= worker.concurrency > 0 and worker.leases > worker.taken
+    """Whether it has jobs that it has not begun: it is full, or it does not look at its queue."""
+    return worker.ended is None and worker.concurrency > 0 and worker.leases > worker.taken
 
 
 def recalled(worker: WorkerView, jobs: Sequence[Unstarted], free: FreeSlots, rule: RecallRule) -> list[str]:

@@ -37,14 +37,14 @@ def taken_back(*jobs: Unstarted, others: tuple[WorkerView, ...], given_jobs: fro
 
 def test_it_goes_where_it_can_begin_at_once() -> None:
     """One job for each free slot, those that have waited longest first."""
-    free = worker_view("free", concurrency=2, leases=1)
+    free = worker_view("free", concurrency=2, leases=1, taken=1)
 
     assert taken_back(job("1", waited_ms=2_000), job("2", waited_ms=3_000), others=(free,)) == ["2"]
 
 
 def test_it_stays_where_nobody_is_free() -> None:
     """A worker whose slots are taken could only let it wait as well; one that was just given jobs is not free any more."""
-    free = worker_view("free", concurrency=2, leases=1)
+    free = worker_view("free", concurrency=2, leases=1, taken=1)
 
     assert taken_back(job(), others=(crowded("other"),)) == []
     assert taken_back(job(), others=(free,), given_jobs=frozenset({"free"})) == []
@@ -78,12 +78,15 @@ def test_it_stays_where_it_would_be_done_about_as_soon() -> None:
     assert taken_back(job(cost_ms=1_000), others=(worker_view("slow", weight=0.51),)) == ["1"]
 
 
-def test_only_a_full_worker_with_jobs_it_has_not_begun_is_crowded() -> None:
-    """What lies in the queue of a worker with a free slot is about to begin."""
+def test_who_does_not_begin_what_it_has_is_crowded_and_not_free() -> None:
+    """Its slots may be free, and its loop stuck."""
+    stuck = crowded(taken=0, leases=1)
+
     assert is_crowded(crowded())
-    assert not is_crowded(crowded(taken=1))
+    assert is_crowded(stuck)
     assert not is_crowded(crowded(leases=2))
     assert not is_crowded(crowded(ended="silent"))
+    assert taken_back(job(), others=(stuck,)) == []
 
 
 @settings(deadline=None)

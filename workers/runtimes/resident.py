@@ -52,6 +52,14 @@ class ResidentModels:
                 place.users -= 1
                 self._changed.notify_all()
 
+    def probe(self) -> None:
+        """Let each model that is in memory serve its small request; loads none. Raises where one cannot."""
+        with self._changed:
+            resident = [model for model, place in self._places.items() if place.loaded]
+        for model in resident:
+            with self.use(model) as runtime:
+                runtime.probe()
+
     def close(self) -> None:
         """Close every model. No job may be running."""
         with self._changed:
