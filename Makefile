@@ -3,7 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-BENCHMARKS ?= mixed_fleet dispatch_rate overhead
+BENCHMARKS ?= mixed_fleet unlike_fleet fairness sticky faulty_workers canary dispatch_rate overhead decision_cost azure_trace mooncake_prefix
 ARGS ?=
 
 .DEFAULT_GOAL := help
