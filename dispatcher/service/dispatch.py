@@ -149,6 +149,7 @@ class Dispatcher:
                 if lost_at_ms is None:
                     lost_at_ms = self._clock.monotonic_ms()
                     self._emit(RedisLost(f"{type(exc).__name__}: {exc}"))
+                self._store.drop_idle_connections()
                 self._reaper.liveness.restart()
                 wait_s = min(1.0, wait_s * 2)
                 stop.wait(wait_s)

@@ -133,6 +133,10 @@ class DispatchStore:
         args: list[Any] = [self.token, kept, DECISIONS_LIFETIME_MS, *(part for tick in ticks for part in tick)]
         self._led(self._run("log_decisions", [self.keys.leader, self.keys.decisions], args))
 
+    def drop_idle_connections(self) -> None:
+        """Redis was away: each connection that was idle meanwhile would raise once more, as if there were another outage."""
+        self._client.connection_pool.disconnect(inuse_connections=False)
+
     # -- leading
 
     def elect(self, *, ttl_ms: int, info: dict[str, Any], resign: bool = False) -> bool:
