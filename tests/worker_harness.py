@@ -28,7 +28,7 @@ from tests.support import eventually
 from tests.worker_app import Ledger, make_app
 
 ROOT = Path(os.environ.get("TEST_ROOT") or Path(__file__).parent.parent)
-QUICK = {"heartbeat_s": 0.2, "lease_ttl_s": 1.5, "idle_wait_s": 0.05, "reject_backoff_s": 0.2, "window_extra": 2}
+QUICK = {"heartbeat_s": 0.2, "lease_ttl_s": 3, "idle_wait_s": 0.05, "reject_backoff_s": 0.2, "window_extra": 2}
 
 
 class Sent:

@@ -16,7 +16,7 @@ def test_a_thawed_worker_starts_nothing_and_exits(make_cluster: MakeCluster, poo
     """Frozen (the whole process group) with a job popped into its socket, past its lease: the job runs once, elsewhere. Thawed, the
     process exits with the code that asks for a restart, having started nothing.
     """
-    cluster = make_cluster(lease_ttl_s=2, heartbeat_s=0.5)
+    cluster = make_cluster(lease_ttl_s=3, heartbeat_s=0.5)
     cluster.start_dispatcher()
     frozen = cluster.start_worker("w1", pool=pool, concurrency=1)
     epoch = cluster.epoch(frozen)
@@ -35,7 +35,7 @@ def test_a_worker_frozen_while_it_runs_jobs_exits_when_thawed(make_cluster: Make
     """Frozen with running and queued jobs, thawed when they have run elsewhere: it exits, its pool with it, and what it held changes
     nothing. What was queued ran once; what was running at the freeze was begun once more, elsewhere.
     """
-    cluster = make_cluster(lease_ttl_s=2, heartbeat_s=0.5)
+    cluster = make_cluster(lease_ttl_s=3, heartbeat_s=0.5)
     cluster.start_dispatcher()
     frozen = cluster.start_worker("w1")
     epoch = cluster.epoch(frozen)
@@ -57,7 +57,7 @@ def leave_under_load(cluster: Cluster, how: str) -> None:
     cluster.start_dispatcher()
     leaving, staying = cluster.start_workers("w1", "w2")
     epoch = cluster.epoch(leaving)
-    jobs = cluster.send("nap", 3, count=6)
+    jobs = cluster.send("nap", 4, count=6)
     eventually(lambda: len(cluster.ledger.running()) == 4 and cluster.queued(epoch) > 0, PATIENCE_S)
     begun = {entry.job for entry in cluster.ledger.running() if entry.worker == "w1@promise"}
     if how == "SIGTERM":
@@ -80,7 +80,7 @@ def test_a_worker_that_is_asked_to_leave_loses_nothing(make_cluster: MakeCluster
     """SIGTERM, and ``dispatcher drain WORKER``: what runs is finished, once; what was queued goes elsewhere at once; then it exits
     with 0 by itself. The jobs take longer than the leases live, so it must beat to its end.
     """
-    leave_under_load(make_cluster(lease_ttl_s=1.5, heartbeat_s=0.5), how)
+    leave_under_load(make_cluster(lease_ttl_s=3, heartbeat_s=0.5), how)
 
 
 def test_workers_that_come_and_go_under_load_repeat_nothing(make_cluster: MakeCluster) -> None:

@@ -26,15 +26,15 @@ def test_ten_thousand_jobs_by_plain_send_task_each_run_once(make_cluster: MakeCl
 
 
 def test_a_job_longer_than_every_timeout_runs_once(make_cluster: MakeCluster) -> None:
-    """Jobs of 6 s with lease_ttl_s of 1.5 s and the app's visibility timeout of 1 s, restored every second by stock Celery; idle workers
+    """Jobs of 7 s with lease_ttl_s of 3 s and the app's visibility timeout of 1 s, restored every second by stock Celery; idle workers
     stand by to take what comes back. Each runs once.
     """
-    cluster = make_cluster(lease_ttl_s=1.5, heartbeat_s=0.5)
+    cluster = make_cluster(lease_ttl_s=3, heartbeat_s=0.5)
     cluster.start_dispatcher()
     cluster.start_workers("w1", "w2", concurrency=1)
     cluster.start_worker("w3", pool="solo")
     cluster.start_worker("w4", pool="threads")
-    jobs = cluster.send("nap", 6, count=3)
+    jobs = cluster.send("nap", 7, count=3)
     cluster.all_succeed(jobs)
     cluster.nothing_is_left()
     cluster.each_ran_once(jobs)

@@ -71,16 +71,16 @@ def test_redis_away_for_longer_than_the_leases_live_kills_nobody(make_cluster: M
     """Redis stands still for twice the leases' time to live, with jobs running all the while: no worker is declared dead, each job
     runs once.
     """
-    cluster = make_cluster(lease_ttl_s=2, heartbeat_s=0.5)
+    cluster = make_cluster(lease_ttl_s=3, heartbeat_s=0.5)
     cluster.start_dispatcher()
     workers = cluster.start_workers("w1", "w2")
     epochs = {cluster.epoch(worker) for worker in workers}
-    jobs = cluster.send("nap", 5, count=4)
+    jobs = cluster.send("nap", 7, count=4)
     eventually(lambda: len(cluster.ledger.running()) == 4, PATIENCE_S)
     cluster.broker.freeze()
     # Only the ledger's Redis answers now. The jobs run on while twice what a lease lives goes by.
     began_ms = max(entry.at_ms for entry in cluster.ledger.starts())
-    eventually(lambda: cluster.ledger.now_ms() - began_ms > 4200, PATIENCE_S)
+    eventually(lambda: cluster.ledger.now_ms() - began_ms > 6200, PATIENCE_S)
     cluster.broker.thaw()
     cluster.all_succeed(jobs)
     cluster.nothing_is_left()

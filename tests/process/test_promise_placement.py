@@ -15,7 +15,7 @@ def test_jobs_of_a_region_never_run_elsewhere(make_cluster: MakeCluster) -> None
     """The only EU worker is killed with running and queued jobs while others stand idle: the EU jobs wait, and a new EU worker runs them.
     By the ledger none ever began anywhere else.
     """
-    cluster = make_cluster(lease_ttl_s=1.5, heartbeat_s=0.5, window_extra=2)
+    cluster = make_cluster(lease_ttl_s=3, heartbeat_s=0.5, window_extra=2)
     cluster.start_dispatcher()
     options = {"eu1": "region=eu", "us1": "region=us", "plain1": "gpu=a100"}
     workers = {name: cluster.start_worker(name, "--label", label, ready=False) for name, label in options.items()}

@@ -98,7 +98,7 @@ def test_a_task_with_acks_late_false_is_buried_not_repeated(make_cluster: MakeCl
     """Its worker is killed while it runs: the job is not run again, ``get()`` raises; one of its kind that was queued there runs
     elsewhere, once.
     """
-    cluster = make_cluster(lease_ttl_s=2, heartbeat_s=0.5)
+    cluster = make_cluster(lease_ttl_s=3, heartbeat_s=0.5)
     cluster.start_dispatcher()
     worker = cluster.start_worker("w1", concurrency=1)
     epoch = cluster.epoch(worker)
