@@ -104,7 +104,7 @@ class CountedModel:
 
     def load(self) -> None:
         self._ledger.model("load", self.name)
-        time.sleep(0.01)
+        time.sleep(1.0 if self.name == "heavy" else 0.01)
 
     def run(self, batch: list[Any]) -> list[Any]:
         return batch

@@ -14,7 +14,8 @@ PROBE_TASK: Final = "dispatcher.probe"
 class KindTotals(msgspec.Struct, omit_defaults=True):
     """One kind of job on one worker, since its life began.
 
-    ``busy_ms`` and ``cost_ms`` (from the jobs' frames) are of those that were *done*: one that fails at once says nothing of speed.
+    ``busy_ms`` and ``cost_ms`` (from the jobs' frames) are of those that were *done*: one that fails at once says nothing of speed. What
+    their models took to load is in neither.
     ``guessed`` of them, with the ``guessed_`` times, came without a cost of their producer's.
     """
 
@@ -31,7 +32,7 @@ class KindTotals(msgspec.Struct, omit_defaults=True):
 
 
 class Running(msgspec.Struct, omit_defaults=True):
-    """A job that runs now, for ``age_ms`` so far."""
+    """A job that runs now, for ``age_ms`` so far, what its model took to load left out."""
 
     task: str
     model: str
@@ -70,6 +71,11 @@ class Told(msgspec.Struct, frozen=True):
     concurrency: int
     weight: float
     totals: WorkerTotals
+
+    def may_load(self, job: Running) -> bool:
+        """Whether that job may be waiting for its model: then its age says nothing of how fast the worker is."""
+        memory = self.totals.memory
+        return memory is not None and job.model != "default" and job.model not in memory.resident
 
 
 class Delta(msgspec.Struct, frozen=True):

@@ -128,12 +128,10 @@ class Slowing:
         """Kind → how far off its past the worker is, and how far would be too far."""
         running: dict[Kind, list[float]] = {}
         pasts = self._pasts[told.epoch]
-        memory = told.totals.memory
         for one in told.totals.running:
             kind = (one.task, one.model, one.guessed)
             past = pasts.get(kind)
-            loads = memory is not None and one.model != "default" and one.model not in memory.resident
-            if past is not None and past.looks >= LOOKS_MIN and not loads:
+            if past is not None and past.looks >= LOOKS_MIN and not told.may_load(one):
                 running.setdefault(kind, []).append(_overrun(one, past))
         found = {}
         for kind, past in pasts.items():

@@ -229,7 +229,7 @@ class Speeds:
         for job in worker.totals.running:
             log_cost = self._log_costs.get(_Kind(job.task, job.model, True))
             cost_ms = job.cost_ms if not job.guessed else math.exp(log_cost) if log_cost is not None else 0.0
-            if cost_ms > 0:
+            if cost_ms > 0 and not worker.may_load(job):
                 expected_ms = cost_ms / speeds.get(job.model, worker.weight)
                 late[job.model].append(max(1.0, job.age_ms / expected_ms / OVERRUN))
         means = {model: sum(factors) / len(factors) for model, factors in late.items()}

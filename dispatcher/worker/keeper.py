@@ -27,6 +27,8 @@ from dispatcher.worker.totals import Totals
 log = logging.getLogger(__name__)
 
 FLUSH_MAX = 500
+LOAD_MIN_MS = 5
+"""A job that took less has not waited for a model: a look for loads costs some µs."""
 PAST_MAX = 10_000
 """How many ended leases are remembered, so that one which Redis shows again (it lost its last writes) is not run again."""
 
@@ -43,7 +45,8 @@ class Outcome(Enum):
 
 @dataclass(slots=True)
 class Held:
-    """A job this worker has taken: the message as the producer sent it, what is kept of the job, when its task began (or not).
+    """A job this worker has taken: the message as the producer sent it, what is kept of the job, when its task began (or not), and
+    in which process.
 
     ``guessed``: its producer said no cost, so that the one in its entry is the dispatcher's guess.
     """
@@ -52,6 +55,7 @@ class Held:
     entry: bytes
     started_ms: int | None = None
     guessed: bool = False
+    pid: int = 0
 
     @property
     def runs_again(self) -> bool:
@@ -67,6 +71,13 @@ class Held:
     def model(self) -> str:
         """The model that it was resolved to; ``default`` where it asked for none."""
         return parse_lane(lane_of(self.entry)).model
+
+
+LoadingTime = Callable[[int, str, int, int], int]
+
+
+def _no_time(*_job: object) -> int:
+    return 0
 
 
 class LeaseKeeper:
@@ -89,6 +100,8 @@ class LeaseKeeper:
         self._totals = dict.fromkeys(Outcome, 0)
         self._busy_ms = 0
         self._kinds = Totals()
+        self.loading_ms: LoadingTime = _no_time
+        """How much of a job's time went into loading a model: of process, model, from and to in ms of the monotonic clock."""
         self.limit = 0
         """How many jobs the consumer may hold (kombu's prefetch count)."""
         self.paused = False
@@ -136,11 +149,18 @@ class LeaseKeeper:
         finally:
             self._taking = None
 
-    def started(self, lease_id: str, at_ms: int) -> None:
-        """The pool has begun to run it, at ``at_ms`` of this machine's monotonic clock."""
+    def started(self, lease_id: str, at_ms: int, pid: int = 0) -> None:
+        """The pool has begun to run it, in process ``pid``, at ``at_ms`` of this machine's monotonic clock."""
         held = self._held.get(lease_id)
         if held is not None:
-            held.started_ms = at_ms
+            held.started_ms, held.pid = at_ms, pid
+
+    def busy_ms(self, held: Held, now_ms: int) -> int:
+        """How long a job that was begun has run by now, less the time in which its model was being loaded."""
+        busy_ms = max(0, now_ms - (held.started_ms or 0))
+        if busy_ms < LOAD_MIN_MS:
+            return busy_ms
+        return busy_ms - self.loading_ms(held.pid, held.model, now_ms - busy_ms, now_ms)
 
     # -- ending. None of these raises, or waits for Redis.
 
@@ -167,7 +187,7 @@ class LeaseKeeper:
             self._outbox[lease_id] = lease
             self._remember(lease_id, acked=lease is None)
             if held.started_ms is not None:
-                self._count(held, outcome, max(0, now_ms - held.started_ms))
+                self._count(held, outcome, self.busy_ms(held, now_ms))
             self._seen_ms = now_ms  # from here on it has credit, so from here on it should look at its queue
         self._flush_soon()
 
@@ -304,7 +324,8 @@ class LeaseKeeper:
         ``WorkerTotals``.
         """
         with self._lock:
-            return self._kinds.encoded(self._held.values(), self._clock.monotonic_ms(), memory)
+            now_ms = self._clock.monotonic_ms()
+            return self._kinds.encoded(self._held.values(), lambda held: self.busy_ms(held, now_ms), memory)
 
     def resume(self) -> None:
         """Take jobs again after a pause."""

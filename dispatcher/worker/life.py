@@ -87,6 +87,7 @@ class WorkerLife:
         self._store, pipe = self._new_life()
         self.keeper = LeaseKeeper(self._store, pipe, clock, reject_backoff_ms=round(settings.reject_backoff_s * 1000))
         self.keeper.call_soon = host.call_soon if host.has_loop else None
+        self.keeper.loading_ms = memory.loading_ms
 
     @property
     def epoch(self) -> str:

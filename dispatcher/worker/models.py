@@ -15,14 +15,21 @@ from select import PIPE_BUF
 
 import msgspec
 
+from dispatcher.clock import SystemClock
 from dispatcher.core.evidence import Memory
+
+LOADS_KEPT = 1_000
+"""How many loads are remembered, so that they can be told from the jobs that waited for them."""
+
+_clock = SystemClock()
+"""The same in all processes of a machine; Celery's, by which jobs begin, is too."""
 
 _lock = threading.Lock()
 _memory: ModelMemory | None = None
 _resident: frozenset[str] | None = None
 """What this process said last; ``None``: nothing yet. Guarded by the lock, as what follows."""
-_told: set[str] = set()
-"""What of it has been put into the outbox."""
+_told: dict[str, str] = {}
+"""What of it has been put into the outbox: model → ``has`` or ``loads``."""
 _outbox: deque[bytes] = deque()
 _models_max = 0
 
@@ -32,32 +39,41 @@ def models_max() -> int:
     return _models_max
 
 
-def report_models(resident: Iterable[str], load_s: Mapping[str, float] | None = None) -> None:
-    """Say which models this process has in memory now, and how long those took that it has loaded since its last report.
+def report_models(
+    resident: Iterable[str], load_s: Mapping[str, float] | None = None, *, loading: Iterable[str] = ()
+) -> None:
+    """Say which models this process has in memory now, and how long those took that it has just loaded, one after the other.
 
     ``report_models({"chat@1"}, {"chat@1": 12.0})``: names as jobs have them, version included. To be called after a model was
-    loaded and after one was dropped, from any thread. The dispatcher then prefers a worker that has a job's model until waiting for
-    it would take longer than a load. A worker of which no process ever reports anything is taken to have nothing to load.
+    loaded and after one was dropped, from any thread; before a load too, with what is ``loading``, where that is easy. The
+    dispatcher then prefers a worker that has a job's model until waiting for it would take longer than a load, and takes the time of a
+    load for no part of the job. A worker of which no process ever reports anything is taken to have nothing to load.
 
     Does nothing that can fail or wait; outside a worker it only remembers.
     """
     global _resident
     with _lock:
         _resident = frozenset(resident)
-        _outbox.extend(_line("load", model, round(seconds * 1000)) for model, seconds in (load_s or {}).items())
-        _tell()
+        now_ms = at_ms = _clock.monotonic_ms()
+        lines = []
+        for model, seconds in reversed(list((load_s or {}).items())):
+            took_ms = round(seconds * 1000)
+            lines.append(_line("loaded", model, at_ms, took_ms))
+            at_ms -= took_ms
+        _outbox.extend(reversed(lines))
+        _tell(dict.fromkeys(sorted(loading), "loads") | dict.fromkeys(sorted(_resident), "has"), now_ms)
 
 
-def _tell() -> None:
+def _tell(now: dict[str, str], now_ms: int) -> None:
     """Send what has changed. Where the pipe is full, the rest goes with the next report."""
-    if _memory is None or _resident is None:
+    if _memory is None:
         _outbox.clear()
         return
     _outbox.append(_line("says"))
-    _outbox.extend(_line("has", model) for model in sorted(_resident - _told))
-    _outbox.extend(_line("dropped", model) for model in sorted(_told - _resident))
+    _outbox.extend(_line(what, model, now_ms) for model, what in now.items() if _told.get(model) != what)
+    _outbox.extend(_line("dropped", model, now_ms) for model in sorted(_told.keys() - now.keys()))
     _told.clear()
-    _told.update(_resident)
+    _told.update(now)
     with suppress(OSError):
         while _outbox:
             if len(_outbox[0]) <= PIPE_BUF:
@@ -65,8 +81,8 @@ def _tell() -> None:
             _outbox.popleft()
 
 
-def _line(what: str, model: str = "", load_ms: int = 0) -> bytes:
-    return msgspec.json.encode([os.getpid(), what, model, load_ms]) + b"\n"
+def _line(what: str, model: str = "", at_ms: int = 0, took_ms: int = 0) -> bytes:
+    return msgspec.json.encode([os.getpid(), what, model, at_ms, took_ms]) + b"\n"
 
 
 def _forked() -> None:
@@ -82,7 +98,7 @@ os.register_at_fork(after_in_child=_forked)
 
 
 class ModelMemory:
-    """The main process' end: what all of a worker's processes have said. Made before the pool is; one thread may use it at a time."""
+    """The main process' end: what all of a worker's processes have said. Made before the pool is; any thread may use it."""
 
     def __init__(self, models_max: int = 0) -> None:
         global _memory, _models_max
@@ -91,34 +107,60 @@ class ModelMemory:
         os.set_blocking(self.write_end, False)
         self._unread = b""
         self._closed = self._heard = False
-        self._has: dict[int, set[str]] = {}
+        self._lock = threading.Lock()
+        self._has: dict[int, dict[str, tuple[str, int]]] = {}  # pid → model → has or loads, since when
         self._loads: dict[str, tuple[int, int]] = {}
+        self._spans: deque[tuple[int, str, int, int]] = deque(maxlen=LOADS_KEPT)  # pid, model, from and to when it was loaded
         with _lock:
             _memory, _models_max = self, models_max
             _told.clear()
-            _tell()  # what the main process loaded before the worker was made
+            if _resident is not None:  # what the main process loaded before the worker was made
+                _tell(dict.fromkeys(sorted(_resident), "has"), _clock.monotonic_ms())
 
     def read(self) -> Memory | None:
         """All of it, as a beat carries it; ``None`` while no process has said anything.
 
         Resident are the models that at least half of those processes have in memory that have any.
         """
+        with self._lock:
+            self._listen()
+            if not self._heard:
+                return None
+            for pid in [pid for pid in self._has if not _lives(pid)]:
+                del self._has[pid]
+            has = [{model for model, (what, _) in one.items() if what == "has"} for one in self._has.values()]
+            return Memory(sorted(resident(has)), dict(self._loads))
+
+    def loading_ms(self, pid: int, model: str, from_ms: int, to_ms: int) -> int:
+        """For how much of that time a job of ``model`` in process ``pid`` waited for a load: one of its model, or of any in a process that
+        does one job at a time.
+        """
+        alone, total_ms = pid != os.getpid(), 0
+        with self._lock:
+            self._listen()
+            for whose, which, began_ms, ended_ms in reversed(self._spans):
+                if ended_ms <= from_ms:
+                    break
+                if whose == pid and (alone or which == model):
+                    total_ms += max(0, min(ended_ms, to_ms) - max(began_ms, from_ms))
+            for which, (what, since_ms) in self._has.get(pid, {}).items():
+                if what == "loads" and (alone or which == model):
+                    total_ms += max(0, to_ms - max(since_ms, from_ms))
+        return min(total_ms, to_ms - from_ms)
+
+    def _listen(self) -> None:
         for line in self._lines():
-            pid, what, model, load_ms = msgspec.json.decode(line, type=tuple[int, str, str, int])
+            pid, what, model, at_ms, took_ms = msgspec.json.decode(line, type=tuple[int, str, str, int, int])
             self._heard = True
-            has = self._has.setdefault(pid, set())
-            if what == "has":
-                has.add(model)
+            has = self._has.setdefault(pid, {})
+            if what in ("has", "loads"):
+                has[model] = what, at_ms
             elif what == "dropped":
-                has.discard(model)
-            elif what == "load":
+                has.pop(model, None)
+            elif what == "loaded":
                 count, total_ms = self._loads.get(model, (0, 0))
-                self._loads[model] = count + 1, total_ms + load_ms
-        if not self._heard:
-            return None
-        for pid in [pid for pid in self._has if not _lives(pid)]:
-            del self._has[pid]
-        return Memory(sorted(resident(self._has.values())), dict(self._loads))
+                self._loads[model] = count + 1, total_ms + took_ms
+                self._spans.append((pid, model, at_ms - took_ms, at_ms))
 
     def _lines(self) -> list[bytes]:
         with _lock, suppress(BlockingIOError):

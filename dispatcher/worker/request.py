@@ -20,7 +20,7 @@ class _LeaseMixin:
     _crash = ("process_died", "its process died while it ran")
 
     def on_accepted(self: Any, pid: int, time_accepted: float) -> None:
-        self._message.channel.life.keeper.started(self._message.delivery_tag, int(time_accepted * 1000))
+        self._message.channel.life.keeper.started(self._message.delivery_tag, int(time_accepted * 1000), pid)
         super().on_accepted(pid, time_accepted)  # type: ignore[misc]
 
     def on_failure(self: Any, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from heapq import nsmallest
 from typing import TYPE_CHECKING
 
@@ -55,15 +55,14 @@ class Totals:
         """A job asked to be run again: neither well nor badly ended."""
         self._kind(entry).retried += 1
 
-    def encoded(self, held: Iterable[Held], now_ms: int, memory: Memory | None = None) -> bytes:
-        """JSON of :class:`WorkerTotals`, ``held`` being the jobs that were taken and have not ended."""
+    def encoded(self, held: Iterable[Held], busy_ms: Callable[[Held], int], memory: Memory | None = None) -> bytes:
+        """JSON of :class:`WorkerTotals`, ``held`` being the jobs that were taken and have not ended, ``busy_ms`` how long one has run."""
         begun = [(one.started_ms, one) for one in held if one.started_ms is not None and one.task != PROBE_TASK]
         oldest = nsmallest(RUNNING_MAX, begun, key=lambda pair: pair[0])
         running = []
-        for started_ms, one in oldest:
+        for _, one in oldest:
             lane = parse_lane(lane_of(one.entry))
-            age_ms = max(0, now_ms - started_ms)
-            running.append(Running(lane.task, lane.model, age_ms, cost_of(one.entry), one.guessed))
+            running.append(Running(lane.task, lane.model, busy_ms(one), cost_of(one.entry), one.guessed))
         return msgspec.json.encode(
             WorkerTotals(
                 list(self._kinds.values()), self._failures_in_row, running, memory, self._probes, self._probes_failed_in_row

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from dispatcher.core.evidence import WorkerTotals
 from dispatcher.store.admin_store import AdminStore
 from dispatcher.worker import models
 from tests.support import eventually
@@ -65,6 +67,25 @@ def test_each_prefork_process_loads_its_own_copy(cell: Cell) -> None:
     assert ask(cell, "b") != [first]
     eventually(lambda: resident(cell, "b"))
     assert cell.ledger.models("load") == ["a", "b", "b"]
+
+
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+def test_a_load_is_no_part_of_the_job_that_waits_for_it(cell: Cell, pool: str) -> None:
+    """What the first jobs of a model cost is told without the second that it takes to load, nor is the worker told to be slow."""
+    cell.spawn(pool=pool, concurrency=2, options=("--models", "heavy"))
+    ask(cell, "heavy", "heavy", "heavy")
+
+    def told() -> WorkerTotals:
+        (text,) = cell.client.hvals(cell.keys.totals)
+        totals = msgspec.json.decode(text, type=WorkerTotals)
+        assert sum(kind.done for kind in totals.kinds) == 3
+        return totals
+
+    totals = eventually(told)
+    assert totals.memory is not None
+    count, load_ms = totals.memory.loads["heavy"]
+    assert load_ms >= 1_000 * count
+    assert totals.kinds[0].busy_ms < 1_000, "they do nothing but wait for their model"
 
 
 def test_what_is_in_memory_is_told_again_when_redis_has_lost_it(cell: Cell) -> None:

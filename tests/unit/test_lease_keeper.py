@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import msgspec
 import redis
@@ -202,6 +203,30 @@ def test_totals_count_only_what_was_started() -> None:
     keeper.ack("e.2", Outcome.DONE)
     facts = keeper.facts()
     assert (facts["done"], facts["failed"], facts["busy_ms"], facts["running"]) == (0, 1, 600, 0)
+
+
+def test_what_the_model_took_to_load_is_no_part_of_the_job() -> None:
+    """Neither of its time when it has ended nor of its age while it runs; a job too short for a load is not looked at."""
+    keeper, _, _, _, clock = make()
+    asked: list[tuple[int, str, int, int]] = []
+
+    def loading_ms(*of: Any) -> int:
+        asked.append(of)
+        return 250
+
+    keeper.loading_ms = loading_ms
+    for name in (b"e.1", b"e.2"):
+        keeper.take(name)
+        keeper.started(name.decode(), 1_000, 77)
+    clock.now_ms = 1_004
+    keeper.ack("e.2", Outcome.DONE)
+    clock.now_ms = 1_300
+    assert [one.age_ms for one in told(keeper).running] == [50]
+    keeper.ack("e.1", Outcome.DONE)
+
+    assert [one.busy_ms for one in told(keeper).kinds] == [54]
+    assert keeper.facts()["busy_ms"] == 54
+    assert asked == [(77, "default", 1_000, 1_300)] * 2
 
 
 def test_the_age_of_the_last_look_counts_only_while_there_is_credit() -> None:

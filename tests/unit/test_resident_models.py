@@ -107,14 +107,16 @@ def test_a_load_that_fails_gives_its_place_back() -> None:
 
 
 def test_what_is_in_memory_is_reported_with_the_time_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before a load what has gone, after it what has come; a hit reports nothing."""
-    reports: list[tuple[list[str], dict[str, float] | None]] = []
-    monkeypatch.setattr(resident_module, "report_models", lambda models, load_s=None: reports.append((models, load_s)))
+    """Before a load what has gone and what comes, after it what has come, or not; a hit reports nothing."""
+    reports: list[tuple[list[str], dict[str, float] | None, list[str]]] = []
+    monkeypatch.setattr(resident_module, "report_models", lambda has, load_s=None, *, loading: reports.append((has, load_s, loading)))
     shelf = Shelf(limit=1)
     shelf.use("a", "a", "b")
-    assert reports == [([], None), (["a"], {"a": 2.0}), ([], None), (["b"], {"b": 2.0})]
+    assert reports == [([], None, ["a"]), (["a"], {"a": 2.0}, []), ([], None, ["b"]), (["b"], {"b": 2.0}, [])]
     shelf.models.close()
-    assert reports[-1] == ([], None)
+    with pytest.raises(OSError, match="no such file"):
+        shelf.use("broken")
+    assert reports[-1] == ([], None, [])
 
 
 def test_threads_share_one_load() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dispatcher.core.costs import Costs
-from dispatcher.core.evidence import Delta, Running, Told, WorkerTotals
+from dispatcher.core.evidence import Delta, Memory, Running, Told, WorkerTotals
 from dispatcher.core.rate import Rate
 from dispatcher.core.speed import BOUND, GONE_MAX, Speeds
 
@@ -41,6 +41,7 @@ class Fleet:
         self.rng = Random(seed)
         self.epochs = {name: f"{name}-1" for name in speeds}
         self.running: dict[str, Running] = {}
+        self.memory: Memory | None = None
         self.options = {"prior_jobs": 5.0} | options
         self.speeds = Speeds(**self.options)
         self.owed = dict.fromkeys(speeds, 0.0)
@@ -54,7 +55,8 @@ class Fleet:
 
     def told(self) -> list[Told]:
         return [
-            Told(self.epochs[name], name, 1, self.weights.get(name, 1.0), WorkerTotals([], 0, self.ran(name))) for name in self.true
+            Told(self.epochs[name], name, 1, self.weights.get(name, 1.0), WorkerTotals([], 0, self.ran(name), self.memory))
+            for name in self.true
         ]
 
     def ran(self, name: str) -> list[Running]:
@@ -204,6 +206,19 @@ def test_an_overrunning_job_is_seen_before_it_ends() -> None:
     fleet.run(1)
 
     assert fleet.found()["a"] == pytest.approx(before, rel=0.1)
+
+
+def test_a_job_that_waits_for_its_model_is_not_late() -> None:
+    """While its model is not in the worker's memory it is being loaded, however long that takes."""
+    fleet = Fleet(UNLIKE).run(60)
+    before = fleet.found()["a"]
+    fleet.running["a"] = Running(TASK, MODEL, 5_000, 1_000, True)
+    fleet.memory = Memory([])
+    fleet.run(1, only="bcd")
+    assert fleet.found()["a"] == pytest.approx(before, rel=0.1)
+    fleet.memory = Memory([MODEL])
+    fleet.run(1, only="bcd")
+    assert fleet.found()["a"] < before / 10
 
 
 def test_a_job_that_is_not_late_says_nothing() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from dispatcher.clock import ManualClock
 from dispatcher.worker import models, models_max, report_models
 from dispatcher.worker.models import ModelMemory, resident
 from tests.support import eventually
@@ -87,6 +89,57 @@ def test_a_report_outside_a_worker_fails_nothing_and_is_told_once_there_is_one(m
     later = ModelMemory()
     assert told(later)["resident"] == ["chat"]
     later.close()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
+    """What reports are dated by."""
+    manual = ManualClock(100_000)
+    monkeypatch.setattr(models, "_clock", manual)
+    return manual
+
+
+def test_a_job_waited_for_the_loads_of_its_model_while_it_ran(memory: ModelMemory, clock: ManualClock) -> None:
+    """Only for the part of a load that lies within its time, and only in its own process: threads that use other models do not wait."""
+    report_models(["chat"], {"chat": 12.0})
+    me = os.getpid()
+    assert memory.loading_ms(me, "chat", 80_000, 101_000) == 12_000
+    assert memory.loading_ms(me, "chat", 90_000, 101_000) == 10_000
+    assert memory.loading_ms(me, "chat", 80_000, 89_000) == 1_000
+    assert memory.loading_ms(me, "chat", 100_000, 101_000) == 0
+    assert memory.loading_ms(me, "other", 80_000, 101_000) == 0
+    assert memory.loading_ms(me + 1, "chat", 80_000, 101_000) == 0
+
+
+def test_loads_of_one_report_came_one_after_the_other(memory: ModelMemory, clock: ManualClock) -> None:
+    """The last of them ended when it was made."""
+    report_models(["a", "b"], {"a": 10.0, "b": 5.0})
+    me = os.getpid()
+    assert memory.loading_ms(me, "b", 96_000, 101_000) == 4_000
+    assert memory.loading_ms(me, "a", 80_000, 90_000) == 5_000
+    assert memory.loading_ms(me, "a", 94_000, 101_000) == 1_000
+
+
+def test_a_load_that_has_not_ended_counts_up_to_now(memory: ModelMemory, clock: ManualClock) -> None:
+    """From when it was reported, until it is in memory or given up."""
+    me = os.getpid()
+    report_models([], loading=["chat"])
+    assert memory.loading_ms(me, "chat", 90_000, 107_000) == 7_000
+    assert told(memory)["resident"] == []
+    clock.now_ms = 112_000
+    report_models(["chat"], {"chat": 12.0})
+    assert told(memory)["resident"] == ["chat"]
+    assert memory.loading_ms(me, "chat", 90_000, 120_000) == 12_000
+    report_models(["chat"], loading=["other"])
+    report_models(["chat"])
+    assert memory.loading_ms(me, "other", 90_000, 120_000) == 0
+
+
+def test_a_process_that_runs_one_job_waits_for_every_load(memory: ModelMemory, child: Callable[[Callable[[], None]], int]) -> None:
+    """A child does one job at a time, so that what it loads is for that job, whatever the job calls its model."""
+    pid = child(lambda: report_models(["a"], {"a": 5.0}))
+    now_ms = eventually(lambda: told(memory) and time.monotonic_ns() // 1_000_000)
+    assert memory.loading_ms(pid, "default", now_ms - 3_600_000, now_ms + 1) == 5_000
 
 
 def test_children_report_through_what_they_inherit(memory: ModelMemory, child: Callable[[Callable[[], None]], int]) -> None:

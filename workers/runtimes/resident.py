@@ -100,10 +100,10 @@ class ResidentModels:
         return False, None
 
     def _load(self, model: str, place: _Place, oldest: tuple[str, Runtime] | None) -> None:
+        began_ms = self._clock.monotonic_ms()
         if oldest is not None:
             log.info("closing the model %s: its place is needed for %s", oldest[0], model)
             _close(*oldest)
-        began_ms = self._clock.monotonic_ms()
         try:
             place.runtime.load()
         except BaseException:
@@ -111,6 +111,7 @@ class ResidentModels:
                 place.runtime.close()
             with self._changed:
                 del self._places[model]
+                self._report()
                 self._changed.notify_all()
             raise
         took_s = (self._clock.monotonic_ms() - began_ms) / 1000
@@ -120,7 +121,10 @@ class ResidentModels:
             self._changed.notify_all()
 
     def _report(self, load_s: dict[str, float] | None = None) -> None:
-        report_models([model for model, place in self._places.items() if place.loaded], load_s)
+        has: dict[bool, list[str]] = {True: [], False: []}
+        for model, place in self._places.items():
+            has[place.loaded].append(model)
+        report_models(has[True], load_s, loading=has[False])
 
 
 def _close(model: str, runtime: Runtime) -> None:
