@@ -85,9 +85,13 @@ class Arrivals:
         self._until[epoch] = arrivals
         return resident | arrivals.keys(), sum(max(0, one.due_ms - now_ms) for one in arrivals.values())
 
-    def forget(self, alive: Collection[str]) -> None:
-        """Keep those workers only."""
-        self._until = {epoch: one for epoch, one in self._until.items() if epoch in alive}
+    def forget(self, alive: Collection[str], now_ms: int) -> None:
+        """Keep those workers, and what is still believed in: a worker that is new has not been heard of."""
+        self._until = {
+            epoch: models
+            for epoch, models in self._until.items()
+            if epoch in alive or any(now_ms < one.given_up_ms for one in models.values())
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +120,14 @@ class Residency:
         self.load_ms: Mapping[str, int] = dict(prior_ms)
         """Model → time to load it, where known."""
 
-    def of(self, epoch: str, now_ms: int) -> tuple[frozenset[str] | None, int]:
-        """What the worker holds or will soon (``None``: it does not say), and how many ms of loading are between now and then."""
-        return self._arrivals.soon(epoch, self._resident.get(epoch), now_ms)
+    def of(self, epoch: str, now_ms: int, at_first: Collection[str] | None = None) -> tuple[frozenset[str] | None, int]:
+        """What the worker holds or will soon (``None``: it does not say), and how many ms of loading are between now and then.
+
+        ``at_first``: what it held when its life began, which counts until its first beat has been heard.
+        """
+        if epoch not in self._resident:
+            self._resident[epoch] = None if at_first is None else frozenset(at_first)
+        return self._arrivals.soon(epoch, self._resident[epoch], now_ms)
 
     def assigned(self, assignments: Iterable[Assign], now_ms: int) -> None:
         """These jobs have gone to their workers."""
@@ -133,7 +142,7 @@ class Residency:
 
     def observe(self, deltas: Sequence[Delta], told: Sequence[Told], now_ms: int) -> None:
         alive = {one.epoch for one in told}
-        self._arrivals.forget(alive)
+        self._arrivals.forget(alive, now_ms)
         self._loads = {epoch: loads for epoch, loads in self._loads.items() if epoch in alive}
         self._resident = {}
         for one in told:

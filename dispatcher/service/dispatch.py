@@ -349,7 +349,7 @@ class Dispatcher:
         if registration is None:
             return lost_worker_view(row)
         window = self._windows.window(row.epoch, concurrency=registration.concurrency, done=row.done, now_ms=now_ms)
-        resident, loading_ms = self._residency.of(row.epoch, now_ms)
+        resident, loading_ms = self._residency.of(row.epoch, now_ms, registration.resident)
         if loading_ms:  # it owes that time too, before it begins with the next job
             row = row._replace(leased_cost_ms=row.leased_cost_ms + round(loading_ms * registration.weight))
         ejected, warmth = self._health.standing(row.epoch, now_ms)

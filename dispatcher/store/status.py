@@ -128,7 +128,7 @@ def _worker(
         "beat_age_s": round(row[1] / 1000, 3) if alive and row is not None else None,
         "pid": registration.pid,
         "models": list(registration.models),
-        "resident": memory.resident if memory is not None else None,
+        "resident": memory.resident if memory is not None else msgspec.to_builtins(registration.resident),
         "models_max": registration.models_max,
         "labels": registration.labels,
     }

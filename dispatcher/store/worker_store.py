@@ -28,7 +28,10 @@ DEAD_TTL_MS = 24 * 3600 * 1000
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What a worker says of itself when its life begins; it does not change in that life."""
+    """What a worker says of itself when its life begins; it does not change in that life.
+
+    ``resident``: the models it had in memory then, ``None`` where it does not say; what holds later is told with its beats.
+    """
 
     name: str
     host: str
@@ -38,6 +41,7 @@ class Registration:
     weight: float = 1.0
     models: tuple[str, ...] = ()
     models_max: int = 0
+    resident: tuple[str, ...] | None = None
     labels: dict[str, str] = field(default_factory=dict)
     ingress: tuple[str, ...] = ("dispatch",)
     tasks: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 
 import redis
@@ -243,7 +243,9 @@ class WorkerLife:
         return WorkerStore(self._client, self._keys, epoch), LeasePipe(self._client, self._keys, epoch)
 
     def _register(self) -> None:
-        if not self._store.register(self.registration):
+        memory = self._memory.read()
+        resident = None if memory is None else tuple(memory.resident)
+        if not self._store.register(replace(self.registration, resident=resident)):
             raise redis.RedisError(f"worker life {self.epoch} is registered already")
 
     def _say_goodbye(self) -> None:

@@ -15,7 +15,7 @@ from dispatcher.core.evidence import WorkerTotals
 from dispatcher.store.admin_store import AdminStore
 from dispatcher.worker import models
 from tests.support import eventually
-from tests.worker_harness import Cell, open_cell
+from tests.worker_harness import Cell, WorkerProcess, open_cell
 
 
 @pytest.fixture
@@ -23,6 +23,11 @@ def cell(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setattr(models, "_resident", None)  # other tests of this process may have said something
     with open_cell(redis_url, tmp_path) as opened:
         yield opened
+
+
+def registered(cell: Cell, worker: WorkerProcess) -> dict[str, Any]:
+    """What the worker said of itself when its life began."""
+    return cell.registrations()[cell.epoch_of(worker.name)]
 
 
 def ask(cell: Cell, *names: str) -> list[int]:
@@ -104,13 +109,16 @@ def test_a_warm_worker_gets_the_jobs_of_its_model(cell: Cell) -> None:
     for worker in cell.workers:
         cell.wait_registered(worker)
     workers = {worker.name: worker.pid for worker in cell.workers}
-    eventually(lambda: cell.client.hlen(cell.keys.totals) == 2)
     (warm,) = ask(cell, "a")
 
     def learned() -> bool:
         return "a" in json.loads(cell.client.hget(cell.keys.policy, "residency") or "{}").get("measured_ms", {})
 
     eventually(learned, message=lambda: cell.client.hgetall(cell.keys.policy))
+    assert ask(cell, *"aaaaaa") == [warm] * 6
+    third = cell.spawn("w3", pool="threads", concurrency=1, options=("--models", "a,b", "--models-max", "1"))
+    assert registered(cell, third)["resident"] == [], "it does not look warm before its first beat"
+    workers[third.name] = third.pid
     assert ask(cell, *"aaaaaa") == [warm] * 6
     assert cell.ledger.models("load") == ["a"]
     admin = AdminStore(cell.client, cell.keys).status()["workers"]

@@ -87,7 +87,9 @@ def test_where_loading_costs_nothing_nothing_is_on_its_way() -> None:
     arrivals.assigned("w1", "held", frozenset({"held"}), 12_000, now_ms=0)
     assert arrivals.soon("w1", NOTHING, now_ms=1) == (NOTHING, 0)
     arrivals.assigned("w1", "chat", NOTHING, 12_000, now_ms=0)
-    arrivals.forget({"w2"})
+    arrivals.forget({"w2"}, now_ms=1)
+    assert arrivals.soon("w1", NOTHING, now_ms=1) == ({"chat"}, 11_999), "it may be new"
+    arrivals.forget({"w2"}, now_ms=60_000)
     assert arrivals.soon("w1", NOTHING, now_ms=1) == (NOTHING, 0)
 
 
@@ -106,6 +108,19 @@ def test_the_leader_learns_what_workers_hold_and_how_long_loads_take() -> None:
     assert known.of("w2", 1_000) == (None, 0)
     known.observe((), [told("w1", "chat", chat=(2, 30_000))], 2_000)
     assert known.load_ms == {"chat": 13_000}
+
+
+def test_a_worker_that_is_new_holds_what_it_said_when_its_life_began() -> None:
+    """It is not taken for one that has nothing to load, nor loaded with the same model twice; its first beat then counts."""
+    known = Residency({"chat": 12_000})
+    assert known.of("w1", 0, ()) == (NOTHING, 0)
+    assert known.of("w2", 0, ("chat",)) == ({"chat"}, 0)
+    assert known.of("w3", 0, None) == (None, 0)
+    known.assigned([Assign("dispatch/t/chat/p0/c10", "w1", 1, 3, 0.0)], 0)
+    assert known.of("w1", 4_000, ()) == ({"chat"}, 8_000)
+    known.observe((), [told("w2")], 1_000)
+    assert known.of("w2", 1_000, ("chat",)) == (NOTHING, 0)
+    assert known.of("w1", 1_000, ()) == ({"chat"}, 11_000), "its first beat has not been heard"
 
 
 def test_a_successor_goes_on_from_what_was_learned() -> None:
