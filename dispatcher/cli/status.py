@@ -49,14 +49,19 @@ def _print(facts: dict[str, Any], paused: set[str]) -> None:
         console.print("no workers")
         return
     table = plain_table(
-        "worker", "state", "weight", "slots", "leased", "running", "done", "failed", "last beat", "pid", "models", "labels"
+        "worker", "state", "weight", "slots", "leased", "running", "done", "failed", "last beat", "pid", "models", "in memory", "labels"
     )
     for worker in facts["workers"]:
         age = worker["beat_age_s"]
         table.add_row(
             escape(worker["name"]), worker["state"], f"{worker['weight']:g}", str(worker["concurrency"]), str(worker["leased"]),
             str(worker["running"]), str(worker["done"]), str(worker["failed"]), "-" if age is None else f"{age:.1f} s",
-            str(worker["pid"]), escape(",".join(worker["models"])),
+            str(worker["pid"]), escape(",".join(worker["models"])), escape(_in_memory(worker["resident"])),
             escape(",".join(f"{key}={value}" for key, value in worker["labels"].items())),
         )  # fmt: skip
     console.print(table)
+
+
+def _in_memory(models: list[str] | None) -> str:
+    """A worker that does not say is none that holds nothing."""
+    return "-" if models is None else ",".join(models) or "none"

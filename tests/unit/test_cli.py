@@ -11,6 +11,9 @@ from click.testing import CliRunner, Result
 from dispatcher.cli import cli
 from dispatcher.cli.group import COMMANDS
 from dispatcher.store.admin_store import AdminStore
+from dispatcher.store.connection import connect
+from dispatcher.store.keys import Keys
+from dispatcher.store.worker_store import Registration, WorkerStore
 
 
 @pytest.fixture
@@ -141,6 +144,17 @@ class TestAgainstRedis:
         nothing = {"leader": None, "ingress": 0, "scheduled": 0, "dead": 0, "unroutable": 0, "lanes": [], "workers": []}
         assert json.loads(result.stdout) == nothing
         assert "no dispatcher leads" in run("status").stdout
+
+    def test_status_shows_what_workers_hold_in_memory(self, run, redis_url: str) -> None:
+        """From registration on; what holds nothing is told from what does not say."""
+        client = connect(redis_url)
+        for name, resident in (("w1", None), ("w2", ()), ("w3", ("chat@1", "other"))):
+            models = ("chat@1", "other", name)
+            assert WorkerStore(client, Keys(), name).register(Registration(name, "h", 1, 1, models=models, resident=resident))
+        assert [one["resident"] for one in json.loads(run("status", "--json").stdout)["workers"]] == [None, [], ["chat@1", "other"]]
+        rows = run("status").stdout.splitlines()[-3:]
+        assert [row.split()[-1] for row in rows] == ["-", "none", "chat@1,other"]
+        client.close()
 
     def test_a_wrong_worker(self, run) -> None:
         """Names those there are."""
