@@ -7,6 +7,7 @@
     ├── EpochEnded       this worker life was declared dead: stop the process, start a new one
     ├── DeadlinePassed   a job was not begun in time: give its lease back, to be buried
     └── JobDead          raised by ``AsyncResult.get()`` for a job that went to dead letters
+        └── PoisonJob    … because its worker, or its process there, died each time: see to its input before you send it again
 
 Redis' and kombu's errors become one of these where they enter, ``from exc``. Every class passes all its fields to
 ``super().__init__``, because Celery pickles or JSON-encodes errors and rebuilds them from ``args``.
@@ -52,3 +53,10 @@ class JobDead(DispatcherError):
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
+
+
+class PoisonJob(JobDead):
+    """The job's worker, or its process there, died each time it ran, the last time with nothing else running beside it.
+
+    ``detail`` has the story of each run: which worker, when, and how it ended.
+    """

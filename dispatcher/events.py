@@ -86,6 +86,15 @@ class JobsRecalled:
 
 
 @dataclass(frozen=True, slots=True)
+class SuspectIsolated:
+    """A job that died with its workers before went to ``name``, which gets nothing else until it has ended. ``lane`` is its lane."""
+
+    name: str
+    epoch: str
+    lane: str
+
+
+@dataclass(frozen=True, slots=True)
 class JobsRefused:
     """``count`` messages of one look at the ingress became dead letters for the same ``reason``."""
 
@@ -235,6 +244,7 @@ Event = (
     | WorkerReturned
     | FleetPanic
     | JobsRecalled
+    | SuspectIsolated
     | JobsRefused
     | JobsLate
     | JobSettled

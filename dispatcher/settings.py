@@ -77,8 +77,8 @@ class Settings:
     window_hide_ms: float = knob(25.0, "ms", "Time to the next refill that a worker's window covers at its measured rate.")
     window_idle: float = knob(0.05, "share", "Share of a worker's slots that may stand idle until the next refill, rather than have "
                               "it hold a job more that another could begin.")
-    attempts_max: int = knob(3, "runs", "A job whose worker process died this often is buried.")
-    reaps_max: int = knob(10, "runs", "A job that was running on this many dead workers is buried.")
+    attempts_max: int = knob(3, "runs", "A job that died so often with its worker, or with its process there, is buried, the last time "
+                             "while it ran alone.")
     reject_backoff_s: float = knob(1.0, "s", "First wait of a job that its task rejected with requeue; doubles, at most a minute.")
     stall_s: float = knob(3.0, "s", "A worker that beats but has not looked at its queue for this long gets nothing.")
     decisions_kept: int = knob(10_000, "jobs", "Jobs in the decision log that `dispatcher explain` reads; about 100 bytes of Redis each "
@@ -125,7 +125,7 @@ class Settings:
             if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
                 yield f"{env_name(one.name)} is {value}: it must not be negative"
         for name in ("lease_ttl_s", "heartbeat_s", "leader_ttl_s", "default_cost_s", "autoscaler_interval_s", "speed_prior_jobs",
-                     "autoscaler_target_wait_s", "chunk_tokens_max", "chunk_lines_max", "attempts_max", "reaps_max"):
+                     "autoscaler_target_wait_s", "chunk_tokens_max", "chunk_lines_max", "attempts_max"):
             if getattr(self, name) == 0:
                 yield f"{env_name(name)} is 0: it must be more"
         for name in ("eject_max_share", "panic_share"):

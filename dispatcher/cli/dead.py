@@ -31,9 +31,11 @@ def list_(session: Session, limit: int, as_json: bool) -> None:
         return
     from rich.markup import escape
 
+    from dispatcher.core.poison import told
+
     table = plain_table("job", "died", "queue", "task", "task id", "reason")
     for letter in letters:
-        reason = f"{letter.reason}: {letter.detail}" if letter.detail else letter.reason
+        reason = ": ".join(part for part in (letter.reason, letter.detail, told(letter.story)) if part)
         cells = (letter.job, f"{letter.died_s_ago:.0f} s ago", letter.ingress or "-", letter.task or "-", letter.task_id or "-", reason)
         table.add_row(*(escape(cell) for cell in cells))
     wide_console().print(table)

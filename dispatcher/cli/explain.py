@@ -64,10 +64,14 @@ def _result(app: Celery, task_id: str) -> dict[str, Any] | None:
 def _print(facts: dict[str, Any]) -> None:
     from rich.markup import escape
 
+    from dispatcher.core.poison import told
+
     console = wide_console()
     console.print(escape(f"job {facts['job_id']}: {_sentence(facts)}"))
     if facts.get("came_back"):
         console.print("it came back: " + ", ".join(f"{number} × {cause}" for cause, number in facts["came_back"].items()))
+    for number, line in enumerate(facts.get("story", ()), start=1):
+        console.print(escape(f"    {told([line], first=number)}"))
     if "deadline_in_s" in facts:
         console.print(f"it is of no use after {facts['deadline_in_s']:.1f} s from now")
     if "candidates" in facts:

@@ -23,7 +23,7 @@ class Hold:
 
     ``reason``: ``paused``; ``unroutable`` (no worker may have them); ``full`` (all that may have no room); ``sooner_elsewhere`` (a full
     worker will be done with them sooner); ``sticky`` (the worker of their session or prefix is full); ``tenant_cap`` or ``model_cap``
-    (as much of that is leased as may be).
+    (as much of that is leased as may be); ``alone`` (they are suspects, and wait for a worker that runs nothing else).
     """
 
     lane: str

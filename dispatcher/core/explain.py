@@ -21,6 +21,7 @@ REASONS: Final = {
     "sooner_elsewhere": "a full worker will be done with it sooner than any that has room",
     "sticky": "the worker of its session or prefix is full",
     "tenant_cap": "as much of its tenant's work is leased as may be",
+    "alone": "it died with its workers before, and waits for one that runs nothing else",
     "model_cap": "as much of its model's work is leased as may be",
 }
 """The reasons of holds, as a sentence tells them. A reason that is not here is told as it is."""

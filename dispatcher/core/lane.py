@@ -16,6 +16,9 @@ SLOTS: Final = 2048
 busiest of eight had up to 1.4 times the mean work with 256 (two Mooncake traces, ten fleets of other names), 1.24 with 2,048, 1.17 with
 4,096, whose lanes cost a plan twice as much in a backlog."""
 
+ALONE: Final = "/alone=1"
+"""What the name of a suspects' lane ends in, after all else: ``lua/giveback.lua`` appends it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lane:
@@ -23,7 +26,8 @@ class Lane:
     is the same of the time they have from admission to their deadline, 0 for those without one.
 
     ``step`` is kombu's priority step (0, 3, 6, 9 by default; 0 is served first). ``model`` is ``default`` where the job names none.
-    ``slot`` is the hash bucket of the session or prefix, from 0 to ``SLOTS`` - 1, or -1 where the job has neither.
+    ``slot`` is the hash bucket of the session or prefix, from 0 to ``SLOTS`` - 1, or -1 where the job has neither. ``alone``: its jobs are
+    suspects, which run with no other job in their worker (``core/poison.py``); only ``giveback`` puts jobs there.
     """
 
     ingress: str
@@ -36,16 +40,19 @@ class Lane:
     prefers: Wanted = field(default=NOTHING)
     slot: int = -1
     deadline_class: int = 0
+    alone: bool = False
 
 
 def lane_name(lane: Lane) -> str:
     """The lane's name in Redis, Flower, logs and ``status``: ``dispatch/workers.tasks.infer/minilm/p0/c10``.
 
-    What a job leaves out is left out here: ``/tenant=acme``, ``/requires=region=eu``, ``/prefers=…``, ``/slot=17``, ``/deadline=12``.
+    What a job leaves out is left out here: ``/tenant=acme``, ``/requires=region=eu``, ``/prefers=…``, ``/slot=17``, ``/deadline=12``,
+    ``/alone=1``.
     """
     return (
         f"{quote(lane.ingress, safe='')}/{quote(lane.task, safe='')}/{quote(lane.model, safe='@')}"
         f"/p{lane.step}/c{lane.size_class}{name_end(lane.tenant, lane.requires, lane.prefers, lane.slot, lane.deadline_class)}"
+        f"{ALONE if lane.alone else ''}"
     )
 
 
@@ -84,6 +91,7 @@ def parse_lane(name: str) -> Lane:
             labels.from_text(more.pop("prefers", "")),
             int(more.pop("slot", "-1")),
             int(more.pop("deadline", "0")),
+            more.pop("alone", "0") == "1",
         )
         if more:
             raise ValueError

@@ -26,6 +26,7 @@ from dispatcher.events import (
     RolloutRolledBack,
     RolloutStepped,
     ScalingAdvised,
+    SuspectIsolated,
     UnknownHeaderField,
     WorkerDraining,
     WorkerEjected,
@@ -73,6 +74,8 @@ def log_line(event: Event) -> tuple[int, str]:
             return logging.WARNING, f"{healthy} of {_count(total, 'worker')} are healthy: ejections are heeded again"
         case JobsRecalled(name, epoch, count):
             return logging.INFO, f"{_count(count, 'job')} that {name} had not begun went back in line, others are free: epoch {epoch}"
+        case SuspectIsolated(name, epoch, lane):
+            return logging.WARNING, f"a job of lane {lane} died with its workers before: it runs alone on {name}, epoch {epoch}"
         case JobsRefused(count, reason):
             return logging.WARNING, f"{_count(count, 'message')} refused ({reason}): `dispatcher dead list` shows what was wrong"
         case JobsLate(count):

@@ -46,6 +46,7 @@ from dispatcher.service.late import LateJobs
 from dispatcher.service.reap import Reaper
 from dispatcher.service.recall import Recaller
 from dispatcher.service.rollout import Rollouts
+from dispatcher.service.suspects import Suspects
 from dispatcher.service.tell import Teller
 from dispatcher.service.views import lost_worker_view, worker_view
 from dispatcher.service.wake import Waker
@@ -106,6 +107,7 @@ class Dispatcher:
         self._state = PolicyState()
         self._reaper = Reaper(store, settings, emit)
         self._late = LateJobs(store, emit)
+        self._suspects = Suspects(store, self._policy.filters, emit)
         self._decisions = DecisionLog(store, kept=settings.decisions_kept, policy=self._policy)
         self._teller = Teller(store, settings, self._policy.filters, emit)
         self._rollouts = Rollouts(store, admission.routes, emit)
@@ -215,8 +217,9 @@ class Dispatcher:
         rerouted = self._rollouts.step(look.lanes, workers, now_ms=look.now_ms, monotonic_ms=began_ms)
         self._admission.splits = self._rollouts.splits
         late = self._late.step(look.lanes, workers, look.now_ms)
+        others = self._suspects.step(look.lanes, workers, look.paused)
         snapshot = Snapshot(
-            look.now_ms, True, look.paused, look.lanes, workers, look.next_due_ms, self._residency.load_ms, look.leased_ms
+            look.now_ms, True, look.paused, others.lanes, others.workers, look.next_due_ms, self._residency.load_ms, look.leased_ms
         )
         batches: list[AdmitBatch] = []
         planned, decided = snapshot, Plan((), ())
@@ -239,10 +242,10 @@ class Dispatcher:
         self._windows.ticked(self._clock.monotonic_ms() - began_ms)
         self._report_refusals(batches, applied.admitted)
         self._decisions.step(planned, batches, decided, applied, monotonic_ms=self._clock.monotonic_ms())
-        self._teller.step(planned, decided, monotonic_ms=self._clock.monotonic_ms())
+        self._teller.step(*others.told(planned, decided), monotonic_ms=self._clock.monotonic_ms())
         self._late.tell(applied.late)
         returned = self._reaper.step(workers, now_ms=look.now_ms, monotonic_ms=self._clock.monotonic_ms())
-        returned += self._recaller.step(workers, (one.epoch for one in decided.assignments), look.now_ms)
+        returned += self._recaller.step(others.workers, (one.epoch for one in decided.assignments), look.now_ms)
         self._evidence.step(look.now_ms, workers)
         self._health.step(workers, look.now_ms)
         wait_s = settings.idle_wait_s
@@ -278,6 +281,7 @@ class Dispatcher:
             self._leads = True
             self._reaper.liveness.restart()
             self._late = LateJobs(self._store, self._emit)
+            self._suspects.restart()
             self._learn_queues()
             self._rollouts.restart()
             self._evidence.load()

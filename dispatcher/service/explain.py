@@ -42,8 +42,8 @@ class Explainer:
         """All of it as JSON. ``job_id`` is Celery's task id, or a job's number.
 
         ``place``: ingress, scheduled, lane, leased, running or dead for a job in keeping; then done, failed, revoked or retrying by its
-        stored result; ended if there is none, but the decision log knows it; else unknown. ``candidates`` is there for what waits, as
-        of now; ``decisions`` are those of the log, the oldest first.
+        stored result; ended if there is none, but the decision log knows it; else unknown. ``story``: its runs that ended with their
+        worker or process. ``candidates`` is there for what waits, as of now; ``decisions`` are those of the log, the oldest first.
         """
         finder = Finder(self.client, self.keys)
         task_id = finder.task_id(job_id) or job_id
@@ -53,7 +53,8 @@ class Explainer:
         facts["decisions"] = [_decision(one, now_ms) for one in logged]
         job, found = self._find(finder, task_id, numbers)
         if found is not None:
-            return facts | {"job": job} | self._place(found, now_ms)
+            facts |= {"job": job, "story": finder.story(job) if job else []}
+            return facts | self._place(found, now_ms)
         result = self.result_of(task_id)
         if result is not None:
             facts["place"] = PLACE_OF_STATE.get(result["status"], "unknown")
@@ -89,8 +90,9 @@ class Explainer:
                 if taken_ms:
                     place["running_s"] = _seconds(now_ms - taken_ms)
                 return place | _of_entry(entry, now_ms)
-            case Dead(reason, detail, died_ms):
-                return {"place": "dead", "reason": reason, "detail": detail, "died_s_ago": _seconds(now_ms - died_ms)}
+            case Dead(reason, detail, died_ms, story):
+                dead = {"place": "dead", "reason": reason, "detail": detail, "died_s_ago": _seconds(now_ms - died_ms)}
+                return dead | ({"story": story} if story else {})
             case InLane(entry, before, depth):
                 return {"place": "lane", "before": before, "depth": depth, **_of_entry(entry, now_ms), **self._wait(found)}
 

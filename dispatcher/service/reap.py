@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from dispatcher.core.evidence import PROBE_TASK
 from dispatcher.core.lane import parse_lane
 from dispatcher.core.liveness import Liveness
+from dispatcher.core.poison import Attempt
 from dispatcher.core.snapshot import WorkerView
 from dispatcher.events import Event, FleetSilent, WorkerDraining, WorkerReaped, WorkerSilent
 from dispatcher.settings import Settings
 from dispatcher.store.dispatch_store import DispatchStore
 from dispatcher.store.frame import Entry
-from dispatcher.store.worker_store import GiveBack
+from dispatcher.store.worker_store import GiveBack, after_death
 
 CALL_MAX = 500
 """Leases that one script call ends at most."""
@@ -60,36 +61,33 @@ class Reaper:
     def _reap(self, worker: WorkerView, reason: str) -> int:
         """All leases of an ended life go back to the head of their lanes; then it is forgotten.
 
-        A job that was running counts as reaped, unless its worker said goodbye: that one finished what it could. One that must not
-        be repeated is buried either way.
+        A job that was running died with it, unless the worker said goodbye: that one finished what it could. A job that must not be
+        repeated is buried either way.
         """
         leases = self._store.leases(worker.epoch)
-        died = reason != "goodbye"
+        running = sum(taken for _, _, taken in leases)
         ended, buried = 0, 0
         for at in range(0, len(leases), CALL_MAX):
-            part = leases[at : at + CALL_MAX]
-            ended += self._store.giveback(
-                worker.epoch, [self._return(worker, id_, entry, died=died) if taken else GiveBack(id_) for id_, entry, taken in part]
-            )
-            buried += sum(self._is_buried(worker, entry, died=died) for _, entry, taken in part if taken)
+            part = [
+                self._return(worker, id_, entry, reason, alone=running == 1) if taken else GiveBack(id_)
+                for id_, entry, taken in leases[at : at + CALL_MAX]
+            ]
+            ended += self._store.giveback(worker.epoch, part)
+            buried += sum(one.most < 0 for one in part)
         if self._store.forget_worker(worker.epoch):
             self._draining.discard(worker.epoch)
             self._emit(WorkerReaped(worker.name, worker.epoch, reason, ended - buried, buried))
         return ended
 
-    def _is_buried(self, worker: WorkerView, entry: Entry, *, died: bool) -> bool:
-        """Whether the job, which its worker had started, must not run again."""
-        return parse_lane(entry.lane).task in worker.at_most_once or (died and entry.reaps + 1 >= self._settings.reaps_max)
-
-    def _return(self, worker: WorkerView, lease_id: str, entry: Entry, *, died: bool) -> GiveBack:
+    def _return(self, worker: WorkerView, lease_id: str, entry: Entry, reason: str, *, alone: bool) -> GiveBack:
         """How to end the lease of a job that was running."""
         if parse_lane(entry.lane).task in worker.at_most_once:
             detail = f"worker {worker.name} ended while it ran; its task says acks_late=False, so it is not run again"
             return GiveBack(lease_id, "reaps", -1, "at_most_once", detail)
-        if not died:
+        if reason == "goodbye":
             return GiveBack(lease_id)
-        detail = f"it was running when its worker died, {self._settings.reaps_max} times; the last was {worker.name}"
-        return GiveBack(lease_id, "reaps", self._settings.reaps_max, "worker_died", detail)
+        attempt = Attempt(worker.name, worker.epoch, f"the worker died ({reason})", alone)
+        return after_death(lease_id, "reaps", entry.deaths, attempt, "worker_died", attempts_max=self._settings.attempts_max)
 
     def _recall(self, worker: WorkerView) -> int:
         """Never a probe: it was given to just this worker."""

@@ -10,17 +10,21 @@ import base64
 import binascii
 import json
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from celery import Celery
 from celery.app.task import Context
 
-from dispatcher.errors import JobDead
+from dispatcher.core.poison import told
+from dispatcher.errors import JobDead, PoisonJob
 from dispatcher.events import Event, JobSettled
 from dispatcher.store.dispatch_store import DispatchStore
 
 log = logging.getLogger(__name__)
+
+POISON: Final = frozenset({"worker_died", "process_died"})
+"""Reasons of those that died each time they ran."""
 
 
 class Settler:
@@ -36,12 +40,20 @@ class Settler:
         """Settle a few; how many were. Raises what Redis or the backend raises; call again later."""
         settled = 0
         for job, message, record in self._store.unsettled(self._batch):
-            error = JobDead(str(record.get("reason", "dead")), str(record.get("detail", "")))
+            error = error_of(record)
             if task_id := store_failure(self._app, error, message, record.get("task_id")):
                 self._emit(JobSettled(job, task_id, error.reason))
             self._store.settled(job)
             settled += 1
         return settled
+
+
+def error_of(record: Mapping[str, Any]) -> JobDead:
+    """What ``get()`` raises for a dead letter, given what was noted when it was buried: the story of its runs is in its text."""
+    reason, detail, story = str(record.get("reason", "dead")), str(record.get("detail", "")), record.get("story")
+    if isinstance(story, list) and story:
+        detail = f"{detail}: {told(story)}"
+    return (PoisonJob if reason in POISON else JobDead)(reason, detail)
 
 
 def store_failure(app: Celery, error: JobDead, message: bytes | str | None, task_id: str | None = None) -> str | None:

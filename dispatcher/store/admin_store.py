@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import msgspec
@@ -47,7 +47,9 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A job that was refused, or given up. ``died_s_ago`` by Redis' clock."""
+    """A job that was refused, or given up. ``died_s_ago`` by Redis' clock. ``story``: of each run that ended with its worker or process,
+    ``worker``, ``epoch``, ``how``, ``alone``, and when it began and ended.
+    """
 
     job: str
     reason: str
@@ -56,6 +58,7 @@ class DeadLetter:
     task_id: str | None
     ingress: str | None
     died_s_ago: float
+    story: list[dict[str, Any]] = field(default_factory=list)
 
 
 class AdminStore:
@@ -308,4 +311,5 @@ def _dead_letter(job: str, text: str | None, message: str | None, died_s_ago: fl
         task_id=task_id if isinstance(task_id, str) else None,
         ingress=lane.ingress if lane is not None else record.get("ingress"),
         died_s_ago=round(died_s_ago, 3),
+        story=[one for one in record.get("story") or () if isinstance(one, dict)],
     )

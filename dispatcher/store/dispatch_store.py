@@ -27,7 +27,16 @@ from dispatcher.store.leader_view import EXPIRES_MS
 from dispatcher.store.policy_store import PolicyStore
 from dispatcher.store.rollout_store import RolloutStore
 from dispatcher.store.script_stream import Call, ScriptRunner
-from dispatcher.store.worker_store import ALIVE_TTL_MS, DEAD_TTL_MS, DEADLINE_PASSED, LATE, GiveBack, Registration
+from dispatcher.store.suspect_store import SuspectStore
+from dispatcher.store.worker_store import (
+    ALIVE_TTL_MS,
+    DEAD_TTL_MS,
+    DEADLINE_PASSED,
+    LATE,
+    GiveBack,
+    Registration,
+    giveback,
+)
 
 TAIL_BYTES = 64
 """How much of a message's end identifies it: Celery puts the delivery tag there, which is unique to a publish."""
@@ -123,6 +132,10 @@ class DispatchStore:
     def policy(self) -> PolicyStore:
         """What this leader learns from, and where it keeps what it has learned."""
         return PolicyStore(self._client, self.keys, self.token)
+
+    def suspects(self) -> SuspectStore:
+        """Where suspects run alone, as this leader sees to it."""
+        return SuspectStore(self._client, self.keys, self.token)
 
     def rollouts(self) -> RolloutStore:
         """The aliases of the cell, as this leader reads and changes them."""
@@ -310,12 +323,7 @@ class DispatchStore:
 
     def giveback(self, epoch: str, leases: Sequence[GiveBack]) -> int:
         """End leases of a worker; at most 500. How many were ended."""
-        keys = self.keys
-        names = [
-            keys.leader, keys.leases(epoch), keys.taken(epoch), keys.worker_queue(epoch), keys.lanes, keys.scheduled,
-            keys.dead_letters, keys.dead_reasons, keys.unsettled, keys.wake, keys.messages,
-        ]  # fmt: skip
-        return self._led(self._run("giveback", names, [self.token, keys.lane_prefix, 0, *(p for one in leases for p in one.args())]))
+        return self._led(giveback(self._run, self.keys, epoch, leases, guard=self.keys.leader, guard_value=self.token))
 
     def forget_worker(self, epoch: str) -> bool:
         """Remove what is left of a worker whose leases are all ended."""

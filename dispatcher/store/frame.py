@@ -33,6 +33,11 @@ class Entry:
         """How often a worker started the job before and did not end it."""
         return self.crashes + self.rejects + self.reaps
 
+    @property
+    def deaths(self) -> int:
+        """How often its worker, or its process there, died while it ran."""
+        return self.crashes + self.reaps
+
 
 def parse_entry(text: str) -> Entry:
     """The entry that a script returned. ``lane`` is empty for a bare frame, as lanes hold them."""

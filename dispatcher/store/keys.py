@@ -34,8 +34,8 @@ KEYS: tuple[KeyDoc, ...] = (
            "assign, giveback, bury_late, release, purge", "snapshot, Flower", "while jobs wait"),
     KeyDoc("<cell>:scheduled", "zset", "frame+lane of jobs not yet due, scored by due time in ms", "admit, giveback, "
            "promote_scheduled, release, purge", "snapshot", "until due"),
-    KeyDoc("<cell>:sequence", "string", "last number given to a job or a lease; µs of Redis time, never repeats", "admit, assign",
-           "admit, assign", "permanent"),
+    KeyDoc("<cell>:sequence", "string", "last number given to a job or a lease; µs of Redis time, never repeats", "admit, assign, "
+           "assign_alone, assign_probe", "admit, assign, assign_alone, assign_probe", "permanent"),
     KeyDoc("<cell>:workers", "set", "epochs of the workers that are registered", "register_worker, forget_worker", "snapshot",
            "permanent"),
     KeyDoc("<cell>:gone", "zset", "epochs forgotten lately, scored by when, in ms", "forget_worker", "status", "a minute"),
@@ -60,6 +60,10 @@ KEYS: tuple[KeyDoc, ...] = (
            "bury_late, promote_scheduled, requeue_dead", "dead list, settle", "until requeued or purged"),
     KeyDoc("<cell>:unsettled", "set", "job numbers of dead letters whose FAILURE is not yet in the result backend", "admit, giveback, "
            "bury_late, promote_scheduled, settle, requeue_dead", "settle", "until settled"),
+    KeyDoc("<cell>:story:<job>", "list", "JSON of each run that ended with its worker or process: which, when, how", "giveback",
+           "giveback (into the reason of a burial), explain", "7 days after the last line, or until buried"),
+    KeyDoc("<cell>:alone", "hash", "epoch → lease id of the suspect that runs there with nothing beside it", "assign_alone, free_alone",
+           "dispatch", "until the suspect's lease has ended"),
     KeyDoc("<cell>:ingress_queues", "set", "ingress queues that workers have named", "register_worker", "dispatch, status",
            "permanent"),
     KeyDoc("<cell>:models", "set", "models any worker has ever served; what is in neither here nor the settings is unknown",
@@ -174,6 +178,18 @@ class Keys:
     @property
     def wake(self) -> str:
         return self._key("wake")
+
+    @property
+    def alone(self) -> str:
+        return self._key("alone")
+
+    @property
+    def story_prefix(self) -> str:
+        """What stands before a job's number in the key of its story."""
+        return self._key("story", "")
+
+    def story(self, job: str) -> str:
+        return self._key("story", job)
 
     def submission(self, digest: str) -> str:
         return self._key("submission", digest)

@@ -68,6 +68,7 @@ class Dead:
     reason: str
     detail: str
     died_ms: int
+    story: list[dict[str, Any]]
 
 
 Whereabouts = InIngress | InLane | Scheduled | Leased | Dead
@@ -154,7 +155,11 @@ class Finder:
             return None
         text = cast("bytes | None", self._client.hget(self._keys.dead_reasons, job))
         record = msgspec.json.decode(text or b"{}")
-        return Dead(str(record.get("reason", "")), str(record.get("detail", "")), int(died_ms))
+        return Dead(str(record.get("reason", "")), str(record.get("detail", "")), int(died_ms), record.get("story") or [])
+
+    def story(self, job: str) -> list[dict[str, Any]]:
+        """The runs of a job in keeping that ended with their worker or process, the oldest first."""
+        return [msgspec.json.decode(line) for line in cast("list[bytes]", self._client.lrange(self._keys.story(job), 0, -1))]
 
 
 def _plain_part(task_id: str) -> str:

@@ -6,7 +6,7 @@ may be called again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -15,6 +15,7 @@ from uuid import uuid4
 import msgspec
 import redis
 
+from dispatcher.core.poison import Attempt, Fate, fate
 from dispatcher.errors import DeadlinePassed, EpochEnded
 from dispatcher.store.frame import Entry, parse_entry
 from dispatcher.store.keys import Keys
@@ -24,6 +25,8 @@ ALIVE_TTL_MS = 24 * 3600 * 1000
 """TTL that a beat gives to ``alive:<epoch>``. Not the lease TTL: what is silent is decided by the leader alone."""
 
 DEAD_TTL_MS = 24 * 3600 * 1000
+
+STORY_TTL_MS = 7 * 24 * 3600 * 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,8 @@ class GiveBack:
     """One lease to end without an ack.
 
     ``counter`` is ``crashes`` (its process died, or delivering it raised), ``rejects`` (the task asked for it), ``recalls`` (not
-    started) or ``""`` (nothing to count). The job is buried when the counter reaches ``most``; 0 never, -1 at once.
+    started) or ``""`` (nothing to count). The job is buried when the counter reaches ``most``; 0 never, -1 at once. ``attempt`` is told
+    in the job's story; ``suspect``: the job is to run alone.
     """
 
     lease_id: str
@@ -91,9 +95,13 @@ class GiveBack:
     most: int = 0
     reason: str = ""
     detail: str = ""
+    attempt: Attempt | None = None
+    suspect: bool = False
 
-    def args(self) -> tuple[str, str, int, str]:
-        return self.lease_id, self.counter, self.most, msgspec.json.encode({"reason": self.reason, "detail": self.detail}).decode()
+    def args(self) -> tuple[str, str, int, str, str, str]:
+        reason = msgspec.json.encode({"reason": self.reason, "detail": self.detail}).decode()
+        attempt = msgspec.json.encode(self.attempt).decode() if self.attempt is not None else ""
+        return self.lease_id, self.counter, self.most, reason, attempt, "1" if self.suspect else ""
 
 
 DEADLINE_PASSED = "deadline_passed"
@@ -103,6 +111,15 @@ LATE = "no worker had begun it when its deadline passed"
 def late(lease_id: str) -> GiveBack:
     """How to end the lease of a job that was not begun by its deadline: it is buried, unless it was begun after all."""
     return GiveBack(lease_id, "recalls", -1, DEADLINE_PASSED, LATE)
+
+
+def after_death(lease_id: str, counter: str, deaths: int, attempt: Attempt, reason: str, *, attempts_max: int) -> GiveBack:
+    """How to end the lease of a job whose worker (``reaps``) or process (``crashes``) died; ``deaths`` before this one."""
+    verdict = fate(deaths + 1, alone=attempt.alone, attempts_max=attempts_max)
+    times = "once" if deaths == 0 else f"{deaths + 1} times"
+    detail = f"its worker, or its process there, died {times} while it ran, the last time with nothing else running there"
+    most = -1 if verdict is Fate.BURIED else 0
+    return GiveBack(lease_id, counter, most, reason, detail, attempt, suspect=verdict is Fate.ALONE)
 
 
 def new_epoch() -> str:
@@ -196,16 +213,13 @@ class WorkerStore:
 
 
 def giveback(
-    run: Scripts, keys: Keys, epoch: str, leases: Sequence[GiveBack], *, guard: str, guard_value: str, delay_ms: int = 0
+    run: Callable[[str, list[str], list[Any]], Any], keys: Keys, epoch: str, leases: Sequence[GiveBack], *, guard: str, guard_value: str,
+    delay_ms: int = 0,
 ) -> int:
     """Calls the ``giveback`` transition; -1 when refused. Shared by the worker (guard: its life) and the reaping leader."""
-    return int(
-        run(
-            "giveback",
-            [
-                guard, keys.leases(epoch), keys.taken(epoch), keys.worker_queue(epoch), keys.lanes, keys.scheduled,
-                keys.dead_letters, keys.dead_reasons, keys.unsettled, keys.wake, keys.messages,
-            ],
-            [guard_value, keys.lane_prefix, delay_ms, *(part for lease in leases for part in lease.args())],
-        )
-    )  # fmt: skip
+    names = [
+        guard, keys.leases(epoch), keys.taken(epoch), keys.worker_queue(epoch), keys.lanes, keys.scheduled,
+        keys.dead_letters, keys.dead_reasons, keys.unsettled, keys.wake, keys.messages,
+    ]
+    args: list[Any] = [guard_value, keys.lane_prefix, delay_ms, keys.story_prefix, STORY_TTL_MS]
+    return int(run("giveback", names, [*args, *(part for lease in leases for part in lease.args())]))  # fmt: skip

@@ -17,10 +17,12 @@ from queue import Empty, SimpleQueue
 import redis
 
 from dispatcher.clock import Clock
+from dispatcher.core.poison import Attempt
 from dispatcher.settings import Settings
+from dispatcher.store.frame import parse_entry
 from dispatcher.store.keys import Keys
 from dispatcher.store.lease_pipe import LeasePipe
-from dispatcher.store.worker_store import Beat, BeatStatus, GiveBack, Registration, WorkerStore, new_epoch
+from dispatcher.store.worker_store import Beat, BeatStatus, GiveBack, Registration, WorkerStore, after_death, new_epoch
 from dispatcher.worker.keeper import Held, LeaseKeeper
 from dispatcher.worker.models import ModelMemory
 
@@ -131,10 +133,20 @@ class WorkerLife:
         self._notes.put("drain")
 
     def crash(self, lease_id: str, reason: str, detail: str) -> GiveBack:
-        """How to end the lease of a job that brought its process down, or might."""
+        """How to end the lease of a job that brought its process down, or might.
+
+        Who is at fault is known where the job passed its hard time limit or could not be delivered, not where a process died: another
+        job of this worker may have eaten the memory.
+        """
         if self._host.runs_at_most_once(lease_id):
             return GiveBack(lease_id, "crashes", -1, "at_most_once", f"{detail}; its task says acks_late=False, so it is not run again")
-        return GiveBack(lease_id, "crashes", self.settings.attempts_max, reason, f"{detail}; last on {self.registration.name}")
+        held = self.keeper.held()
+        attempt = Attempt(self.registration.name, self.epoch, detail, alone=len(held) == 1)
+        if reason != "process_died" or lease_id not in held:
+            last = f"{detail}; last on {self.registration.name}"
+            return GiveBack(lease_id, "crashes", self.settings.attempts_max, reason, last, attempt)
+        deaths = parse_entry(held[lease_id].entry.decode()).deaths
+        return after_death(lease_id, "crashes", deaths, attempt, reason, attempts_max=self.settings.attempts_max)
 
     def is_reserved(self, lease_id: str) -> bool:
         """Whether Celery holds a request for this lease, and so will end it."""

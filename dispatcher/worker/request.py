@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
-from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded
+from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded, WorkerLostError
 
 from dispatcher.store.worker_store import GiveBack
 from dispatcher.worker.keeper import Outcome
@@ -35,6 +35,8 @@ class _LeaseMixin:
             self._outcome = Outcome.FAILED
         if isinstance(exc, TimeLimitExceeded):
             self._crash = ("time_limit", f"it passed its hard time limit: {exc}")
+        elif isinstance(exc, WorkerLostError):
+            self._crash = ("process_died", f"its process died while it ran: {str(exc).partition(' Job:')[0]}")
         return super().on_failure(exc_info, send_failed_event, return_ok)  # type: ignore[misc]
 
     def acknowledge(self: Any) -> None:

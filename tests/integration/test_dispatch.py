@@ -578,28 +578,6 @@ def test_a_job_that_must_not_be_repeated_is_buried_when_its_worker_ends(stage: S
     assert successor.run_all() == [waiting]
 
 
-def test_a_job_whose_workers_keep_dying_is_buried(redis_url: str) -> None:
-    """After `reaps_max` of them; the count goes with the job from worker to worker."""
-    stage = Stage(redis_url, reaps_max=3)
-    (sent,) = stage.send()
-    stage.worker("bystander", ingress=("elsewhere",))
-    for life in range(3):
-        assert stage.reasons() == {}
-        worker = stage.worker(f"w{life}")
-        stage.steps()
-        taken = worker.take()
-        assert taken is not None
-        assert taken.entry.reaps == life
-        stage.pass_ms(7_000, silent=(worker,))
-        del stage.workers[worker.epoch]
-
-    assert stage.reasons() == {sent: "worker_died"}
-    stage.settler.step()
-    with pytest.raises(JobDead, match="3 times"):
-        AsyncResult(sent, app=stage.app).get(timeout=10)
-    stage.close()
-
-
 def test_a_worker_that_does_not_look_at_its_queue_gets_nothing(stage: Stage) -> None:
     """It beats, and holds jobs it does not start: they are recalled and go to another; when it looks again it is fed again."""
     worker = stage.worker()

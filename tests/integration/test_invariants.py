@@ -21,12 +21,13 @@ import redis
 from dispatcher.core.balancing.filters import standard_filters
 from dispatcher.core.labels import refused
 from dispatcher.core.lane import parse_lane
+from dispatcher.core.poison import Attempt
 from dispatcher.core.snapshot import WorkerView
 from dispatcher.errors import DeadlinePassed, EpochEnded
 from dispatcher.service.dispatch import Dispatcher, StepReport
 from dispatcher.store.admin_store import AdminStore
 from dispatcher.store.frame import FRAME_BYTES, parse_entry
-from dispatcher.store.worker_store import ALIVE_TTL_MS, GiveBack, late
+from dispatcher.store.worker_store import ALIVE_TTL_MS, GiveBack, after_death, late
 from tests.integration.stage import Stage, Stub, make_app
 from tests.lua.support import dump
 from tests.messages import TASK, message
@@ -89,7 +90,7 @@ class Walk:
     def __init__(self, url: str, seed: int) -> None:
         self.rng, self.luck = Random(seed), Random(seed)
         self.stage = Stage(
-            url, app=make_app(url), window_extra=1, window_hide_ms=0.0, hold_ratio=0.0, reaps_max=3, attempts_max=3, models=("minilm",),
+            url, app=make_app(url), window_extra=1, window_hide_ms=0.0, hold_ratio=0.0, attempts_max=3, models=("minilm",),
             leader_ttl_s=3_600.0,
         )  # fmt: skip
         self.client, self.text, self.keys = self.stage.client, self.stage.text, self.stage.keys
@@ -106,7 +107,9 @@ class Walk:
 
     def _dispatcher(self, token: str) -> Dispatcher:
         made: Any = self.stage.make_dispatcher(token)
-        made._store = made._reaper._store = made._late._store = Unreliable(made._store, self.luck, lambda: self.meanwhile(made))
+        made._store = made._reaper._store = made._late._store = made._suspects._leases = Unreliable(
+            made._store, self.luck, lambda: self.meanwhile(made)
+        )
         return cast("Dispatcher", made)
 
     # -- events; each is an order that may happen at any time
@@ -290,9 +293,7 @@ class Walk:
             lease_id = self.rng.choice(held)
             before, lives = dump(self.client), self.lives(process)
             try:
-                ended = process.stub.store.giveback(
-                    [GiveBack(lease_id, counter, 3 if counter == "crashes" else 0, "crashed")], delay_ms=1_000
-                )
+                ended = process.stub.store.giveback([self.returned(process, lease_id, counter)], delay_ms=1_000)
             except EpochEnded:
                 ended = 0
             else:
@@ -303,6 +304,13 @@ class Walk:
                 held.remove(lease_id)
             elif ended:
                 raise AssertionError("a running job was recalled")
+
+    def returned(self, process: Process, lease_id: str, counter: str) -> GiveBack:
+        entry = process.stub.leases().get(lease_id)
+        if counter != "crashes" or entry is None:
+            return GiveBack(lease_id, counter)
+        attempt = Attempt(process.stub.name, process.stub.epoch, "crashed", alone=len(process.running) == 1)
+        return after_death(lease_id, counter, entry.deaths, attempt, "crashed", attempts_max=3)
 
     def lives(self, process: Process) -> bool:
         return bool(self.text.exists(self.keys.alive(process.stub.epoch)))
@@ -392,7 +400,7 @@ class Walk:
         for epoch, count in self.lease_counts().items():
             assert count <= max(WINDOW, leases_before.get(epoch, 0)), f"{epoch} holds {count} leases, more than its window"
         if report.leads and not (self.raced or report.promoted or report.returned or report.more):
-            self.check_nothing_is_held_back()
+            self.check_nothing_is_held_back(one)
         return report
 
     def lease_counts(self) -> dict[str, int]:
@@ -468,17 +476,23 @@ class Walk:
         ids = Counter(id_ for one in leases for id_ in one)
         assert set(ids.values()) <= {1}
 
-    def check_nothing_is_held_back(self) -> None:
-        """Invariant 4: no job waits for which a worker that may run it has room."""
+    def check_nothing_is_held_back(self, one: Dispatcher) -> None:
+        """Invariant 4: no job waits for which a worker that may run it has room; suspects, and workers kept for them, aside."""
         paused = cast("set[str]", self.text.smembers(self.keys.paused))
         filters = standard_filters(stall_ms=3_000)
-        workers = [view for process in self.processes if (view := self.view(process.stub)) is not None and view.room]
+        suspects = one._suspects
+        kept = suspects._emptying | (suspects._alone or set())
+        workers = [
+            view
+            for process in self.processes
+            if (view := self.view(process.stub)) is not None and view.room and view.epoch not in kept
+        ]
         for name in cast("set[str]", self.text.smembers(self.keys.lanes)):
             lane = parse_lane(name)
-            if {"*", lane.ingress} & paused:
+            if {"*", lane.ingress} & paused or lane.alone:
                 continue
             for worker in workers:
-                refusals = [one.refuses(lane, worker) for one in filters]
+                refusals = [by.refuses(lane, worker) for by in filters]
                 assert any(refusals), f"a job of {name} waits, and {worker.name} has room"
 
     def view(self, stub: Stub) -> WorkerView | None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from dispatcher.core.lane import ALONE, parse_lane
+from dispatcher.core.poison import Attempt
 from dispatcher.errors import EpochEnded, NotLeader
-from dispatcher.store.worker_store import GiveBack, late
+from dispatcher.store.worker_store import STORY_TTL_MS, GiveBack, late
 from tests.lua.support import LANE, Cell, nothing_written
 from tests.lua.test_bury_late import FUTURE_MS, jobs_until
 
@@ -109,6 +112,56 @@ def test_a_job_is_buried_when_its_count_reaches_the_most(cell: Cell) -> None:
     assert reason["entry"][:16] == job
     assert reason["entry"].endswith(LANE)
     assert reason["entry"][38:40] == "03"
+
+
+def test_a_story_grows_with_each_death_and_is_buried_with_its_job(cell: Cell) -> None:
+    """Each line says who, and when by Redis' clock; the reason of the burial has all of them, and the key is gone."""
+    worker = cell.worker()
+    (job,) = cell.jobs(1)
+    for number, most in ((1, 0), (2, -1)):
+        (lease,) = cell.give(worker, 1)
+        worker.take(cell.pop(worker))
+        lines = cell.text.lrange(cell.keys.story(job), 0, -1)
+        assert len(lines) == number - 1
+        attempt = Attempt(f"w{number}@h", worker.epoch, 'it said "no"', alone=number == 2)
+        worker.giveback([GiveBack(lease, "reaps", most, "worker_died", attempt=attempt)])
+
+    assert not cell.text.exists(cell.keys.story(job))
+    reason = json.loads(cell.text.hget(cell.keys.dead_reasons, job))
+    assert reason["reason"] == "worker_died"
+    first, second = reason["story"]
+    assert (first["worker"], first["alone"], second["worker"], second["alone"]) == ("w1@h", False, "w2@h", True)
+    assert first["epoch"] == worker.epoch
+    assert first["how"] == 'it said "no"'
+    assert first["began_ms"] <= first["ended_ms"] <= second["began_ms"] <= second["ended_ms"]
+
+
+def test_a_story_of_a_job_that_lives_on_is_forgotten_some_time(cell: Cell) -> None:
+    """Nobody removes it with the job's ack; and a job that was not begun has no beginning in it."""
+    worker = cell.worker()
+    (lease,) = cell.leased(worker, 1)
+    job = cell.leases(worker)[lease].job
+    worker.giveback([GiveBack(lease, "crashes", attempt=Attempt("w@h", worker.epoch, "it died", alone=True))])
+
+    assert 0 < cell.text.pttl(cell.keys.story(job)) <= STORY_TTL_MS
+    (line,) = cell.text.lrange(cell.keys.story(job), 0, -1)
+    assert json.loads(line)["began_ms"] is None
+
+
+def test_a_suspect_waits_in_the_lane_of_those_that_run_alone(cell: Cell) -> None:
+    """And comes back there, whatever sends it back: once a suspect, it is one until it ends."""
+    worker = cell.worker()
+    (lease,) = cell.leased(worker, 1)
+    worker.giveback([GiveBack(lease, "reaps", suspect=True)])
+    assert [entry.reaps for entry in cell.waiting(LANE + ALONE)] == [1]
+    assert cell.text.smembers(cell.keys.lanes) == {LANE + ALONE}
+    assert parse_lane(LANE + ALONE).alone
+
+    for back in (GiveBack("", "reaps", suspect=True), GiveBack("", "recalls"), GiveBack("")):
+        (lease,) = cell.give(worker, 1, lane=LANE + ALONE)
+        worker.giveback([replace(back, lease_id=lease)])
+        assert len(cell.waiting(LANE + ALONE)) == 1
+    assert cell.waiting() == []
 
 
 def test_at_once_and_never(cell: Cell) -> None:

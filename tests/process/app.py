@@ -100,6 +100,14 @@ def poison() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@app.task(name="assassin")
+@counted
+def assassin() -> None:
+    """Kills the whole worker, with all it runs."""
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)  # the kernel ends this process too, a little later
+
+
 @app.task(name="pay", acks_late=False)
 @counted
 def pay(seconds: float) -> None:

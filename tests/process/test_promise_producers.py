@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from celery import chain, chord, group, signature
 
-from dispatcher.errors import JobDead
+from dispatcher.errors import JobDead, PoisonJob
 from tests.process.support import PATIENCE_S, MakeCluster
 from tests.support import eventually
 
@@ -75,15 +75,15 @@ def test_a_countdown_is_neither_early_nor_in_a_workers_memory(make_cluster: Make
 
 
 def test_a_job_that_kills_its_process_is_buried(make_cluster: MakeCluster) -> None:
-    """The pool process dies each time the job runs: after ``attempts_max`` runs it is buried, ``get()`` raises :class:`JobDead`, and
-    the worker goes on with the other jobs, each run once.
+    """The pool process dies each time the job runs: after ``attempts_max`` runs it is buried, ``get()`` raises :class:`PoisonJob` with
+    the story of each, and the worker goes on with the other jobs, each run once.
     """
     cluster = make_cluster(attempts_max=2)
     cluster.start_dispatcher()
     worker = cluster.start_worker("w1")
     [poison] = cluster.send("poison")
     others = cluster.send("nap", 0.02, count=30)
-    with pytest.raises(JobDead, match="process_died"):
+    with pytest.raises(PoisonJob, match=r"process_died: .*run 1 on w1@promise .*SIGKILL.*run 2 on w1@promise .*alone, .*SIGKILL"):
         cluster.result(poison).get(timeout=PATIENCE_S)
     cluster.all_succeed(others)
     runs = cluster.ledger.runs()

@@ -1,0 +1,86 @@
+"""Jobs that kill the whole worker, with all it runs: they are buried with their story, and nobody else ever is."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from dispatcher.errors import PoisonJob
+from tests.process.support import PATIENCE_S, Cluster, MakeCluster
+from tests.support import eventually
+
+
+def were_beside(cluster: Cluster, job: str, worker: str) -> set[str]:
+    """Jobs that were running on the worker when ``job`` began there for the last time, or began after it."""
+    running: set[str] = set()
+    began = False
+    for entry in cluster.ledger.entries():
+        if entry.worker != worker:
+            continue
+        if entry.job == job:
+            began = True
+        elif entry.what == "start":
+            running.add(entry.job)
+        elif not began:
+            running.discard(entry.job)
+    return running
+
+
+def stories(cluster: Cluster) -> dict[str, list[dict[str, object]]]:
+    """Task id → story, of all dead letters."""
+    printed = json.loads(cluster.command("dead", "list", "--json"))
+    return {letter["task_id"]: letter["story"] for letter in printed}
+
+
+@pytest.mark.timeout(180)
+def test_a_job_that_kills_its_worker_is_buried_and_what_ran_beside_it_is_not(make_cluster: MakeCluster) -> None:
+    """SIGKILL of the worker from within, while it runs others: three workers die, the last with nothing beside the job; all others end."""
+    cluster = make_cluster(lease_ttl_s=2.5, heartbeat_s=0.5, window_extra=0)
+    cluster.start_dispatcher()
+    workers = cluster.start_workers("w0", "w1", "w2", "w3", concurrency=3)
+    beside = cluster.send("nap", 2.0, count=11)
+    eventually(lambda: len(cluster.ledger.runs()) == 11, PATIENCE_S)
+    [poison] = cluster.send("assassin")
+    others = beside + cluster.send("nap", 0.1, count=40)
+
+    with pytest.raises(PoisonJob, match=r"worker_died: .*3 times.*run 1 on .*run 2 on .*run 3 on .*alone"):
+        cluster.result(poison).get(timeout=PATIENCE_S)
+    cluster.all_succeed(others)
+    assert cluster.ledger.runs()[poison] == 3
+    assert [letter["reason"] for letter in cluster.dead_letters()] == ["worker_died"]
+    assert sum(worker.exit_code is None for worker in workers) == 1
+    story = stories(cluster)[poison]
+    assert len({line["epoch"] for line in story}) == 3
+    assert story[-1]["alone"] is True
+    assert were_beside(cluster, poison, str(story[-1]["worker"])) == set()
+    explained = json.loads(cluster.command("explain", poison, "--json"))
+    assert (explained["place"], explained["story"]) == ("dead", story)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_innocents_that_share_workers_with_poison_again_and_again_are_never_buried(make_cluster: MakeCluster) -> None:
+    """Four jobs that kill their worker, two that kill their process, among 300 others; what dies is started anew."""
+    cluster = make_cluster(lease_ttl_s=2.5, heartbeat_s=0.5)
+    cluster.start_dispatcher()
+    workers = cluster.start_workers("w0", "w1", "w2", concurrency=3)
+    poison, others = [], []
+    for number in range(6):
+        others += cluster.send("nap", 0.2, count=50)
+        poison += cluster.send("assassin" if number % 3 else "poison")
+    started = len(workers)
+
+    def over() -> bool:
+        nonlocal started
+        for at, worker in enumerate(workers):
+            if worker.exit_code is not None:
+                workers[at] = cluster.start_worker(f"w{started}", concurrency=3, ready=False)
+                started += 1
+        return cluster.states(poison) == {"FAILURE": len(poison)} and cluster.states(others) == {"SUCCESS": len(others)}
+
+    eventually(over, 400, cluster.processes[0].tail)
+    assert {letter["reason"] for letter in cluster.dead_letters()} == {"worker_died", "process_died"}
+    assert stories(cluster).keys() == set(poison)
+    runs = cluster.ledger.runs()
+    assert all(3 <= runs[job] <= 5 for job in poison), runs
