@@ -28,23 +28,13 @@ from dispatcher.store.policy_store import PolicyStore
 from dispatcher.store.rollout_store import RolloutStore
 from dispatcher.store.script_stream import Call, ScriptRunner
 from dispatcher.store.suspect_store import SuspectStore
-from dispatcher.store.worker_store import (
-    ALIVE_TTL_MS,
-    DEAD_TTL_MS,
-    DEADLINE_PASSED,
-    LATE,
-    GiveBack,
-    Registration,
-    giveback,
-)
+from dispatcher.store.worker_store import ALIVE_TTL_MS, DEAD_TTL_MS, LATE_REASON, GiveBack, Registration, giveback
 
 TAIL_BYTES = 64
 """How much of a message's end identifies it: Celery puts the delivery tag there, which is unique to a publish."""
 
 READ_BYTES_MAX = 8 * 1024 * 1024
 """One look reads about this much of the ingress at most."""
-
-LATE_REASON = msgspec.json.encode({"reason": DEADLINE_PASSED, "detail": LATE})
 
 PROBE_COST_MS = 1
 

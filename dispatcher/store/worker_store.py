@@ -106,6 +106,7 @@ class GiveBack:
 
 DEADLINE_PASSED = "deadline_passed"
 LATE = "no worker had begun it when its deadline passed"
+LATE_REASON = msgspec.json.encode({"reason": DEADLINE_PASSED, "detail": LATE})
 
 
 def late(lease_id: str) -> GiveBack:
