@@ -141,6 +141,12 @@ def add_tasks(app: Celery, ledger: Ledger) -> None:
         ledger.end(self.request)
         return self.request.id
 
+    @app.task(name="after", shared=False, bind=True)
+    def after(self: Any, results: Any) -> None:
+        """What a chain or a chord goes on with."""
+        ledger.start(self.request)
+        ledger.end(self.request)
+
     @app.task(name="limited", shared=False, bind=True, rate_limit="4/s")
     def limited(self: Any) -> None:
         ledger.start(self.request)
@@ -170,8 +176,9 @@ def add_tasks(app: Celery, ledger: Ledger) -> None:
         raise ValueError("as asked")
 
     @app.task(name="retry", shared=False, bind=True, max_retries=1)
-    def retry(self: Any) -> str:
+    def retry(self: Any, seconds: float = 0.0) -> str:
         ledger.start(self.request)
+        time.sleep(seconds)
         if self.request.retries == 0:
             # Celery sends the second run before it stores RETRY for the first: at once, a quick second run may store SUCCESS before.
             raise self.retry(countdown=0.3)

@@ -11,6 +11,9 @@ from celery.exceptions import CPendingDeprecationWarning
 
 log = logging.getLogger(__name__)
 
+PUBLISH_TRIES_S = 86_400
+"""How long a task tries to send another, about one try a second. Not for ever: Celery takes "no limit" for its own limit, three."""
+
 FORCED: dict[str, Any] = {
     # A lease ends when its job has ended, not when it starts; a job whose process died goes back in line.
     "task_acks_late": True,
@@ -28,6 +31,10 @@ FORCED: dict[str, Any] = {
     "broker_connection_max_retries": None,
     # A job that ran must not be called failed because the connection broke under its result; nor acked before its result is stored.
     "result_backend_always_retry": True,
+    # A retry that cannot be sent is dropped by Celery, and so is the rest of a chain or a chord's body. An outage must cost no more than
+    # its time, so tasks wait it out; the default gives up after a second.
+    "task_publish_retry": True,
+    "task_publish_retry_policy": {"max_retries": PUBLISH_TRIES_S, "interval_start": 0, "interval_step": 0.2, "interval_max": 1},
     # It skips counting a chord's part that is run again, and the chord then never fires.
     "worker_deduplicate_successful_tasks": False,
 }

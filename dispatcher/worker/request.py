@@ -8,11 +8,16 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import redis
 from billiard.einfo import ExceptionWithTraceback
 from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded, WorkerLostError
+from kombu.exceptions import OperationalError
 
 from dispatcher.store.worker_store import GiveBack
 from dispatcher.worker.keeper import Outcome
+
+CANNOT_SEND = (OperationalError, redis.RedisError)
+"""Why a task's own next try could not be sent. Celery then rejects the job for good; here it goes back in line, or it would be lost."""
 
 
 class _LeaseMixin:
@@ -29,7 +34,7 @@ class _LeaseMixin:
             exc = exc.exc
         if isinstance(exc, Retry):
             self._outcome = Outcome.RETRIED
-        elif isinstance(exc, Reject) and exc.requeue:
+        elif isinstance(exc, Reject) and (exc.requeue or isinstance(exc.reason, CANNOT_SEND)):
             self._outcome = Outcome.REJECTED
         elif not isinstance(exc, Ignore):
             self._outcome = Outcome.FAILED
@@ -49,10 +54,10 @@ class _LeaseMixin:
         if self.acknowledged:
             return
         life, lease_id = self._message.channel.life, self._message.delivery_tag
-        if not requeue:
-            life.keeper.ack(lease_id, Outcome.FAILED)
-        elif self._outcome is Outcome.REJECTED:
+        if self._outcome is Outcome.REJECTED:
             life.keeper.give_back(GiveBack(lease_id, "rejects"), Outcome.REJECTED)
+        elif not requeue:
+            life.keeper.ack(lease_id, Outcome.FAILED)
         else:
             life.keeper.give_back(life.crash(lease_id, *self._crash))
         self.acknowledged = True

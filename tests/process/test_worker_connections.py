@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from celery import chord
 
 from tests.conftest import MakeRedis
 from tests.support import eventually
@@ -98,6 +99,30 @@ def test_an_outage_of_redis_kills_and_repeats_nothing(make_redis: MakeRedis, tmp
         assert cell.epoch_of(worker.name) == epoch
         assert worker.lives
         assert cell.client.hget(cell.keys.worker(epoch), "done") in {"1", "2", "3", "4"}
+
+
+@pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.long)])
+def test_what_tasks_send_waits_for_redis(make_redis: MakeRedis, tmp_path: Path, pool: str) -> None:
+    """Redis is away when a task retries, when the first half of a chain ends, and when a chord's last header does, for longer than
+    Celery tries to send by default: the retry, the second half and the body run all the same, once each.
+    """
+    server = make_redis("--appendonly", "yes", "--appendfsync", "always")
+    with open_cell(server.url(), tmp_path) as cell:
+        worker = cell.spawn(pool=pool, concurrency=4)
+        app = cell.make_app(attached=False, result_backend_thread_safe=True)
+        app.backend.on_task_call = app.backend.remove_pending_result = lambda *_: None  # it waits for no result
+        [retried] = cell.send("retry", 1.0)
+        goes_on = (app.signature("work", (1.0,)) | app.signature("after")).apply_async().id
+        body = chord([app.signature("work", (1.0,))] * 2, app=app)(app.signature("after")).id
+        eventually(lambda: len(cell.ledger.started()) == 4, 15, worker.output)
+        server.stop()
+        time.sleep(4.5)  # Celery's default gives up a second or so after the tasks, which take one
+        server.start()
+        eventually(lambda: len(cell.ledger.started()) == 7, 20, worker.output)
+        eventually(cell.no_leases, 10, worker.output)
+        assert cell.runs()[retried.id] == 2
+        assert {goes_on, body} <= set(cell.ledger.ended())
+        assert worker.lives
 
 
 def test_error_replies_of_a_failover_do_not_end_a_worker(make_redis: MakeRedis, tmp_path: Path) -> None:

@@ -1,0 +1,43 @@
+"""How a request ends its lease."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+import redis
+from celery.exceptions import Reject
+from kombu.exceptions import OperationalError
+
+from dispatcher.worker.keeper import Outcome
+from dispatcher.worker.request import lease_request
+
+
+class CeleryRequest:
+    """What of Celery's own a rejection goes through."""
+
+    acknowledged = False
+
+    def __init__(self, keeper: Mock) -> None:
+        self._message = SimpleNamespace(delivery_tag="e.1", channel=SimpleNamespace(life=SimpleNamespace(keeper=keeper)))
+        self.send_event = Mock()
+
+    def on_failure(self: Any, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
+        self.reject(requeue=exc_info.exception.requeue)
+
+
+@pytest.mark.parametrize("reason", [OperationalError("refused"), redis.ResponseError("READONLY")])
+def test_a_job_whose_retry_could_not_be_sent_goes_back_in_line(reason: Exception) -> None:
+    """Celery rejects it for good; what the task itself rejects so is done with."""
+    keeper = Mock()
+    lease_request(CeleryRequest)(keeper).on_failure(SimpleNamespace(exception=Reject(reason, requeue=False)))
+    [(lease, outcome), _] = keeper.give_back.call_args
+    assert (lease.lease_id, lease.counter, outcome) == ("e.1", "rejects", Outcome.REJECTED)
+    keeper.ack.assert_not_called()
+
+    keeper = Mock()
+    lease_request(CeleryRequest)(keeper).on_failure(SimpleNamespace(exception=Reject("as it said", requeue=False)))
+    keeper.ack.assert_called_once_with("e.1", Outcome.FAILED)
+    keeper.give_back.assert_not_called()
