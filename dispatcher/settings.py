@@ -103,6 +103,8 @@ class Settings:
                                  "could begin it at once and be done in half the time. 0: never.")
     recalls_max: int = knob(3, "times", "Most times that a job goes back in line so; a worker that drains, hangs or is ejected gives back "
                             "what it has not begun in any case.")
+    revokes_kept_s: float = knob(86_400.0, "s", "How long a revoke holds, at least. A revoked job that waits for longer before a worker "
+                                 "may have it, for its `eta` say, runs.")
     unroutable_after_s: float = knob(30.0, "s", "A lane whose jobs no worker may have is told of, as an event and in `dispatcher status`, "
                                      "once it has been so for this long.")
     drain_timeout_s: float = knob(3600.0, "s", "How long workers of `dispatcher autoscale` may finish what they run when it ends.")
@@ -125,7 +127,7 @@ class Settings:
             if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
                 yield f"{env_name(one.name)} is {value}: it must not be negative"
         for name in ("lease_ttl_s", "heartbeat_s", "leader_ttl_s", "default_cost_s", "autoscaler_interval_s", "speed_prior_jobs",
-                     "autoscaler_target_wait_s", "chunk_tokens_max", "chunk_lines_max", "attempts_max"):
+                     "autoscaler_target_wait_s", "chunk_tokens_max", "chunk_lines_max", "attempts_max", "revokes_kept_s"):
             if getattr(self, name) == 0:
                 yield f"{env_name(name)} is 0: it must be more"
         for name in ("eject_max_share", "panic_share"):

@@ -25,6 +25,7 @@ from dispatcher.settings import Settings
 from dispatcher.store.connection import connect, tls_options
 from dispatcher.store.dispatch_store import DispatchStore
 from dispatcher.store.keys import Keys
+from dispatcher.store.revoke_store import RevokeStore
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +77,10 @@ def build_dispatcher(
         accept_content=content_types(app),
         sticky=settings.sticky != "off",
     )
-    look = CellLook(connect_cell(settings, app), keys, settings.ingress_queues)
-    node = FlowerNode(app, node_name(), look.queues, settings.flower_url, live_workers=look.live_workers)
+    look_client = connect_cell(settings, app)
+    look = CellLook(look_client, keys, settings.ingress_queues)
+    revokes = RevokeStore(look_client, keys, kept_s=settings.revokes_kept_s)
+    node = FlowerNode(app, node_name(), look.queues, settings.flower_url, live_workers=look.live_workers, revokes=revokes)
 
     def tell(event: Event) -> None:
         emit(event)

@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "pause": "pause",
     "resume": "pause",
     "release": "release",
+    "revoke": "revoke",
     "purge": "purge",
     "dead": "dead",
     "rollout": "rollout",

@@ -16,14 +16,23 @@ from kombu.entity import Exchange, Queue
 from kombu.utils.encoding import safe_repr
 
 from dispatcher.clock import Clock
+from dispatcher.store.revoke_store import id_members, stamp_members
 
 Answer = Callable[..., Any]
 
 NOT_FOR_US = "this node dispatches jobs and runs none: ask a worker"
 
 
-def answers(app: Celery, connection: Connection, queues: Callable[[], Sequence[str]], clock: Clock) -> dict[str, Answer]:
-    """What is answered, by method name. ``queues`` are kombu queue names; it may raise, and the asker is told."""
+def answers(
+    app: Celery,
+    connection: Connection,
+    queues: Callable[[], Sequence[str]],
+    clock: Clock,
+    revoked: Callable[[Sequence[str], Sequence[str]], object],
+) -> dict[str, Answer]:
+    """What is answered, by method name. ``queues`` are kombu queue names; ``revoked`` is told task ids, and members for the
+    :class:`RevokeStore`. Both may raise, and the asker is told.
+    """
     started_ms = clock.monotonic_ms()
 
     def nothing(_state: object, **_arguments: Any) -> list[Any]:
@@ -41,6 +50,15 @@ def answers(app: Celery, connection: Connection, queues: Callable[[], Sequence[s
             "rusage": _rusage(),
         }
 
+    def revoke(_state: object, task_id: Any, **_arguments: Any) -> dict[str, str]:
+        ids = [str(one) for one in (task_id if isinstance(task_id, list | tuple | set) else [task_id])]
+        revoked(ids, id_members(ids))
+        return {"ok": f"tasks {ids} flagged as revoked"}
+
+    def revoke_by_stamped_headers(_state: object, headers: Any, **_arguments: Any) -> dict[str, str]:
+        revoked((), stamp_members(headers))
+        return {"ok": f"headers {headers} flagged as revoked"}
+
     return {
         "ping": lambda _state, **_arguments: {"ok": "pong"},
         "active_queues": lambda _state, **_arguments: [queue_facts(name) for name in queues()],
@@ -52,6 +70,8 @@ def answers(app: Celery, connection: Connection, queues: Callable[[], Sequence[s
         "reserved": nothing,
         "scheduled": nothing,
         "revoked": nothing,
+        "revoke": revoke,
+        "revoke_by_stamped_headers": revoke_by_stamped_headers,
     }
 
 

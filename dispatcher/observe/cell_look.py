@@ -21,7 +21,7 @@ BEAT_AGE_MAX_S: Final = 3.0
 
 
 class CellLook:
-    """Looks at one cell. ``client`` answers with text and is this object's alone. Raises what redis-py raises."""
+    """Looks at one cell. ``client`` answers with text. Raises what redis-py raises."""
 
     def __init__(self, client: redis.Redis, keys: Keys, ingress: Sequence[str] = (), clock: Clock | None = None) -> None:
         """``ingress``: queues to name besides those that workers have named."""

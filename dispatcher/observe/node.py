@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from celery import Celery
+from celery import Celery, states
 from celery.events import EventDispatcher
 from kombu.connection import Connection
 from kombu.entity import Exchange
@@ -29,6 +29,7 @@ from dispatcher.clock import Clock, SystemClock
 from dispatcher.events import Event, LeadGained, WorkerReaped, WorkerRegistered
 from dispatcher.observe.answers import NOT_FOR_US, answers
 from dispatcher.observe.refresh import FlowerRefresh
+from dispatcher.store.revoke_store import RevokeStore
 
 log = logging.getLogger(__name__)
 
@@ -71,12 +72,15 @@ class FlowerNode:
         flower_url: str = "",
         *,
         live_workers: Callable[[], Iterable[LiveWorker]] = tuple,
+        revokes: RevokeStore | None = None,
         clock: Clock | None = None,
     ) -> None:
+        """``revokes`` remembers what is revoked while it listens."""
         self._app = app
         self._hostname = hostname
         self._queues = queues
         self._live_workers = live_workers
+        self._revokes = revokes
         self._clock = clock or SystemClock()
         self._refresh = FlowerRefresh(flower_url, queues, self._clock) if flower_url else None
         self._offline: deque[tuple[str, int]] = deque(maxlen=OFFLINE_MAX)
@@ -135,7 +139,7 @@ class FlowerNode:
         """Answer and beat over one connection until it breaks or the node stops."""
         with self._connect() as connection:
             channel = connection.channel()
-            handlers = answers(self._app, connection, self._queues, self._clock)
+            handlers = answers(self._app, connection, self._queues, self._clock, self._revoked)
             mailbox = self._app.control.mailbox(connection)
             node: Any = _Node(self._hostname, None, channel, handlers, mailbox)
             node.listen(channel)
@@ -181,6 +185,12 @@ class FlowerNode:
             if name not in living:
                 events.send(name, "worker-offline", pid=pid, active=0)
             self._offline.popleft()
+
+    def _revoked(self, task_ids: Sequence[str], members: Sequence[str]) -> None:
+        if self._revokes is not None:
+            self._revokes.add(members)
+            if task_ids and not self._live():  # else the workers say it, who know what they run
+                mark_revoked(self._app, task_ids)
 
     def _live(self) -> Iterable[LiveWorker]:
         try:
@@ -241,6 +251,16 @@ class _Node(Node):
         headers = {"ticket": ticket, "clock": self.mailbox.clock.forward()}
         producer = Producer(self.channel, auto_declare=False, serializer=self.mailbox.serializer)
         producer.publish(data, exchange=to, routing_key=routing_key, declare=[to], headers=headers, retry=False)
+
+
+def mark_revoked(app: Celery, task_ids: Iterable[str]) -> None:
+    """Give tasks that have not begun the state REVOKED at once, as Celery's workers do; the worker that drops one tells its canvas."""
+    for task_id in task_ids:
+        try:
+            if app.backend.get_state(task_id) in (states.PENDING, states.RECEIVED, states.RETRY, states.REJECTED):
+                app.backend.mark_as_revoked(task_id, reason="revoked", store_result=True)
+        except Exception as exc:  # noqa: BLE001 (a backend may raise anything; the revoke itself is kept)
+            log.warning("cannot store REVOKED for %s yet: %s: %s", task_id, type(exc).__name__, exc)
 
 
 def _check_pubsub(connection: Connection) -> None:

@@ -70,6 +70,10 @@ KEYS: tuple[KeyDoc, ...] = (
            "register_worker", "dispatch", "permanent"),
     KeyDoc("<cell>:rollouts", "hash", "alias → JSON: which versions have which ranges, how it was before, and who watches a canary",
            "change_rollout", "dispatch, rollout status", "until the alias is removed"),
+    KeyDoc("<cell>:revoked", "zset", "`id:<task id>` or `stamp:<JSON>` that must not be started, by µs when it was revoked; at most "
+           "50,000", "revoke", "workers", "revokes_kept_s after the last revoke"),
+    KeyDoc("<cell>:revoked_at", "string", "µs of the last revoke: whoever has seen less reads `revoked`", "revoke", "take",
+           "revokes_kept_s after the last revoke"),
     KeyDoc("<cell>:paused", "set", "ingress queues whose jobs are neither admitted nor assigned; `*` is every queue", "pause, resume, "
            "release", "snapshot, status", "until resumed"),
     KeyDoc("<cell>:leader", "string", "random id of the leading dispatcher", "elect", "every script of the dispatcher",
@@ -154,6 +158,14 @@ class Keys:
     @property
     def rollouts(self) -> str:
         return self._key("rollouts")
+
+    @property
+    def revoked(self) -> str:
+        return self._key("revoked")
+
+    @property
+    def revoked_at(self) -> str:
+        return self._key("revoked_at")
 
     @property
     def paused(self) -> str:

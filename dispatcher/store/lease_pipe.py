@@ -48,8 +48,10 @@ class LeasePipe:
     def __init__(self, client: redis.Redis, keys: Keys, epoch: str) -> None:
         self._connection: Any = client.connection_pool.make_connection()
         self._lock = threading.Lock()
+        self.revoked_at: bytes | None = None
+        """When something was last revoked (µs of Redis' clock), as of the last job that was taken; ``None``: not lately."""
         alive, leases, taken = keys.alive(epoch), keys.leases(epoch), keys.taken(epoch)
-        self._take = _Call("take", [alive, leases, taken, keys.messages])
+        self._take = _Call("take", [alive, leases, taken, keys.messages, keys.revoked_at])
         self._ack = _Call("ack", [alive, leases, taken, keys.messages, keys.lanes, keys.wake])
 
     def take(self, lease_id: bytes) -> tuple[bytes, bytes] | None:
@@ -60,7 +62,10 @@ class LeasePipe:
         reply = self._run(self._take, [lease_id])
         if reply == 0:
             raise DeadlinePassed(lease_id.decode())
-        return (reply[0], reply[1]) if reply else None
+        if not reply:
+            return None
+        self.revoked_at = reply[2]
+        return reply[0], reply[1]
 
     def ack(self, lease_ids: Iterable[str]) -> int:
         """End leases of jobs that have ended, at most 500; how many there were, or -1: this life has ended, nothing was changed."""

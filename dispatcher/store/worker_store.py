@@ -178,7 +178,7 @@ class WorkerStore:
 
         Raises :class:`DeadlinePassed` where it must be buried instead (see :func:`late`).
         """
-        reply = self._run("take", [self._alive, self._leases, self._taken, self.keys.messages], [lease_id])
+        reply = self._run("take", [self._alive, self._leases, self._taken, self.keys.messages, self.keys.revoked_at], [lease_id])
         if reply == 0:
             raise DeadlinePassed(lease_id)
         return Taken(lease_id, reply[0], parse_entry(reply[1])) if reply else None

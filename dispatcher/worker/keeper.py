@@ -149,6 +149,11 @@ class LeaseKeeper:
         finally:
             self._taking = None
 
+    @property
+    def revoked_at(self) -> bytes | None:
+        """When something was last revoked, as of the last take."""
+        return self._pipe.revoked_at
+
     def started(self, lease_id: str, at_ms: int, pid: int = 0) -> None:
         """The pool has begun to run it, in process ``pid``, at ``at_ms`` of this machine's monotonic clock."""
         held = self._held.get(lease_id)

@@ -22,9 +22,11 @@ from dispatcher.settings import Settings
 from dispatcher.store.frame import parse_entry
 from dispatcher.store.keys import Keys
 from dispatcher.store.lease_pipe import LeasePipe
+from dispatcher.store.revoke_store import RevokeStore
 from dispatcher.store.worker_store import Beat, BeatStatus, GiveBack, Registration, WorkerStore, after_death, new_epoch
 from dispatcher.worker.keeper import Held, LeaseKeeper
 from dispatcher.worker.models import ModelMemory
+from dispatcher.worker.revokes import Revokes
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +88,9 @@ class WorkerLife:
         self._lag_ms = 0
         self._away = False
         self._told_totals = b""
+        self._revoke_store = RevokeStore(client, keys, kept_s=settings.revokes_kept_s)
+        self._heard_revokes: SimpleQueue[list[str]] = SimpleQueue()
+        self.revokes = Revokes(self._revoke_store)
         self._store, pipe = self._new_life()
         self.keeper = LeaseKeeper(self._store, pipe, clock, reject_backoff_ms=round(settings.reject_backoff_s * 1000))
         self.keeper.call_soon = host.call_soon if host.has_loop else None
@@ -131,6 +136,10 @@ class WorkerLife:
         """Ask for nothing new ("exit", "keep"), or for jobs again (""). Returns at once; safe in a signal handler."""
         self._drain_wanted = mode
         self._notes.put("drain")
+
+    def heard_revoke(self, members: list[str]) -> None:
+        """This worker was told of a revoke: with the next beat Redis is too, for those that were not there."""
+        self._heard_revokes.put(members)
 
     def crash(self, lease_id: str, reason: str, detail: str) -> GiveBack:
         """How to end the lease of a job that brought its process down, or might.
@@ -182,6 +191,7 @@ class WorkerLife:
             self._store.drain(wanted)
             if self._drain_wanted == wanted:
                 self._drain_wanted = None
+        self._tell_revokes()
         totals = self.keeper.totals(self._memory.read())
         changed = b"" if totals == self._told_totals else totals
         beat = self._store.heartbeat({**self.keeper.facts(), "loop_lag_ms": self._loop_lag_ms()}, changed)
@@ -193,6 +203,17 @@ class WorkerLife:
             self._told_totals = totals
             self._obey(beat)
             self.keeper.answered(beat)
+
+    def _tell_revokes(self) -> None:
+        members: list[str] = []
+        while not self._heard_revokes.empty():
+            members += self._heard_revokes.get()
+        if members:
+            try:
+                self._revoke_store.add(members)
+            except redis.RedisError:
+                self._heard_revokes.put(members)
+                raise
 
     def _obey(self, beat: Beat) -> None:
         if beat.draining and not self.keeper.paused:

@@ -23,6 +23,7 @@ from dispatcher.store.worker_store import Registration
 from dispatcher.worker.attach import attachment
 from dispatcher.worker.broker import client_of, keys_of
 from dispatcher.worker.consumer import consume_leases, lease_consumer
+from dispatcher.worker.control import keep_revokes
 from dispatcher.worker.forced import force_settings, force_task, runs_at_most_once
 from dispatcher.worker.host import host_of
 from dispatcher.worker.life import WorkerLife
@@ -56,6 +57,7 @@ class DispatchedWorker(bootsteps.Step):
         w.consumer_cls = lease_consumer(symbol_by_name(w.consumer_cls))
         if pool == "solo":
             w.concurrency = 1  # Celery leaves it at the number of CPUs, and would fetch that many jobs
+        keep_revokes()
         add_probe(app)
         for task in app.tasks.values():
             force_task(task)

@@ -130,7 +130,9 @@ class _LeaseMixin:
             return
         name = lease_id.decode()
         try:
-            deliver(as_payload(held, name))
+            payload = as_payload(held, name)
+            life.revokes.heed(payload["headers"].get("id"), life.keeper.revoked_at)
+            deliver(payload)
         except Exception as exc:
             if life.is_reserved(name):
                 raise  # Celery has it, and will end it

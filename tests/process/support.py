@@ -143,8 +143,11 @@ WIDE_WINDOWS = {"window_extra": 2}
 class Cluster:
     """One cell. ``end()`` kills all of it."""
 
-    def __init__(self, broker: RedisServer, ledger: RedisServer, folder: Path, **settings: Any) -> None:
-        """``settings`` are knobs of the dispatcher by name, for every process."""
+    def __init__(
+        self, broker: RedisServer, ledger: RedisServer, folder: Path, *, app: str = "tests.process.app", **settings: Any
+    ) -> None:
+        """``app``: the module that processes are started of. ``settings``: knobs of the dispatcher by name, for every process."""
+        self._app = app
         self.broker = broker
         self.ledger = Ledger(ledger)
         self.keys = Keys()
@@ -166,7 +169,7 @@ class Cluster:
     def start_dispatcher(self, *, leads: bool = True) -> Process:
         """A dispatcher; with ``leads``, one that leads by now."""
         count = sum(one.name.startswith("dispatcher") for one in self.processes)
-        command = [sys.executable, "-m", "dispatcher", "-A", "tests.process.app", "run"]
+        command = [sys.executable, "-m", "dispatcher", "-A", self._app, "run"]
         process = self._start(f"dispatcher{count}", command)
 
         def leading() -> bool:
@@ -185,7 +188,7 @@ class Cluster:
     def start_worker(self, name: str, *options: str, pool: str = "prefork", concurrency: int = 2, ready: bool = True) -> Process:
         """``celery worker``, with Celery's own options; with ``ready``, waits until it is registered."""
         command = [
-            sys.executable, "-m", "celery", "-A", "tests.process.app", "worker", "-n", f"{name}@promise", "-P", pool,
+            sys.executable, "-m", "celery", "-A", self._app, "worker", "-n", f"{name}@promise", "-P", pool,
             "-c", str(concurrency), "-l", "WARNING", *options,
         ]  # fmt: skip
         process = self._start(name, command)

@@ -51,8 +51,8 @@ def test_version(run) -> None:
 
 @pytest.mark.parametrize(
     "args",
-    [("status",), ("drain", "w"), ("undrain", "w"), ("pause",), ("resume",), ("release",), ("purge", "-f"), ("dead", "list"),
-     ("run",), ("rollout", "status"), ("autoscale", "--advise"), ("submit", "in.jsonl", "--out", "out.jsonl")],
+    [("status",), ("drain", "w"), ("undrain", "w"), ("pause",), ("resume",), ("release",), ("purge", "-f"), ("revoke", "id"),
+     ("dead", "list"), ("run",), ("rollout", "status"), ("autoscale", "--advise"), ("submit", "in.jsonl", "--out", "out.jsonl")],
 )  # fmt: skip
 def test_without_a_cluster(run, args: tuple[str, ...]) -> None:
     """Every command that needs one says how to get one."""

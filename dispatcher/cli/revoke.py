@@ -1,0 +1,37 @@
+"""``dispatcher revoke``."""
+
+from __future__ import annotations
+
+import click
+
+from dispatcher.cli.output import count, json_option, say
+from dispatcher.cli.session import Session
+
+ANSWERS_WAIT_S = 1.0
+
+
+@click.command()
+@click.argument("task_ids", nargs=-1, required=True, metavar="TASK_ID...")
+@click.option("--terminate", is_flag=True, help="Also end those that run, with --signal to their process.")
+@click.option("--signal", default="SIGTERM", show_default=True, help="What --terminate sends.")
+@json_option
+@click.pass_obj
+def revoke(session: Session, task_ids: tuple[str, ...], terminate: bool, signal: str, as_json: bool) -> None:
+    """Have the jobs with these task ids not started any more.
+
+    As Celery's own revoke, but it also holds where no worker and no dispatcher is there to hear of it.
+    """
+    from dispatcher.observe.node import mark_revoked
+    from dispatcher.store.revoke_store import RevokeStore, id_members
+    from dispatcher.wiring import connect_cell, keys_of
+
+    settings = session.connected_settings()
+    app = session.celery_app(settings)
+    with connect_cell(settings, session.user_app()) as client:
+        RevokeStore(client, keys_of(settings, app), kept_s=settings.revokes_kept_s).add(id_members(task_ids))
+    heard = app.control.revoke(list(task_ids), terminate=terminate, signal=signal, reply=True, timeout=ANSWERS_WAIT_S) or []
+    if not heard:
+        mark_revoked(app, task_ids)
+    nodes = sorted(name for answer in heard for name in answer)
+    told = f"{count(len(nodes), 'node')} heard of it" if nodes else "no worker and no dispatcher is there to hear of it"
+    say({"revoked": list(task_ids), "nodes": nodes}, f"{count(len(task_ids), 'task')} will not be started; {told}", as_json=as_json)
