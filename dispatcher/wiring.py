@@ -22,7 +22,7 @@ from dispatcher.service.dispatch import Dispatcher, new_token
 from dispatcher.service.settle import Settler
 from dispatcher.service.wake import Waker
 from dispatcher.settings import Settings
-from dispatcher.store.connection import connect, tls_options
+from dispatcher.store.connection import bound_waits, connect, tls_options
 from dispatcher.store.dispatch_store import DispatchStore
 from dispatcher.store.keys import Keys
 from dispatcher.store.revoke_store import RevokeStore
@@ -68,6 +68,7 @@ def build_dispatcher(
 
     ``recorder`` writes its plans down.
     """
+    bound_waits(app.conf)
     client = connect_cell(settings, app, text=False)
     keys = keys_of(settings, app)
     store = DispatchStore(client, keys, new_token())

@@ -151,6 +151,8 @@ class Dispatcher:
                 if lost_at_ms is None:
                     lost_at_ms = self._clock.monotonic_ms()
                     self._emit(RedisLost(f"{type(exc).__name__}: {exc}"))
+                if self._waker is not None:
+                    self._waker.close()
                 self._store.drop_idle_connections()
                 self._reaper.liveness.restart()
                 wait_s = min(1.0, wait_s * 2)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
 import redis
@@ -19,6 +19,20 @@ from dispatcher.errors import Invalid
 # Celery writes the constants of `ssl`, redis-py plain words, and kombu takes both.
 _CERT_WORDS = re.compile(r"(?<=[?&]ssl_cert_reqs=)CERT_(?:NONE|OPTIONAL|REQUIRED)")
 _SOCKET_SCHEMES = ("redis+socket", "unix")
+
+CONNECT_WAIT_S = 5.0
+BROKER_WAITS: Final[Mapping[str, float]] = {
+    "socket_timeout": 5.0,
+    "socket_connect_timeout": CONNECT_WAIT_S,
+    "health_check_interval": 2.5,
+}
+"""For kombu's connections; its defaults are never, never, and 25 s. A consumer drops a connection that has been silent for 1 s plus two
+health checks."""
+
+CELERY_RESULT_WAIT_S = 120.0
+"""Celery's own default for a result backend's answer."""
+RESULT_WAIT_S = 30.0
+"""Ours: longer than the broker's, for a job's result is sent only once."""
 
 
 def connect(
@@ -43,6 +57,21 @@ def connect(
         socket_connect_timeout=timeout_s,
         **(options or {}),
     )
+
+
+def bound_waits(conf: Any) -> None:
+    """Let no connection that Celery makes with ``conf`` wait for ever: one whose other end vanished without a word (a failover, a
+    firewall that forgot it) would never find out. What the app has set itself is kept.
+    """
+    options = dict(conf.broker_transport_options or {})
+    for name, value in BROKER_WAITS.items():
+        if options.get(name) is None:
+            options[name] = value
+    conf.broker_transport_options = options
+    if conf.redis_socket_timeout == CELERY_RESULT_WAIT_S:
+        conf.redis_socket_timeout = RESULT_WAIT_S
+    if conf.redis_socket_connect_timeout is None:
+        conf.redis_socket_connect_timeout = CONNECT_WAIT_S
 
 
 def tls_options(broker_use_ssl: Any) -> dict[str, Any]:

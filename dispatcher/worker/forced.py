@@ -9,6 +9,8 @@ from typing import Any
 from celery.app.task import Task
 from celery.exceptions import CPendingDeprecationWarning
 
+from dispatcher.store.connection import bound_waits
+
 log = logging.getLogger(__name__)
 
 PUBLISH_TRIES_S = 86_400
@@ -46,6 +48,7 @@ def force_settings(conf: Any) -> None:
         log.warning("worker_deduplicate_successful_tasks is switched off: with it, a chord can wait for ever")
     for name, value in FORCED.items():
         conf[name] = value
+    bound_waits(conf)
     # Celery asks, at each reconnect, for the one answer that must not be given (see FORCED).
     warnings.filterwarnings("ignore", r"\s*In Celery 5.1 we introduced an optional breaking change", CPendingDeprecationWarning)
 

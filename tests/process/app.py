@@ -1,14 +1,13 @@
 """The Celery app of somebody who runs a dispatcher: plain tasks, one ``attach`` line, timeouts too short for what it runs.
 
-``PROMISE_BROKER`` and ``PROMISE_LEDGER`` are redis-py URLs. Every execution is written to the ledger, a Redis of its own that nothing
-else uses and no test breaks, before the task does anything, and when it has ended.
+``PROMISE_BROKER``, ``PROMISE_RESULTS`` and ``PROMISE_LEDGER`` are URLs of databases. Every execution is written to the ledger, a Redis
+of its own that nothing else uses and no test breaks, before the task does anything, and when it has ended.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-import re
 import signal
 import time
 from collections.abc import Callable
@@ -17,16 +16,16 @@ from typing import Any
 import redis
 from celery import Celery, current_task
 
+from dispatcher.store.connection import celery_url
 from dispatcher.worker import attach
 
-BROKER = os.environ["PROMISE_BROKER"]
 LEDGER_STREAM = "ledger"
 
-app = Celery("promises", broker=re.sub(r"unix://(.*)\?db=0", r"redis+socket://\1?virtual_host=0", BROKER))
+app = Celery("promises", broker=celery_url(os.environ["PROMISE_BROKER"]), backend=celery_url(os.environ["PROMISE_RESULTS"]))
 app.conf.update(
-    result_backend=re.sub(r"unix://(.*)\?db=0", r"redis+socket://\1?virtual_host=1", BROKER),
     task_default_queue="dispatch",
     broker_connection_retry_on_startup=True,
+    redis_socket_timeout=3.0,
     # What stock Celery would redeliver after: shorter than the longest job.
     broker_transport_options={"visibility_timeout": 1, "unacked_restore_interval": 1, "unacked_restore_throttle": 1},
 )

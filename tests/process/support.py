@@ -22,6 +22,7 @@ from celery import Celery
 from celery.result import AsyncResult
 
 from dispatcher.store.keys import Keys
+from tests.proxy import Proxy
 from tests.support import RedisServer, eventually
 
 ROOT = Path(__file__).parent.parent.parent
@@ -155,7 +156,7 @@ class Cluster:
         self.folder = folder
         self.processes: list[Process] = []
         self.environ = dict(os.environ) | {
-            "PROMISE_BROKER": broker.url(),
+            **broker_environ(broker),
             "PROMISE_LEDGER": self.ledger.url,
             "PYTHONWARNINGS": "ignore",
             **{f"DISPATCHER_{name.upper()}": str(value) for name, value in (WIDE_WINDOWS | settings).items()},
@@ -166,11 +167,11 @@ class Cluster:
 
     # -- processes
 
-    def start_dispatcher(self, *, leads: bool = True) -> Process:
-        """A dispatcher; with ``leads``, one that leads by now."""
+    def start_dispatcher(self, *, leads: bool = True, via: Proxy | None = None) -> Process:
+        """A dispatcher; with ``leads``, one that leads by now. ``via``: its way to Redis."""
         count = sum(one.name.startswith("dispatcher") for one in self.processes)
         command = [sys.executable, "-m", "dispatcher", "-A", self._app, "run"]
-        process = self._start(f"dispatcher{count}", command)
+        process = self._start(f"dispatcher{count}", command, via)
 
         def leading() -> bool:
             assert process.exit_code is None, process.tail()
@@ -185,13 +186,15 @@ class Cluster:
         info = self.client.hget(self.keys.leader_info, "info")
         return json.loads(info)["pid"] if info and self.client.exists(self.keys.leader) else None
 
-    def start_worker(self, name: str, *options: str, pool: str = "prefork", concurrency: int = 2, ready: bool = True) -> Process:
-        """``celery worker``, with Celery's own options; with ``ready``, waits until it is registered."""
+    def start_worker(
+        self, name: str, *options: str, pool: str = "prefork", concurrency: int = 2, ready: bool = True, via: Proxy | None = None
+    ) -> Process:
+        """``celery worker``, with Celery's own options; with ``ready``, waits until it is registered. ``via``: its way to Redis."""
         command = [
             sys.executable, "-m", "celery", "-A", self._app, "worker", "-n", f"{name}@promise", "-P", pool,
             "-c", str(concurrency), "-l", "WARNING", *options,
         ]  # fmt: skip
-        process = self._start(name, command)
+        process = self._start(name, command, via)
         if ready:
             self.epoch(process)
         return process
@@ -203,8 +206,9 @@ class Cluster:
             self.epoch(worker)
         return workers
 
-    def _start(self, name: str, command: Sequence[str]) -> Process:
-        process = Process(name, command, self.environ, self.folder / f"{name}.log")
+    def _start(self, name: str, command: Sequence[str], via: Proxy | None = None) -> Process:
+        environ = self.environ | (broker_environ(via) if via else {})
+        process = Process(name, command, environ, self.folder / f"{name}.log")
         self.processes.append(process)
         return process
 
@@ -335,6 +339,11 @@ def freeze_with_a_popped_job(cluster: Cluster, worker: Process) -> list[str]:
         cluster.all_succeed(jobs)
         eventually(lambda: cluster.leases(epoch) == 0, PATIENCE_S)
     raise AssertionError("it was never waiting at its list")
+
+
+def broker_environ(way: RedisServer | Proxy) -> dict[str, str]:
+    """How a process of the cell gets to Redis: straight, or through a proxy."""
+    return {"PROMISE_BROKER": way.url(), "PROMISE_RESULTS": way.url(1)}
 
 
 MakeCluster = Callable[..., Cluster]

@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from dispatcher.store.worker_store import ALIVE_TTL_MS
 from tests.process.support import PATIENCE_S, Cluster, MakeCluster
 from tests.support import eventually
 
@@ -86,3 +87,30 @@ def test_redis_away_for_longer_than_the_leases_live_kills_nobody(make_cluster: M
     cluster.nothing_is_left()
     cluster.each_ran_once(jobs)
     assert {cluster.epoch(worker) for worker in workers} == epochs
+
+
+LONG_JOB_S = 7.0
+"""Longer than every timeout: visibility (1 s), a beat's answer (1.5 s), leases and lead (3 s), a socket's silence (5 s)."""
+
+
+def test_jobs_longer_than_every_timeout_run_once_over_a_restart_and_a_connection_kill(make_cluster: MakeCluster) -> None:
+    """While they run, Redis is killed and restarted, and then every connection is killed, in each pool: each job runs once, to its end,
+    on the worker where it began.
+    """
+    cluster = make_cluster(redis=DURABLE, lease_ttl_s=3, heartbeat_s=0.5, window_extra=0)
+    cluster.start_dispatcher()
+    workers = [cluster.start_worker(pool, pool=pool, concurrency=1, ready=False) for pool in ("prefork", "threads", "solo")]
+    epochs = {cluster.epoch(worker) for worker in workers}
+    jobs = cluster.send("nap", LONG_JOB_S, count=3)
+    eventually(lambda: len(cluster.ledger.running()) == 3, PATIENCE_S)
+    cluster.broker.kill()
+    cluster.broker.start()
+    # Beats have come again from all, so connections are there again to be killed.
+    eventually(lambda: all(cluster.client.pttl(cluster.keys.alive(one)) > ALIVE_TTL_MS - 1000 for one in epochs), PATIENCE_S)
+    for kind in ("pubsub", "normal"):
+        cluster.client.client_kill_filter(_type=kind, skipme=True)
+    cluster.all_succeed(jobs)
+    cluster.nothing_is_left()
+    cluster.each_ran_once(jobs)
+    assert {cluster.epoch(worker) for worker in workers} == epochs
+    assert [one.exit_code for one in workers] == [None, None, None]
