@@ -20,6 +20,7 @@ from dispatcher.errors import Invalid
 
 ENV_PREFIX: Final = "DISPATCHER_"
 STICKY: Final = ("off", "prefer", "require")
+ON_CUT_OFF: Final = ("finish", "stop")
 
 
 def knob(default: Any, unit: str, doc: str) -> Any:
@@ -70,6 +71,9 @@ class Settings:
     message_bytes_max: int = knob(16 * 1024 * 1024, "bytes", "A larger message is a dead letter.")
     lease_ttl_s: float = knob(5.0, "s", "A worker silent for this long is dead; its jobs go back in line.")
     heartbeat_s: float = knob(1.0, "s", "How often a worker beats.")
+    on_cut_off: str = knob("finish", "name", "What a worker does that Redis has not answered for lease_ttl_s: finish what it runs (the "
+                           "others may be given it too, so it may run twice at once), or stop (kill it and end, so that it never "
+                           "does). It cannot tell a cut of its own from an outage of Redis: stop ends it in both.")
     leader_ttl_s: float = knob(3.0, "s", "A leading dispatcher silent for this long is replaced by a standby.")
     idle_wait_s: float = knob(0.2, "s", "Longest sleep of the dispatcher between two looks when nothing wakes it.")
     tick_interval_ms: float = knob(2.0, "ms", "Shortest time between two ticks under load; longer means larger batches.")
@@ -139,7 +143,7 @@ class Settings:
             yield f"{env_name('recalls_max')} is {self.recalls_max}: it must be at most 99, for jobs are counted back no further"
         if self.probe_interval_s and not self.probe_timeout_s:
             yield f"{env_name('probe_timeout_s')} is 0: it must be more, or every probe has failed before it is sent"
-        for name, known in (("strategy", STRATEGIES), ("order", ORDERS), ("sticky", STICKY)):
+        for name, known in (("strategy", STRATEGIES), ("order", ORDERS), ("sticky", STICKY), ("on_cut_off", ON_CUT_OFF)):
             if getattr(self, name) not in known:
                 yield f"{env_name(name)} is {getattr(self, name)!r}: there are {', '.join(known)}"
         if 0 < self.hold_ratio < 1:

@@ -24,6 +24,7 @@ from dispatcher.store.keys import Keys
 from dispatcher.store.lease_pipe import LeasePipe
 from dispatcher.store.revoke_store import RevokeStore
 from dispatcher.store.worker_store import Beat, BeatStatus, GiveBack, Registration, WorkerStore, after_death, new_epoch
+from dispatcher.worker.cut_off import CutOffWatch
 from dispatcher.worker.keeper import Held, LeaseKeeper
 from dispatcher.worker.models import ModelMemory
 from dispatcher.worker.revokes import Revokes
@@ -91,6 +92,9 @@ class WorkerLife:
         self._revoke_store = RevokeStore(client, keys, kept_s=settings.revokes_kept_s)
         self._heard_revokes: SimpleQueue[list[str]] = SimpleQueue()
         self.revokes = Revokes(self._revoke_store)
+        self._watch: CutOffWatch | None = None
+        if settings.on_cut_off == "stop":
+            self._watch = CutOffWatch(clock, lease_ttl_s=settings.lease_ttl_s, heartbeat_s=settings.heartbeat_s, stop=self._stop_cut_off)
         self._store, pipe = self._new_life()
         self.keeper = LeaseKeeper(self._store, pipe, clock, reject_backoff_ms=round(settings.reject_backoff_s * 1000))
         self.keeper.call_soon = host.call_soon if host.has_loop else None
@@ -115,6 +119,8 @@ class WorkerLife:
         self._register()
         self._thread = threading.Thread(target=self._run, name="dispatcher-beat", daemon=True)
         self._thread.start()
+        if self._watch is not None:
+            self._watch.start()
         atexit.register(self.finish)
 
     def finish(self) -> None:
@@ -122,6 +128,8 @@ class WorkerLife:
         if self._finished or os.getpid() != self._pid:
             return
         self._finished = True
+        if self._watch is not None:
+            self._watch.close()
         atexit.unregister(self.finish)
         self._notes.put("stop")
         if self._thread is not None and self._thread is not threading.current_thread():
@@ -194,7 +202,10 @@ class WorkerLife:
         self._tell_revokes()
         totals = self.keeper.totals(self._memory.read())
         changed = b"" if totals == self._told_totals else totals
+        sent_ms = self._clock.monotonic_ms()
         beat = self._store.heartbeat({**self.keeper.facts(), "loop_lag_ms": self._loop_lag_ms()}, changed)
+        if self._watch is not None:
+            self._watch.answered(sent_ms)
         if beat.status is BeatStatus.DEAD:
             self._die()
         elif beat.status is BeatStatus.UNKNOWN:
@@ -232,6 +243,14 @@ class WorkerLife:
     def _die(self) -> None:
         self.keeper.ended = True
         log.critical("worker life %s was declared dead and its jobs were given to others: ending at once", self.epoch)
+        self._host.stop_dead()
+
+    def _stop_cut_off(self) -> None:
+        self.keeper.ended = True
+        log.critical(
+            "worker life %s is cut off: Redis has not answered for so long that its jobs may be given to others, so they are killed here",
+            self.epoch,
+        )
         self._host.stop_dead()
 
     def _begin_anew(self) -> None:

@@ -103,3 +103,32 @@ def test_connections_that_go_silent_lose_and_repeat_nothing(make_cluster: MakeCl
     time.sleep(4.0)  # how long it is silent is what is tried
     proxy.speak()
     all_is_well(cluster, processes, jobs, epochs)
+
+
+@pytest.mark.parametrize("on_cut_off", ["finish", "stop"])
+def test_a_worker_that_alone_is_cut_off_does_as_it_was_told(make_cluster: MakeCluster, make_proxy: MakeProxy, on_cut_off: str) -> None:
+    """Its connections go silent while it runs a job, the rest of the cell goes on: others get the job. Told to ``finish``, it runs it to
+    the end all the same, and ends when it is back; told to ``stop``, it kills the job and ends while it is still cut off.
+    """
+    cluster = make_cluster(lease_ttl_s=3, heartbeat_s=0.5, on_cut_off=on_cut_off)
+    proxy = make_proxy(cluster)
+    cluster.start_dispatcher()
+    lonely, other = cluster.start_worker("lonely", concurrency=1, via=proxy), cluster.start_worker("other", concurrency=1)
+    others = cluster.keys.worker(cluster.epoch(other))
+    cluster.client.hset(others, "draining", "keep")
+    (job,) = cluster.send("nap", 6)
+    eventually(cluster.ledger.running, PATIENCE_S)
+    proxy.go_silent()
+    cluster.client.hdel(others, "draining")
+    if on_cut_off == "stop":
+        assert lonely.wait() == 75
+    cluster.all_succeed([job])
+    if on_cut_off == "finish":
+        eventually(lambda: len(cluster.ledger.entries()) == 4, PATIENCE_S)  # both runs have begun and ended
+        proxy.speak()
+        assert lonely.wait() == 75
+    first, second = cluster.ledger.starts()
+    assert (first.worker, second.worker) == ("lonely@promise", "other@promise")
+    ended = {entry.pid for entry in cluster.ledger.entries() if entry.what == "end"}
+    assert ended == ({second.pid} if on_cut_off == "stop" else {first.pid, second.pid})
+    cluster.nothing_is_left()

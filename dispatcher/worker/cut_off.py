@@ -1,0 +1,46 @@
+"""What a worker does that Redis has not answered for as long as its leases live: ``on_cut_off = stop``."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from dispatcher.clock import Clock
+
+
+class CutOffWatch:
+    """Calls ``stop`` once, from a thread of its own, when no beat has been answered for ``limit_ms``.
+
+    A thread of its own, because a beat may be waiting for its answer for as long as that. Counted from when the last beat that was
+    answered was *sent*: Redis dates it later, so whoever reaps this worker does so after this has stopped it.
+    """
+
+    def __init__(self, clock: Clock, *, lease_ttl_s: float, heartbeat_s: float, stop: Callable[[], None]) -> None:
+        self._clock = clock
+        self._limit_ms = round((lease_ttl_s - heartbeat_s / 2) * 1000)
+        self._stop = stop
+        self._answered_ms = clock.monotonic_ms()
+        self._over = threading.Event()
+
+    def start(self) -> None:
+        """Watch from now on."""
+        self._answered_ms = self._clock.monotonic_ms()
+        threading.Thread(target=self._run, name="dispatcher-cut-off", daemon=True).start()
+
+    def answered(self, sent_ms: int) -> None:
+        """A beat that was sent then was answered."""
+        self._answered_ms = sent_ms
+
+    def left_ms(self) -> int:
+        """How long until this worker counts as cut off; 0 or less: it is."""
+        return self._answered_ms + self._limit_ms - self._clock.monotonic_ms()
+
+    def close(self) -> None:
+        """Watch no more."""
+        self._over.set()
+
+    def _run(self) -> None:
+        while (left_ms := self.left_ms()) > 0:
+            if self._over.wait(left_ms / 1000):
+                return
+        self._stop()
