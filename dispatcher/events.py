@@ -127,9 +127,17 @@ class LeadGained:
 
 @dataclass(frozen=True, slots=True)
 class LeadLost:
-    """This process does not lead the cell any more: it stopped, or another took over."""
+    """This process does not lead the cell any more, and changes nothing from here on: it ``resigned`` because it stops, or its lead
+    expired and another may have taken over.
+    """
 
     token: str
+    resigned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StandsBy:
+    """Another dispatcher leads the cell; this process, new, waits for the lead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +258,7 @@ Event = (
     | JobSettled
     | LeadGained
     | LeadLost
+    | StandsBy
     | RedisLost
     | RedisBack
     | FleetSilent

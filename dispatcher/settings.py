@@ -74,7 +74,7 @@ class Settings:
     on_cut_off: str = knob("finish", "name", "What a worker does that Redis has not answered for lease_ttl_s: finish what it runs (the "
                            "others may be given it too, so it may run twice at once), or stop (kill it and end, so that it never "
                            "does). It cannot tell a cut of its own from an outage of Redis: stop ends it in both.")
-    leader_ttl_s: float = knob(3.0, "s", "A leading dispatcher silent for this long is replaced by a standby.")
+    leader_ttl_s: float = knob(2.0, "s", "A leading dispatcher silent for this long is replaced by a standby.")
     idle_wait_s: float = knob(0.2, "s", "Longest sleep of the dispatcher between two looks when nothing wakes it.")
     tick_interval_ms: float = knob(2.0, "ms", "Shortest time between two ticks under load; longer means larger batches.")
     window_extra: int = knob(0, "jobs", "Leases beyond its concurrency that a worker may hold, at least; more as its rate asks for.")

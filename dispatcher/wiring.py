@@ -81,7 +81,10 @@ def build_dispatcher(
     look_client = connect_cell(settings, app)
     look = CellLook(look_client, keys, settings.ingress_queues)
     revokes = RevokeStore(look_client, keys, kept_s=settings.revokes_kept_s)
-    node = FlowerNode(app, node_name(), look.queues, settings.flower_url, live_workers=look.live_workers, revokes=revokes)
+    node = FlowerNode(
+        app, node_name(), look.queues, settings.flower_url, live_workers=look.live_workers, revokes=revokes, leads=False,
+        succeeded=look.is_led_from_here,
+    )  # fmt: skip
 
     def tell(event: Event) -> None:
         emit(event)
@@ -97,7 +100,7 @@ def build_dispatcher(
         waker=Waker(client, keys.wake),
         recorder=recorder,
     )
-    return DispatcherProcess(dispatcher, Settler(store, app, emit), node)
+    return DispatcherProcess(dispatcher, Settler(store.unsettled(), app, emit), node)
 
 
 class DispatcherProcess:

@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import nlargest
+from typing import Final
+
+import msgspec
+
+from dispatcher.core.evidence import Delta, Told
+
+KEPT: Final = 1_000
+"""Accounts that outlive their leader, those furthest on: who is further behind is lifted to the others anyway."""
+
+
+class KeptAccounts(msgspec.Struct, frozen=True):
+    """What a successor needs of the accounts: whole ms, and who had jobs waiting."""
+
+    given: dict[str, int]
+    waited: list[str]
 
 
 @dataclass(slots=True)
@@ -36,6 +52,22 @@ class Accounts:
     def charge(self, tenant: str, cost_ms: float, weights: Mapping[str, float]) -> None:
         """A job of that cost was given to the tenant. One of no cost counts as 1 ms, so that turns pass."""
         self.given[tenant] = self.given.get(tenant, 0.0) + max(1.0, cost_ms) / weights.get(tenant, 1.0)
+
+    def observe(self, deltas: Sequence[Delta], told: Sequence[Told], now_ms: int) -> None:
+        """Nothing: what counts is what was given, not what became of it."""
+
+    def dump(self) -> bytes:
+        """What must survive a takeover, or whoever was given most would begin with the others again. Nothing where there are no others."""
+        kept = KEPT if len(self.given) > 1 else 0
+        furthest = nlargest(kept, self.given, key=lambda tenant: (self.given[tenant], tenant))
+        given = {tenant: round(self.given[tenant]) for tenant in furthest}
+        return msgspec.json.encode(KeptAccounts(given, sorted(self.waited & given.keys())))
+
+    def load(self, state: bytes) -> None:
+        """Go on where another leader was."""
+        kept = msgspec.json.decode(state, type=KeptAccounts)
+        self.given = dict(kept.given)
+        self.waited = frozenset(kept.waited)
 
     def forget(self, keep: int = 10_000) -> None:
         """Drop accounts beyond ``keep``, those that are furthest behind first: they would be lifted anyway. The rest begin near 0."""

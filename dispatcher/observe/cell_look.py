@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 from collections.abc import Sequence
 from typing import Final
@@ -67,6 +69,16 @@ class CellLook:
             else:
                 live.append(LiveWorker(said.name, said.pid))
         return live
+
+    def is_led_from_here(self) -> bool:
+        """Whether another process on this host leads the cell: its node has the same name as ours."""
+        keys = self._keys
+        with self._client.pipeline(transaction=False) as pipe:
+            pipe.exists(keys.leader)
+            pipe.hget(keys.leader_info, "info")
+            leads, info = pipe.execute()
+        who = msgspec.json.decode(info) if leads and info else {}
+        return bool(who.get("host") == socket.gethostname() and who.get("pid") != os.getpid())
 
     def _learn(self, epochs: Sequence[str]) -> dict[str, Registration]:
         """Registrations by epoch, in the order of ``epochs``; each is read once, it does not change in a life."""

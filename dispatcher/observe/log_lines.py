@@ -26,6 +26,7 @@ from dispatcher.events import (
     RolloutRolledBack,
     RolloutStepped,
     ScalingAdvised,
+    StandsBy,
     SuspectIsolated,
     UnknownHeaderField,
     WorkerDraining,
@@ -84,8 +85,12 @@ def log_line(event: Event) -> tuple[int, str]:
             return logging.INFO, f"{_job(job, task_id)} has its state FAILURE in the result backend: {reason}"
         case LeadGained(token):
             return logging.INFO, f"this dispatcher leads now: {token[:TOKEN_SHOWN]}"
+        case LeadLost(token, True):
+            return logging.INFO, f"this dispatcher gave up the lead: {token[:TOKEN_SHOWN]}"
         case LeadLost(token):
-            return logging.WARNING, f"this dispatcher does not lead any more: {token[:TOKEN_SHOWN]}"
+            return logging.WARNING, f"this dispatcher lost the lead and stands by: {token[:TOKEN_SHOWN]}"
+        case StandsBy():
+            return logging.INFO, "another dispatcher leads, this one stands by"
         case RedisLost(error):
             return logging.ERROR, f"Redis does not answer or refuses, and nothing is dispatched meanwhile: {error}"
         case RedisBack(gap_ms):

@@ -26,7 +26,7 @@ from kombu.pidbox import Node
 
 import dispatcher
 from dispatcher.clock import Clock, SystemClock
-from dispatcher.events import Event, LeadGained, WorkerReaped, WorkerRegistered
+from dispatcher.events import Event, LeadGained, LeadLost, WorkerReaped, WorkerRegistered
 from dispatcher.observe.answers import NOT_FOR_US, answers
 from dispatcher.observe.refresh import FlowerRefresh
 from dispatcher.store.revoke_store import RevokeStore
@@ -73,14 +73,23 @@ class FlowerNode:
         *,
         live_workers: Callable[[], Iterable[LiveWorker]] = tuple,
         revokes: RevokeStore | None = None,
+        leads: bool = True,
+        succeeded: Callable[[], bool] = bool,
         clock: Clock | None = None,
     ) -> None:
-        """``revokes`` remembers what is revoked while it listens."""
+        """``revokes`` remembers what is revoked while it listens.
+
+        ``leads``: whether its dispatcher leads at the start; the events tell on. That of a standby listens, and says nothing: Flower
+        sees the leader alone. ``succeeded``: whether another dispatcher of the same name leads now; then the name is not said to go
+        offline.
+        """
         self._app = app
         self._hostname = hostname
         self._queues = queues
         self._live_workers = live_workers
         self._revokes = revokes
+        self._leads = leads
+        self._succeeded = succeeded
         self._clock = clock or SystemClock()
         self._refresh = FlowerRefresh(flower_url, queues, self._clock) if flower_url else None
         self._offline: deque[tuple[str, int]] = deque(maxlen=OFFLINE_MAX)
@@ -111,9 +120,15 @@ class FlowerNode:
     def on_event(self, event: Event) -> None:
         """The subscriber for the dispatcher's events. Returns at once."""
         match event:
+            case LeadGained():
+                self._leads = True
+                if self._refresh is not None:
+                    self._refresh.ask()
+            case LeadLost():
+                self._leads = False
             case WorkerReaped(name=name):
                 self.worker_offline(name)
-            case WorkerRegistered() | LeadGained():
+            case WorkerRegistered():
                 if self._refresh is not None:
                     self._refresh.ask()
             case _:
@@ -142,22 +157,34 @@ class FlowerNode:
             handlers = answers(self._app, connection, self._queues, self._clock, self._revoked)
             mailbox = self._app.control.mailbox(connection)
             node: Any = _Node(self._hostname, None, channel, handlers, mailbox)
+            node.is_heard = lambda: self._leads
             node.listen(channel)
             events = _Events(self._app, connection)
-            self._say(events, "worker-online")
+            shown = False
             beat_ms = check_ms = self._clock.monotonic_ms()
             while not self._stopping.is_set():
+                if shown != self._leads:
+                    shown = not shown
+                    if shown:
+                        self._say(events, "worker-online")
+                    else:
+                        self._disappear(events)
                 with contextlib.suppress(TimeoutError):
                     connection.drain_events(timeout=LOOK_S)
                 now_ms = self._clock.monotonic_ms()
                 if self._offline:
                     self._send_offline(events)
-                if now_ms - beat_ms >= 1000 * HEARTBEAT_S:
+                if shown and now_ms - beat_ms >= 1000 * HEARTBEAT_S:
                     beat_ms = now_ms
                     self._beat(events)
                 if now_ms - check_ms >= 1000 * PUBSUB_CHECK_S:
                     check_ms = now_ms
                     _check_pubsub(connection)
+            if shown:
+                self._disappear(events)
+
+    def _disappear(self, events: _Events) -> None:
+        if not self._succeeded():
             self._say(events, "worker-offline")
 
     def _connect(self) -> Connection:
@@ -227,6 +254,7 @@ class _Node(Node):
 
     handlers: dict[str, Any]
     mailbox: Any
+    is_heard: Callable[[], bool]
 
     def dispatch(
         self,
@@ -247,6 +275,8 @@ class _Node(Node):
 
     def reply(self, data: object, exchange: str, routing_key: str, ticket: str | None, **_options: Any) -> None:
         """Over this node's own channel, once: kombu's would try for ever to answer somebody who has long gone."""
+        if not self.is_heard():
+            return
         to = Exchange(exchange, type="direct", delivery_mode="transient", durable=False)
         headers = {"ticket": ticket, "clock": self.mailbox.clock.forward()}
         producer = Producer(self.channel, auto_declare=False, serializer=self.mailbox.serializer)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import ceil
@@ -31,8 +29,6 @@ from dispatcher.errors import NotLeader
 from dispatcher.events import (
     Event,
     JobsRefused,
-    LeadGained,
-    LeadLost,
     RedisBack,
     RedisLost,
     UnknownHeaderField,
@@ -43,6 +39,7 @@ from dispatcher.service.decision_log import DecisionLog
 from dispatcher.service.evidence import Evidence
 from dispatcher.service.health import HealthWatch
 from dispatcher.service.late import LateJobs
+from dispatcher.service.lead import STANDBY_WAIT_S, Leadership
 from dispatcher.service.reap import Reaper
 from dispatcher.service.recall import Recaller
 from dispatcher.service.rollout import Rollouts
@@ -58,9 +55,6 @@ from dispatcher.store.worker_store import Registration
 log = logging.getLogger(__name__)
 
 ADMIT_BATCH = 100
-
-STANDBY_WAIT_S = 0.25
-"""How often a standby asks for the lead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +100,8 @@ class Dispatcher:
         self._plan = plan if recorder is None else recorder.plan
         self._state = PolicyState()
         self._reaper = Reaper(store, settings, emit)
-        self._late = LateJobs(store, emit)
         self._suspects = Suspects(store, self._policy.filters, emit)
-        self._decisions = DecisionLog(store, kept=settings.decisions_kept, policy=self._policy)
-        self._teller = Teller(store, settings, self._policy.filters, emit)
+        self._begin_reign()
         self._rollouts = Rollouts(store, admission.routes, emit)
         self._speeds = Speeds(prior_jobs=settings.speed_prior_jobs, measured=settings.measure_speed)
         costs = Costs(self._speeds)
@@ -120,18 +112,18 @@ class Dispatcher:
         self._health = HealthWatch(store, settings, emit, probes=JSON_CONTENT in admission.accept_content)
         learners: dict[str, Subscriber] = {
             "speeds": self._speeds, "costs": costs, "residency": self._residency, "health": self._health.learner, SUBJECT: self._rollouts,
+            "accounts": self._state.accounts,
         }  # fmt: skip
         self._evidence = Evidence(store.policy(), learners, interval_ms=round(settings.heartbeat_s * 1000))
         self._registrations: dict[str, Registration] = {}
         self._queues: set[str] = set(settings.ingress_queues)
         self._models: set[str] = set(settings.models)
         self._ingress: list[IngressList] = []
-        self._leads = False
-        self._renew_at_ms = 0
         self._rested_at_ms = 0
         self._paused: frozenset[str] = frozenset()
         self._warned_fields: set[str] = set()
-        self._info = {"host": socket.gethostname(), "pid": os.getpid()}
+        ttl_ms = round(settings.leader_ttl_s * 1000)
+        self._leadership = Leadership(store, ttl_ms=ttl_ms, clock=clock, emit=emit, begin=self._succeed)
         self._set_ingress()
 
     # -- the loop
@@ -165,15 +157,8 @@ class Dispatcher:
 
     def resign(self) -> None:
         """Give up the lead at once, so that a standby need not wait for it to expire."""
-        try:
-            self._store.elect(ttl_ms=1, info={}, resign=True)
-            if self._waker is not None:
-                self._waker.close()
-        except redis.RedisError:
-            pass
-        if self._leads:
-            self._leads = False
-            self._emit(LeadLost(self._store.token))
+        self._leadership.resign()
+        self._close_waker()
 
     def _pause(self, report: StepReport, stop: Signal) -> None:
         if report.more:
@@ -197,12 +182,13 @@ class Dispatcher:
 
     def step(self) -> StepReport:
         """Look once, decide, apply. Never sleeps; safe to call again after any exception."""
-        if not self._renew():
+        if not self._leadership.renew():
+            self._close_waker()
             return StepReport(leads=False)
         try:
             return self._lead()
         except NotLeader:
-            self._lose()
+            self._leadership.lose()
             return StepReport(leads=False)
 
     def _lead(self) -> StepReport:
@@ -272,29 +258,24 @@ class Dispatcher:
 
     # -- leading
 
-    def _renew(self) -> bool:
-        now_ms = self._clock.monotonic_ms()
-        if self._leads and now_ms < self._renew_at_ms:
-            return True
-        ttl_ms = round(self._settings.leader_ttl_s * 1000)
-        leads = self._store.elect(ttl_ms=ttl_ms, info=self._info)
-        self._renew_at_ms = now_ms + ttl_ms // 3
-        if leads and not self._leads:
-            self._leads = True
-            self._reaper.liveness.restart()
-            self._late = LateJobs(self._store, self._emit)
-            self._suspects.restart()
-            self._learn_queues()
-            self._rollouts.restart()
-            self._evidence.load()
-            self._emit(LeadGained(self._store.token))
-        elif not leads and self._leads:
-            self._lose()
-        return leads
+    def _succeed(self) -> None:
+        """The lead was gained: go on from what is in Redis, and forget what was true in an earlier lead."""
+        self._begin_reign()
+        self._reaper.liveness.restart()
+        self._suspects.restart()
+        self._learn_queues()
+        self._rollouts.restart()
+        self._evidence.load()
 
-    def _lose(self) -> None:
-        self._leads = False
-        self._emit(LeadLost(self._store.token))
+    def _begin_reign(self) -> None:
+        self._late = LateJobs(self._store, self._emit)
+        self._decisions = DecisionLog(self._store, kept=self._settings.decisions_kept, policy=self._policy)
+        self._teller = Teller(self._store, self._settings, self._policy.filters, self._emit)
+
+    def _close_waker(self) -> None:
+        """A blocking command left open would take words that are meant for the leader."""
+        if self._waker is not None:
+            self._waker.close()
 
     def _learn_queues(self) -> None:
         """What workers before this leader's time have named."""

@@ -1,7 +1,8 @@
 """Gives dead jobs their state in Celery's result backend, so that ``AsyncResult.get()`` raises instead of hanging.
 
 A dead letter is marked *unsettled* in the script that buries it and the mark goes after its FAILURE is stored: a dispatcher that
-dies in between is followed by one that stores it (again). Runs in a thread of its own: a slow backend must not stop dispatching.
+dies in between is followed by one that stores it (again). A standby settles nothing. Runs in a thread of its own: a slow backend must
+not stop dispatching.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from celery.app.task import Context
 from dispatcher.core.poison import told
 from dispatcher.errors import JobDead, PoisonJob
 from dispatcher.events import Event, JobSettled
-from dispatcher.store.dispatch_store import DispatchStore
+from dispatcher.store.unsettled_store import UnsettledStore
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ POISON: Final = frozenset({"worker_died", "process_died"})
 class Settler:
     """Stores FAILURE with :class:`~dispatcher.errors.JobDead` for dead letters, chords and errbacks included."""
 
-    def __init__(self, store: DispatchStore, app: Celery, emit: Callable[[Event], None], *, batch: int = 50) -> None:
+    def __init__(self, store: UnsettledStore, app: Celery, emit: Callable[[Event], None], *, batch: int = 50) -> None:
         self._store = store
         self._app = app
         self._emit = emit
@@ -39,7 +40,7 @@ class Settler:
     def step(self) -> int:
         """Settle a few; how many were. Raises what Redis or the backend raises; call again later."""
         settled = 0
-        for job, message, record in self._store.unsettled(self._batch):
+        for job, message, record in self._store.some(self._batch):
             error = error_of(record)
             if task_id := store_failure(self._app, error, message, record.get("task_id")):
                 self._emit(JobSettled(job, task_id, error.reason))

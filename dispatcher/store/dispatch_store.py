@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from itertools import chain, groupby
 from operator import attrgetter
 from typing import Any, NamedTuple, cast
@@ -28,6 +29,7 @@ from dispatcher.store.policy_store import PolicyStore
 from dispatcher.store.rollout_store import RolloutStore
 from dispatcher.store.script_stream import Call, ScriptRunner
 from dispatcher.store.suspect_store import SuspectStore
+from dispatcher.store.unsettled_store import UnsettledStore
 from dispatcher.store.worker_store import ALIVE_TTL_MS, DEAD_TTL_MS, LATE_REASON, GiveBack, Registration, giveback
 
 TAIL_BYTES = 64
@@ -40,6 +42,16 @@ PROBE_COST_MS = 1
 
 SHOW_DEAD_MS = 60_000
 """How long `status` shows a worker that is gone."""
+
+
+class Lead(IntEnum):
+    """How a dispatcher stands after it asked for the lead."""
+
+    NONE = 0
+    """Another leads, or it resigned."""
+    KEPT = 1
+    GAINED = 2
+    """It did not lead a moment ago, whatever it thinks: others may have led in between."""
 
 
 class WorkerRow(NamedTuple):
@@ -119,6 +131,10 @@ class DispatchStore:
         self._scripts = ScriptRunner(client)
         self._dead = (keys.dead_letters, keys.dead_reasons, keys.unsettled)
 
+    def unsettled(self) -> UnsettledStore:
+        """The dead letters that this dispatcher settles while it leads."""
+        return UnsettledStore(self._client, self.keys, self.token)
+
     def policy(self) -> PolicyStore:
         """What this leader learns from, and where it keeps what it has learned."""
         return PolicyStore(self._client, self.keys, self.token)
@@ -142,10 +158,10 @@ class DispatchStore:
 
     # -- leading
 
-    def elect(self, *, ttl_ms: int, info: dict[str, Any], resign: bool = False) -> bool:
+    def elect(self, *, ttl_ms: int, info: dict[str, Any], resign: bool = False) -> Lead:
         """Become or stay leader."""
         args = [self.token, ttl_ms, msgspec.json.encode(info), "1" if resign else "0"]
-        return bool(self._run("elect", [self.keys.leader, self.keys.leader_info], args))
+        return Lead(self._run("elect", [self.keys.leader, self.keys.leader_info, self.keys.leader_view], args))
 
     # -- looking
 
@@ -324,24 +340,6 @@ class DispatchStore:
         ]  # fmt: skip
         self._keys_of_epoch.pop(epoch, None)
         return bool(self._led(self._run("forget_worker", names, [self.token, epoch, SHOW_DEAD_MS])))
-
-    # -- dead letters whose result is not stored yet
-
-    def unsettled(self, limit: int) -> list[tuple[str, bytes | None, dict[str, Any]]]:
-        """(job number, raw message, reason record) of dead letters whose FAILURE is still to be stored."""
-        jobs = cast("list[bytes]", self._client.srandmember(self.keys.unsettled, limit))
-        if not jobs:
-            return []
-        messages = cast("list[bytes | None]", self._client.hmget(self.keys.messages, jobs))
-        reasons = cast("list[bytes | None]", self._client.hmget(self.keys.dead_reasons, jobs))
-        return [
-            (job.decode(), message, msgspec.json.decode(reason) if reason else {})
-            for job, message, reason in zip(jobs, messages, reasons, strict=True)
-        ]
-
-    def settled(self, job: str) -> None:
-        """The FAILURE of that dead letter is stored."""
-        self._client.srem(self.keys.unsettled, job)
 
     # -- scripts
 

@@ -22,6 +22,7 @@ from dispatcher.store.connection import celery_url, connect
 from dispatcher.store.dispatch_store import DispatchStore
 from dispatcher.store.frame import Entry, parse_entry
 from dispatcher.store.keys import Keys
+from dispatcher.store.unsettled_store import UnsettledStore
 from dispatcher.store.worker_store import ALIVE_TTL_MS, Beat, GiveBack, Registration, Taken, WorkerStore
 from tests.messages import TASK
 
@@ -88,12 +89,12 @@ class Stage:
         self.keys = Keys(prefix=prefix)
         self.clock = ManualClock(1_000_000)
         self.events: list[Event] = []
-        self.settings = Settings(redis_url=url, **({"window_extra": 2} | settings))
+        self.settings = Settings(redis_url=url, **({"window_extra": 2, "leader_ttl_s": 60.0} | settings))
         self.app = app or make_app(url, prefix=prefix)
         self.workers: dict[str, Stub] = {}
         self._epochs = count(1)
         self.dispatcher = self.make_dispatcher("leader-1")
-        self.settler = Settler(DispatchStore(self.client, self.keys, "settler"), self.app, self.events.append)
+        self.settler = Settler(UnsettledStore(self.client, self.keys, "leader-1"), self.app, self.events.append)
 
     def close(self) -> None:
         self.app.close()

@@ -16,7 +16,7 @@ from kombu.exceptions import OperationalError
 from redis import RedisError
 
 from dispatcher.clock import SystemClock
-from dispatcher.events import WorkerReaped
+from dispatcher.events import LeadGained, LeadLost, WorkerReaped
 from dispatcher.observe.cell_look import CellLook
 from dispatcher.observe.node import FlowerNode, LiveWorker
 from dispatcher.observe.refresh import FlowerRefresh
@@ -255,3 +255,24 @@ def test_a_flower_that_is_away_harms_nobody() -> None:
     refresh.ask()
     assert not refresh._request()
     refresh.stop()
+
+
+def test_the_node_of_a_standby_listens_and_says_nothing(app: Celery) -> None:
+    """Its answers would be those of a second leader. When its dispatcher gains the lead it is there; when it loses it, it is gone: the
+    name goes offline, unless another dispatcher of the name has it now.
+    """
+    followed: list[bool] = []
+    with Listener(app) as listener:
+        eventually(lambda: listener._receiver is not None)
+        with _node(app, succeeded=lambda: bool(followed)) as node:
+            eventually(lambda: (NAME, "worker-heartbeat") in listener.seen)
+            node.on_event(LeadLost("leader-1"))
+            eventually(lambda: listener.seen[-1:] == [(NAME, "worker-offline")])
+            assert _ask(_app(app.conf.broker_url), "ping", 0.5) is None
+            assert listener.seen[-1] == (NAME, "worker-offline")
+
+            node.on_event(LeadGained("leader-1"))
+            eventually(lambda: _ask(_app(app.conf.broker_url), "ping", 0.5) == {NAME: {"ok": "pong"}}, 20)
+            followed.append(True)
+        eventually(lambda: (NAME, "worker-online") in listener.seen)
+        assert [kind for _, kind in listener.seen].count("worker-offline") == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dispatcher.store.dispatch_store import DispatchStore
+from dispatcher.store.dispatch_store import DispatchStore, Lead
 from tests.lua.support import Cell, nothing_written
 
 TTL_MS = 60_000
@@ -12,7 +12,7 @@ def candidate(cell: Cell, token: str) -> DispatchStore:
     return DispatchStore(cell.client, cell.keys, token)
 
 
-def elect(store: DispatchStore, ttl_ms: int = TTL_MS, *, resign: bool = False) -> bool:
+def elect(store: DispatchStore, ttl_ms: int = TTL_MS, *, resign: bool = False) -> Lead:
     return store.elect(ttl_ms=ttl_ms, info={"host": store.token}, resign=resign)
 
 
@@ -72,3 +72,15 @@ def test_after_a_loss_of_redis_last_writes_two_are_never_equal(cell: Cell) -> No
 
     assert not elect(two)
     assert elect(cell.store)
+
+
+def test_who_leads_anew_is_told_so(cell: Cell) -> None:
+    """Even the one that led last: its lead had expired, and another may have led in between. The old leader's view is gone by then."""
+    cell.store.tell(b"{}")
+    assert elect(cell.store) is Lead.KEPT
+    assert cell.text.exists(cell.keys.leader_view)
+    cell.client.delete(cell.keys.leader)
+
+    assert elect(cell.store) is Lead.GAINED
+    assert not cell.text.exists(cell.keys.leader_view)
+    assert elect(candidate(cell, "two")) is Lead.NONE

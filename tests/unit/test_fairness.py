@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from dispatcher.core.balancing import STRATEGIES
 from dispatcher.core.balancing.filters import standard_filters
 from dispatcher.core.caps import Caps
+from dispatcher.core.fairness import Accounts
 from dispatcher.core.ordering import ORDERS
 from dispatcher.core.plan import PolicyState, plan
 from dispatcher.core.policy import Policy
@@ -132,3 +133,23 @@ def test_a_job_larger_than_its_cap_goes_alone() -> None:
 
     assert capped([lane], Caps(tenants={"a": 10_000}))[0].total() == 1
     assert capped([lane], Caps(tenants={"a": 10_000}), {lane.name: 1})[0].total() == 0
+
+
+@given(given_ms=st.dictionaries(st.text(max_size=8), st.floats(0, 1e9), min_size=2, max_size=30))
+def test_accounts_survive_a_takeover(given_ms: dict[str, float]) -> None:
+    """To the ms, with who was waiting: a successor begins its first plan where the last leader ended."""
+    accounts, successor = Accounts(dict(given_ms), frozenset(list(given_ms)[::2])), Accounts()
+    successor.load(accounts.dump())
+
+    assert successor.given == pytest.approx(given_ms, abs=0.5)
+    assert successor.waited == accounts.waited
+
+
+def test_what_is_kept_of_accounts_is_bounded() -> None:
+    """The tenants that were given most, for only they would gain by beginning anew; and nothing where there is nobody to be fair to."""
+    accounts = Accounts({f"t{number}": float(number) for number in range(5_000)})
+    successor = Accounts()
+    successor.load(accounts.dump())
+
+    assert successor.given == {f"t{number}": number for number in range(4_000, 5_000)}
+    assert Accounts({"default": 7.0}).dump() == Accounts({"default": 8.0}).dump()

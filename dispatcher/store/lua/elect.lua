@@ -1,17 +1,18 @@
 --[[ elect: become or stay the leading dispatcher of the cell.
 KEYS[1] leader       STRING  random id of the leader; expires
 KEYS[2] leader_info  HASH    who that is, for `status`
+KEYS[3] leader_view  STRING  what the leader tells of the cell; another leader's is no longer true
 ARGV[1] token        this dispatcher's random id
 ARGV[2] ttl_ms       how long the lead lasts without renewal
 ARGV[3] info         JSON: host, pid, started_at
 ARGV[4] resign       "1": give up the lead instead
-Returns 1 this dispatcher leads, 0 another does (or: resigned).
+Returns 2 this dispatcher leads from now on, and did not a moment ago; 1 it leads still; 0 another does (or: resigned).
 Equality with a random id, never a counter: a counter goes back when Redis loses its last writes. ]]
-local leader, info_key = KEYS[1], KEYS[2]
+local leader, info_key, leader_view = KEYS[1], KEYS[2], KEYS[3]
 local token, ttl_ms, info, resign = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local holder = redis.call('GET', leader)
 if resign == '1' then
-  if holder == token then redis.call('DEL', leader, info_key) end
+  if holder == token then redis.call('DEL', leader, info_key, leader_view) end
   return 0
 end
 if holder == token then
@@ -20,5 +21,6 @@ if holder == token then
 end
 if holder then return 0 end
 redis.call('HSET', info_key, 'info', info)
+redis.call('DEL', leader_view)
 redis.call('SET', leader, token, 'PX', ttl_ms)
-return 1
+return 2

@@ -1,0 +1,43 @@
+"""Dead letters whose FAILURE is not in the result backend yet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import redis
+
+from dispatcher.store.keys import Keys
+
+
+class UnsettledStore:
+    """One dispatcher's, with its ``token``. The client must answer with bytes."""
+
+    def __init__(self, client: redis.Redis, keys: Keys, token: str) -> None:
+        self._client = client
+        self._keys = keys
+        self._token = token.encode()
+
+    def some(self, limit: int) -> list[tuple[str, bytes | None, dict[str, Any]]]:
+        """(job number, raw message, reason record) of dead letters whose FAILURE is still to be stored.
+
+        None unless this dispatcher leads: two would tell each canvas twice.
+        """
+        with self._client.pipeline() as pipe:
+            pipe.get(self._keys.leader)
+            pipe.srandmember(self._keys.unsettled, limit)
+            leader, jobs = pipe.execute()
+        if not jobs or leader != self._token:
+            return []
+        with self._client.pipeline() as pipe:
+            pipe.hmget(self._keys.messages, jobs)
+            pipe.hmget(self._keys.dead_reasons, jobs)
+            messages, reasons = pipe.execute()
+        return [
+            (job.decode(), message, msgspec.json.decode(reason) if reason else {})
+            for job, message, reason in zip(jobs, messages, reasons, strict=True)
+        ]
+
+    def settled(self, job: str) -> None:
+        """The FAILURE of that dead letter is stored. True whoever leads by now: a job's number is never given again."""
+        self._client.srem(self._keys.unsettled, job)

@@ -1,0 +1,220 @@
+"""Two dispatchers of one cell: what the second knows when it takes over, and what the first may still do. Real Redis, manual clock."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+from celery.result import AsyncResult
+
+from dispatcher.core.job import job_headers
+from dispatcher.events import LeadGained, LeadLost, StandsBy
+from dispatcher.service.dispatch import Dispatcher
+from dispatcher.service.settle import Settler
+from dispatcher.store.admin_store import AdminStore
+from dispatcher.store.unsettled_store import UnsettledStore
+from tests.integration.stage import Stage, task_id
+
+
+@pytest.fixture
+def stage(redis_url: str) -> Iterator[Stage]:
+    made = Stage(redis_url)
+    yield made
+    made.close()
+
+
+def leads_and_losses(stage: Stage) -> list[object]:
+    return [event for event in stage.events if isinstance(event, LeadGained | LeadLost | StandsBy)]
+
+
+def steps(dispatcher: Dispatcher, stage: Stage) -> None:
+    stage.dispatcher = dispatcher
+    stage.steps()
+
+
+# -- who leads
+
+
+def test_a_standby_says_so_once(stage: Stage) -> None:
+    """However often it asks; and it says when it leads."""
+    standby = stage.make_dispatcher("leader-2")
+    stage.step()
+    for _ in range(5):
+        assert not standby.step().leads
+    stage.dispatcher.resign()
+    assert standby.step().leads
+
+    assert leads_and_losses(stage) == [LeadGained("leader-1"), StandsBy(), LeadLost("leader-1", resigned=True), LeadGained("leader-2")]
+
+
+def test_a_leader_that_was_replaced_stands_by_and_says_so_once(stage: Stage) -> None:
+    """Thawed before it was to renew the lead: the next script is refused, the ones after that are not called."""
+    worker = stage.worker()
+    stage.steps()
+    stage.text.delete(stage.keys.leader)
+    standby = stage.make_dispatcher("leader-2")
+    assert standby.step().leads
+    del stage.events[:]
+
+    stage.send(2)
+    for _ in range(5):
+        stage.clock.now_ms += 1_000
+        standby.step()
+        assert not stage.step().leads
+    assert leads_and_losses(stage) == [LeadLost("leader-1")]
+    assert len(worker.leases()) == 2
+
+
+def test_who_leads_again_trusts_nothing_it_remembers(stage: Stage) -> None:
+    """It was frozen until its lead had expired, and nobody stood by: it was never refused, and yet another may have led and gone."""
+    stage.steps()
+    stage.text.delete(stage.keys.leader)
+    stage.clock.now_ms += 60_000
+
+    assert stage.step().leads
+    assert leads_and_losses(stage) == [LeadGained("leader-1"), LeadGained("leader-1")]
+
+
+def test_nothing_is_shown_of_what_the_last_leader_saw(stage: Stage) -> None:
+    """Why jobs wait, as the dead leader told it, is no answer of the next."""
+    stage.send(1)
+    stage.step()
+    stage.step()
+    assert stage.text.exists(stage.keys.leader_view)
+
+    stage.text.delete(stage.keys.leader)
+    store: Any = stage.make_dispatcher("leader-2")._store
+    assert store.elect(ttl_ms=60_000, info={"host": "h", "pid": 2})
+    (lane,) = AdminStore(stage.text, stage.keys).status()["lanes"]
+    assert lane["why"] is None
+
+
+# -- what survives
+
+
+def test_a_tenant_begins_no_new_account_with_a_takeover(stage: Stage) -> None:
+    """One tenant has been given 400 s of work and the other none: after the takeover it is the other's turn, until they are even."""
+    worker = stage.worker(concurrency=1)
+    for tenant in ("greedy", "modest"):
+        stage.send(20, headers=job_headers(tenant=tenant, cost=10.0))
+    # Both wait from the first plan on; what the greedy one has been given already is what a leader knows.
+    stage.dispatcher._state.accounts.given |= {"greedy": 400_000.0, "modest": 0.0}
+    stage.dispatcher._state.accounts.waited = frozenset({"greedy", "modest"})
+    stage.step()
+    stage.text.delete(stage.keys.leader)
+    stage.dispatcher = stage.make_dispatcher("leader-2")
+    stage.step()
+
+    worker.run_all()
+    stage.step()
+    lanes = [entry.lane for entry in worker.leases().values()]
+    assert lanes
+    assert all("modest" in lane for lane in lanes)
+
+
+# -- dead letters
+
+
+def test_only_the_leader_settles(stage: Stage) -> None:
+    """Two that store the FAILURE of one dead letter would call its errbacks twice; a successor does what is left (scenario 59)."""
+    (sent,) = stage.send(headers={"dispatch": {"cost": -1}})
+    stage.steps()
+    standby = Settler(UnsettledStore(stage.client, stage.keys, "leader-2"), stage.app, stage.events.append)
+    assert standby.step() == 0
+    assert stage.text.scard(stage.keys.unsettled) == 1
+
+    stage.text.delete(stage.keys.leader)
+    steps(stage.make_dispatcher("leader-2"), stage)
+    assert stage.settler.step() == 0
+    assert standby.step() == 1
+    assert AsyncResult(sent, app=stage.app).state == "FAILURE"
+
+
+# -- the leader dies at any of its calls
+
+
+class Cut:
+    """Breaks a dispatcher's way to Redis at its n-th send: before it, or when Redis has done the first of what was sent."""
+
+    def __init__(self, dispatcher: Dispatcher, at: int, *, after: bool) -> None:
+        self.sends = 0
+        self.broken = False
+        pool = dispatcher._store._client.connection_pool
+        cut = self
+
+        class Connection(pool.connection_class):  # type: ignore[misc, name-defined]
+            def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+                cut.sends += 1
+                cut.broken = cut.broken or cut.sends == at
+                if cut.broken and not (after and cut.sends == at):
+                    raise redis.ConnectionError("cut")
+                super().send_packed_command(command, check_health)
+                if cut.broken:
+                    self.read_response()
+                    raise redis.ConnectionError("cut")
+
+        pool.connection_class = Connection
+        pool.reset()
+        dispatcher._store._scripts._connection = None
+
+
+def half_way(stage: Stage) -> list[str]:
+    """A cell in which the next step has all there is to do: admit, refuse, schedule, promote, assign, bury what is late, reap, recall
+    what a worker does not begin, reroute. The task ids of those that are to run.
+    """
+    gone, drained = stage.worker("gone", concurrency=2), stage.worker("drained", concurrency=2)
+    sent = stage.send(4)
+    stage.steps()
+    assert gone.take()
+    sent += stage.send(1, countdown=3600)
+    sent += stage.send(3, headers=job_headers(requires={"disk": "big"}))
+    late = stage.send(1, headers=job_headers(requires={"disk": "none"}, deadline_s=0.001))
+    stage.steps()
+    scheduled = stage.text.zrange(stage.keys.scheduled, 0, -1)
+    stage.text.zadd(stage.keys.scheduled, dict.fromkeys(scheduled, 1))
+    assert late
+    gone.store.goodbye()
+    drained.store.drain("keep")
+    stage.worker("big", labels={"disk": "big"}, concurrency=4)
+    stage.send(1, headers={"dispatch": {"cost": -1}})
+    return sent + stage.send(3)
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_leader_that_dies_at_any_call_is_followed(stage: Stage, *, after: bool) -> None:
+    """Whatever it was about to send, or had sent and got no answer to: the next leader finishes it, each job is leased once and runs
+    once (scenarios 50, 51, 57, 58).
+    """
+    for at in range(1, 100):
+        stage.client.flushall()
+        stage.workers.clear()
+        stage.dispatcher = stage.make_dispatcher(f"first-{at}")
+        sent = half_way(stage)
+        cut = Cut(stage.dispatcher, at, after=after)
+        try:
+            for _ in range(3):
+                stage.clock.now_ms += 1_000
+                stage.step()
+        except redis.ConnectionError:
+            pass
+        stage.text.delete(stage.keys.leader)
+        stage.dispatcher = stage.make_dispatcher(f"second-{at}")
+        ran: Counter[str] = Counter()
+        for _ in range(20):
+            stage.steps()
+            for worker in [one for one in stage.workers.values() if not one.name.startswith("gone")]:
+                while (taken := worker.take()) is not None:
+                    ran[task_id(taken)] += 1
+                    worker.end(taken)
+            if not any(len(one.leases()) for one in stage.workers.values()) and not stage.waiting():
+                break
+        assert ran == Counter(sent), f"cut at send {at}"
+        assert sorted(stage.reasons().values()) == ["bad_header", "deadline_passed"], f"cut at send {at}"
+        if not cut.broken:
+            break
+    else:
+        raise AssertionError("a step never ended")
+    assert at > 10
