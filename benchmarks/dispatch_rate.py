@@ -48,7 +48,7 @@ LMOVE_LOOP = "for i = 1, tonumber(ARGV[1]) do redis.call('LMOVE', KEYS[1], KEYS[
 
 def message(number: int) -> bytes:
     """A Celery message of 1 KB, field for field as kombu writes it."""
-    task_id = str(uuid.UUID(int=number))
+    task_id = str(uuid.UUID(int=Random(number).getrandbits(128), version=4))
     body = json.dumps([[number], {"pad": ""}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
     headers = {
         "lang": "py", "task": "bench.job", "id": task_id, "shadow": None, "eta": None, "expires": None, "group": None,
@@ -95,7 +95,7 @@ def stub_workers(url: str, ready: ProcessEvent, stop: ProcessEvent) -> None:
     for store in stores:
         names = [keys.alive(store.epoch), keys.leases(store.epoch), keys.taken(store.epoch), keys.messages]
         pops.append(command("RPOP", keys.worker_queue(store.epoch), "100"))
-        takes.append(b"*8\r\n" + command("EVALSHA", take, "4", *names).split(b"\r\n", 1)[1])
+        takes.append(b"*10\r\n" + command("EVALSHA", take, "5", *names, keys.revoked_at).split(b"\r\n", 1)[1])
         acks.append(command("EVALSHA", ack, "6", *names, keys.lanes, keys.wake).split(b"\r\n", 1)[1])
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(urlsplit(url).path)
@@ -121,11 +121,11 @@ def stub_workers(url: str, ready: ProcessEvent, stop: ProcessEvent) -> None:
             for store, count in zip(stores, done, strict=True):
                 store.heartbeat({"done": count})
             beat_at = time.monotonic() + 0.5
-        commands = []
+        commands, now = [], command(str(int(time.time() * 1000))).split(b"\r\n", 1)[1]
         for index, ids in enumerate(ask(pops, WORKERS)):
             if ids:
                 wired = [b"$%d\r\n%b\r\n" % (len(id_), id_) for id_ in ids]
-                commands += [takes[index] + id_ for id_ in wired]
+                commands += [takes[index] + id_ + now for id_ in wired]
                 commands.append(b"*%d\r\n" % (9 + len(ids)) + acks[index] + b"".join(wired))
                 done[index] += len(ids)
         ask(commands, len(commands))

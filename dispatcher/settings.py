@@ -67,7 +67,7 @@ class Settings:
     learn_costs: bool = knob(True, "yes/no", "Learn what jobs cost that declare nothing, by task and model, from those that were done.")
     measure_speed: bool = knob(True, "yes/no", "Measure how fast each worker does the jobs of each model. Its weight is where that begins.")
     speed_prior_jobs: float = knob(5.0, "jobs", "A worker's weight counts as so many measured jobs when its speed is estimated.")
-    batch_size: int = knob(500, "jobs", "Most jobs that one script call admits or assigns (1 to 500).")
+    batch_size: int = knob(1000, "jobs", "Most jobs that one step admits, and assigns (1 to 1000).")
     message_bytes_max: int = knob(16 * 1024 * 1024, "bytes", "A larger message is a dead letter.")
     lease_ttl_s: float = knob(5.0, "s", "A worker silent for this long is dead; its jobs go back in line.")
     heartbeat_s: float = knob(1.0, "s", "How often a worker beats.")
@@ -171,8 +171,8 @@ class Settings:
         for route in self.model_routes:
             if not all(route.partition("=")):
                 yield f"{env_name('model_routes')} holds {route!r}: write task=model"
-        if not 1 <= self.batch_size <= 500:
-            yield f"{env_name('batch_size')} is {self.batch_size}: it must be from 1 to 500, or a script call blocks Redis too long"
+        if not 1 <= self.batch_size <= 1000:
+            yield f"{env_name('batch_size')} is {self.batch_size}: it must be from 1 to 1000, or a script call blocks Redis too long"
         if 0 < self.decisions_kept < self.batch_size:
             yield (f"{env_name('decisions_kept')} is {self.decisions_kept}: it must be 0, or at least batch_size "
                    f"({self.batch_size}), or the log cannot hold what one tick decides")

@@ -9,7 +9,7 @@ import bz2
 import json
 import lzma
 import zlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -34,12 +34,17 @@ _DECOMPRESSORS: Final[dict[str, Callable[[], Any]]] = {
     "application/x-bz2": bz2.BZ2Decompressor,
     "application/x-lzma": lzma.LZMADecompressor,
 }
+_ABSENT: Final = msgspec.Raw(b"null")
 UNREAD: Final = b"!"
 """What read_ingress sends for a message that it does not: ``!<size>`` for one that is too large, ``!!<size>`` for one that begins
 with this mark itself."""
 
 
-class _Headers(msgspec.Struct):
+class _Object(msgspec.Struct, gc=False):
+    """Any JSON object: what is in it is skipped."""
+
+
+class _Headers(msgspec.Struct, gc=False):
     id: str
     task: str
     eta: str | None = None
@@ -47,16 +52,16 @@ class _Headers(msgspec.Struct):
     timelimit: tuple[float | None, float | None] | None = None
     retries: int | None = 0
     compression: str | None = None
-    dispatch: msgspec.Raw = msgspec.Raw(b"null")
+    dispatch: msgspec.Raw = _ABSENT
 
 
-class _Properties(msgspec.Struct):
+class _Properties(msgspec.Struct, gc=False):
     delivery_tag: str
     body_encoding: str | None = None
-    delivery_info: dict[str, Any] | None = None
+    delivery_info: _Object | None = None
 
 
-class _Envelope(msgspec.Struct):
+class _Envelope(msgspec.Struct, gc=False):
     headers: _Headers
     properties: _Properties
     body: str
@@ -65,7 +70,7 @@ class _Envelope(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Envelope).decode
-_decode_body = msgspec.json.Decoder(tuple[list[msgspec.Raw], dict[str, msgspec.Raw], dict[str, msgspec.Raw] | None]).decode
+_decode_body = msgspec.json.Decoder(tuple[list[msgspec.Raw], _Object, _Object | None]).decode
 
 
 class Admitted(NamedTuple):
@@ -108,17 +113,26 @@ class Admission:
 
     def read(self, raw: bytes, *, ingress: str, step: int, now_ms: int) -> Admitted | Refused:
         """Decide about one message. Never raises: whatever is wrong with it is a :class:`Refused`."""
-        try:
-            return self._read(raw, ingress, step, now_ms)
-        except _Refusal as exc:
-            reason, detail = exc.args
-        except msgspec.ValidationError as exc:
-            reason, detail = _reason_of(str(exc)), str(exc)
-        except (ValueError, RecursionError) as exc:  # msgspec's DecodeError and UnicodeError are ValueErrors
-            reason, detail = "not_json", f"the message is not JSON: {exc}"
-        return Refused(reason, detail, *_identity(raw))
+        return self.read_all([raw], ingress=ingress, step=step, now_ms=now_ms)[0]
 
-    def _read(self, raw: bytes, ingress: str, step: int, now_ms: int) -> Admitted:
+    def read_all(self, messages: Sequence[bytes], *, ingress: str, step: int, now_ms: int) -> list[Admitted | Refused]:
+        """Decide about each of these messages, which are of one list."""
+        source = _Source(ingress, step, now_ms)
+        found: list[Admitted | Refused] = []
+        for raw in messages:
+            try:
+                found.append(self._read(raw, source))
+                continue
+            except _Refusal as exc:
+                reason, detail = exc.args
+            except msgspec.ValidationError as exc:
+                reason, detail = _reason_of(str(exc)), str(exc)
+            except (ValueError, RecursionError) as exc:  # msgspec's DecodeError and UnicodeError are ValueErrors
+                reason, detail = "not_json", f"the message is not JSON: {exc}"
+            found.append(Refused(reason, detail, *_identity(raw)))
+        return found
+
+    def _read(self, raw: bytes, source: _Source) -> Admitted:
         if raw[:1] == UNREAD:
             if raw[1:2] == UNREAD:
                 raise _Refusal("not_json", "the message is not JSON: it begins with '!'")
@@ -140,6 +154,17 @@ class Admission:
         if content not in self.accept_content:
             raise _Refusal("content_refused", f"content type {content!r} is not in accept_content")
         _check_body(envelope, is_json=content == JSON_CONTENT)
+        if headers.expires is not None:
+            _instant_ms(headers.expires, "expires")
+        due_ms = None
+        if headers.eta is not None:
+            due_ms = _instant_ms(headers.eta, "eta")
+            if due_ms <= source.now_ms:
+                due_ms = None
+        if headers.dispatch is _ABSENT:
+            found = source.plain.get(headers.task)
+            if found is not None:
+                return Admitted(found[0], found[1], due_ms, headers.id)
         model, session, cost_s, span_ms, lane_end = None, None, None, 0, ""
         said = bytes(headers.dispatch)
         if said != b"null":
@@ -154,21 +179,29 @@ class Admission:
                 self.unknown_fields[name] = self.unknown_fields.get(name, 0) + 1
         if model is None:
             model = self.routes.get(headers.task, "default")
-        if (split := self.splits.get(model)) is not None:
+        split = self.splits.get(model)
+        if split is not None:
             model = split.version(session or headers.id)
         if model != "default" and self.known_models is not None and model not in self.known_models:
             raise _Refusal("unknown_model", f"no worker has served model {model!r} and the setting `models` does not name it")
-        if headers.expires is not None:
-            _instant_ms(headers.expires, "expires")
-        due_ms = None if headers.eta is None else _instant_ms(headers.eta, "eta")
         if cost_s is None:
             cost_s = self.costs.get((headers.task, model), self.default_cost_s)
         cost_ms = min(LARGEST_COST_MS, round(cost_s * 1000))
-        lane = _lane(ingress, headers.task, model, step, size_class(cost_ms)) + lane_end
-        if due_ms is not None and due_ms <= now_ms:
-            due_ms = None
-        deadline_ms = min(LATEST_DEADLINE_MS, (due_ms or now_ms) + span_ms) if span_ms else 0
+        lane = _lane(source.ingress, headers.task, model, source.step, size_class(cost_ms)) + lane_end
+        if said == b"null" and split is None:
+            source.plain[headers.task] = lane, cost_ms
+        deadline_ms = min(LATEST_DEADLINE_MS, (due_ms or source.now_ms) + span_ms) if span_ms else 0
         return Admitted(lane, cost_ms, due_ms, headers.id, deadline_ms)
+
+
+@dataclass(slots=True)
+class _Source:
+    """Messages of one list that are read together. ``plain``: task → lane and cost of its jobs that say nothing of themselves."""
+
+    ingress: str
+    step: int
+    now_ms: int
+    plain: dict[str, tuple[str, int]] = field(default_factory=dict)
 
 
 @lru_cache(maxsize=4096)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final, cast
@@ -68,6 +68,7 @@ class Fleet:
         self._rng = rng
         self._loads: list[Load | None] = [None] * len(workers)
         self._columns: tuple[Array, ...] | None = None
+        self._grown: list[int] = []  # since the columns were made or brought up to date
         self._ties: Array | None = None
         self._rankings: dict[tuple[int, int, float], Ranking] = {}
         self._open: dict[int, list[int]] = {}  # identity of indices → those with room, and some that are full by now
@@ -122,23 +123,19 @@ class Fleet:
         at = np.array(indices, dtype=np.intp)
         return cast("list[int]", at[free[at]].tolist())
 
-    def owe(self, index: int, cost_ms: int) -> None:
-        """It is given a job more, or one waits for it."""
-        load = self.load(index)
+    def owe(self, index: int, cost_ms: int) -> bool:
+        """It is given a job more, or one waits for it. Whether it may be given no more."""
+        load = self._loads[index] or self.load(index)
         load.leases += 1
         load.cost_ms += cost_ms
-        if self._columns is not None:
-            self._columns[0][index] = load.leases
-            self._columns[1][index] = load.cost_ms
+        self._grown.append(index)
+        return load.leases >= self.windows[index]
 
     def took_turn(self, index: int, turn: int) -> None:
         """It was chosen."""
         load = self.load(index)
         load.last_turn = turn
         load.passed += load.stride
-        if self._columns is not None:
-            self._columns[4][index] = load.last_turn
-            self._columns[5][index] = load.passed
 
     # -- how good
 
@@ -264,17 +261,19 @@ class Fleet:
     # -- over arrays
 
     def _as_columns(self) -> tuple[Array, ...]:
-        """Leases, cost, slots, window, last turn and passed of every worker; :meth:`owe` and :meth:`took_turn` keep them."""
+        """Leases, cost, slots, window, last turn and passed of every worker, as they are now."""
+        grown: Iterable[int] = set(self._grown)
         if self._columns is None:
             leases, costs, slots, windows = self._roster.columns()
-            columns = leases.copy(), costs.copy(), slots, windows, np.zeros(len(leases)), np.zeros(len(leases))
-            touched = enumerate(self._loads) if any(self._loads) else ()
-            for index, load in touched:
-                if load is not None:
-                    columns[0][index], columns[1][index] = load.leases, load.cost_ms
-                    columns[4][index], columns[5][index] = load.last_turn, load.passed
-            self._columns = columns
-        return self._columns
+            self._columns = leases.copy(), costs.copy(), slots, windows, np.zeros(len(leases)), np.zeros(len(leases))
+            grown = range(len(leases)) if any(self._loads) else ()
+        columns, loads = self._columns, self._loads
+        for index in grown:
+            if (load := loads[index]) is not None:
+                columns[0][index], columns[1][index] = load.leases, load.cost_ms
+                columns[4][index], columns[5][index] = load.last_turn, load.passed
+        self._grown.clear()
+        return columns
 
     def _as_ties(self) -> Array:
         """For each worker a number above 0, by chance, too small to change an order."""

@@ -258,8 +258,9 @@ def _place(waiting: _Waiting, most: int, growing: _Round) -> tuple[int, bool]:
     candidates, cost_ms, takes_turns = ranking.candidates, ranking.cost_ms, ranking.strategy.turns != ""
     lane, allowance = waiting.view.lane, growing.allowance
     given = looked = 0
+    filled = True
     while looked < most and waiting.left > 0:
-        if not fleet.has_room(candidates):
+        if filled and not fleet.has_room(candidates):
             return given, True
         if allowance is not None and (refusal := allowance.refuses(lane, cost_ms)) is not None:
             waiting.reason = refusal
@@ -276,7 +277,7 @@ def _place(waiting: _Waiting, most: int, growing: _Round) -> tuple[int, bool]:
             waiting.reason = "sticky" if place == waiting.home else "sooner_elsewhere"
             fleet.owe(index, cost_ms)
             continue
-        fleet.owe(index, cost_ms)
+        filled = fleet.owe(index, cost_ms)
         growing.left -= 1
         given += 1
         if allowance is not None:

@@ -17,8 +17,9 @@ from dispatcher.core.explain import candidates, refusals
 from dispatcher.core.lane import parse_lane
 from dispatcher.core.policy import Policy
 from dispatcher.core.snapshot import LaneView, Snapshot
+from dispatcher.store.admit_batch import AdmitBatch
 from dispatcher.store.decision_store import Decision, Given, Ranked, Tick
-from dispatcher.store.dispatch_store import AdmitBatch, Applied, DispatchStore
+from dispatcher.store.dispatch_store import Applied, DispatchStore
 
 log = logging.getLogger(__name__)
 

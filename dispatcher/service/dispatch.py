@@ -48,13 +48,14 @@ from dispatcher.service.tell import Teller
 from dispatcher.service.views import lost_worker_view, worker_view
 from dispatcher.service.wake import Waker
 from dispatcher.settings import Settings
-from dispatcher.store.dispatch_store import AdmitBatch, DispatchStore, IngressList, Look, WorkerRow
+from dispatcher.store.admit_batch import AdmitBatch, IngressList
+from dispatcher.store.dispatch_store import DispatchStore, Look, WorkerRow
 from dispatcher.store.rollout_store import SUBJECT
 from dispatcher.store.worker_store import Registration
 
 log = logging.getLogger(__name__)
 
-ADMIT_BATCH = 100
+ADMIT_BATCH = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,16 +299,14 @@ class Dispatcher:
 
     def _decide(self, look: Look, ingress: list[IngressList]) -> Iterator[AdmitBatch]:
         """What to do with each message, in batches small enough that Redis moves one while the next is decided about."""
-        read = self._admission.read
         for index, messages in look.messages.items():
             source = ingress[index]
             if self._is_paused(source):
                 continue  # its jobs stay plain Celery messages: what `release` returned must not be fetched again
             for at in range(0, len(messages), ADMIT_BATCH):
                 part = messages[at : at + ADMIT_BATCH]
-                yield AdmitBatch(
-                    source, part, [read(raw, ingress=source.queue, step=source.step, now_ms=look.now_ms) for raw in part]
-                )
+                decisions = self._admission.read_all(part, ingress=source.queue, step=source.step, now_ms=look.now_ms)
+                yield AdmitBatch(source, part, decisions)
 
     def _unpaused(self) -> list[IngressList]:
         return [one for one in self._ingress if not self._is_paused(one)]

@@ -5,7 +5,6 @@ The client must answer with bytes (``connect(url, text=False)``): messages are r
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -16,13 +15,13 @@ from typing import Any, NamedTuple, cast
 import msgspec
 import redis
 
-from dispatcher.core.admission import UNREAD, Admitted, Refused
 from dispatcher.core.decisions import Assign
 from dispatcher.core.lane import parse_lane
 from dispatcher.core.snapshot import LaneView
 from dispatcher.errors import NotLeader
+from dispatcher.store.admit_batch import AdmitBatch, IngressList, admit_records
 from dispatcher.store.decision_store import DECISIONS_LIFETIME_MS
-from dispatcher.store.frame import NEW, Entry, deadline_of, new_until, parse_entry
+from dispatcher.store.frame import NEW, Entry, deadline_of, parse_entry
 from dispatcher.store.keys import Keys
 from dispatcher.store.leader_view import EXPIRES_MS
 from dispatcher.store.policy_store import PolicyStore
@@ -31,9 +30,6 @@ from dispatcher.store.script_stream import Call, ScriptRunner
 from dispatcher.store.suspect_store import SuspectStore
 from dispatcher.store.unsettled_store import UnsettledStore
 from dispatcher.store.worker_store import ALIVE_TTL_MS, DEAD_TTL_MS, LATE_REASON, GiveBack, Registration, giveback
-
-TAIL_BYTES = 64
-"""How much of a message's end identifies it: Celery puts the delivery tag there, which is unique to a publish."""
 
 READ_BYTES_MAX = 8 * 1024 * 1024
 """One look reads about this much of the ingress at most."""
@@ -83,24 +79,6 @@ class Look:
     next_due_ms: int | None
     leased_ms: dict[str, int]
     messages: dict[int, list[bytes]]
-
-
-@dataclass(frozen=True, slots=True)
-class IngressList:
-    """One Redis list of an ingress queue."""
-
-    key: str
-    queue: str
-    step: int
-
-
-@dataclass(frozen=True, slots=True)
-class AdmitBatch:
-    """The head of one ingress list, and what was decided about each message, in order."""
-
-    source: IngressList
-    messages: Sequence[bytes]
-    decisions: Sequence[Admitted | Refused]
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,26 +234,12 @@ class DispatchStore:
 
     def _admit_call(self, batch: AdmitBatch) -> Call:
         keys = self.keys
-        lanes: dict[str, int] = {}
-        facts: list[Any] = []
-        for message, decision in zip(batch.messages, batch.decisions, strict=True):
-            if isinstance(decision, Admitted):
-                lane = lanes.setdefault(decision.lane, len(lanes) + 1)
-                rest = new_until(decision.deadline_ms) if decision.deadline_ms else NEW
-                if decision.due_ms is None:
-                    verdict: str | bytes = f"L{decision.cost_ms:09d}{rest}{lane}"
-                else:
-                    verdict = f"S{decision.cost_ms:09d}{rest}{lane}:{decision.due_ms}"
-            else:
-                # One that is too large was not looked into here: it may have an id.
-                may_have_id = decision.task_id or decision.reason == "too_large"
-                verdict = (b"U" if may_have_id else b"D") + _reason(decision, batch.source)
-            facts += (_fingerprint(message), verdict)
+        records, lanes, verdicts = admit_records(batch)
         fixed = [
             keys.leader, batch.source.key, keys.sequence, keys.messages, keys.lanes, keys.scheduled, keys.dead_letters,
             keys.dead_reasons, keys.unsettled,
         ]  # fmt: skip
-        return "admit", [*fixed, *map(keys.lane, lanes)], [self.token, TAIL_BYTES, len(lanes), *lanes, *facts]
+        return "admit", [*fixed, *map(keys.lane, lanes)], [self.token, records, len(lanes), *lanes, *verdicts]
 
     def _assign_call(self, assignments: Sequence[Assign]) -> Call:
         keys = self.keys
@@ -364,26 +328,3 @@ def _worker_row(
     # Redis answers nil where the reason an epoch ended is not known any more.
     reason = None if beat_age >= 0 else (ended or b"unknown").decode()
     return WorkerRow(epoch.decode(), beat_age, draining.decode(), consume_age, leases, cost, taken, done, lag, reason)
-
-
-def _fingerprint(message: bytes) -> bytes:
-    """What admit compares with the message it pops: length and end, or all of it where the delivery tag is not at the end."""
-    if message[:1] == UNREAD:  # its size is all that is known
-        return UNREAD + message.lstrip(UNREAD)
-    tail = message[-TAIL_BYTES:]
-    if b'"delivery_tag"' in tail:
-        return b"%d:%b" % (len(message), tail)
-    return b"sha1:" + hashlib.sha1(message).hexdigest().encode()  # noqa: S324 (what Lua in Redis has)
-
-
-def _reason(refused: Refused, source: IngressList) -> bytes:
-    return msgspec.json.encode(
-        {
-            "reason": refused.reason,
-            "detail": refused.detail,
-            "task_id": refused.task_id,
-            "task": refused.task,
-            "ingress": source.queue,
-            "step": source.step,
-        }
-    )

@@ -54,12 +54,14 @@ class LeasePipe:
         self._take = _Call("take", [alive, leases, taken, keys.messages, keys.revoked_at])
         self._ack = _Call("ack", [alive, leases, taken, keys.messages, keys.lanes, keys.wake])
 
-    def take(self, lease_id: bytes) -> tuple[bytes, bytes] | None:
-        """Start a job: (message, entry). ``None``: it is not this worker's (any more); drop the id silently.
+    def take(self, lease_id: bytes, at_ms: int) -> tuple[bytes, bytes] | None:
+        """Start a job, at about ``at_ms`` of Redis' time: (message, entry).
+
+        ``None``: it is not this worker's (any more); drop the id silently.
 
         Raises :class:`DeadlinePassed` where it must be buried instead.
         """
-        reply = self._run(self._take, [lease_id])
+        reply = self._run(self._take, [lease_id, b"%d" % at_ms])
         if reply == 0:
             raise DeadlinePassed(lease_id.decode())
         if not reply:

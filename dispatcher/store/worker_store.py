@@ -70,6 +70,8 @@ class Beat:
     draining: str
     leases: frozenset[str]
     queued: frozenset[str]
+    now_ms: int = 0
+    """Redis' time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +146,9 @@ class WorkerStore:
         """kombu's name of this worker's queue."""
         return self.keys.queue_name(self._queue)
 
-    def register(self, registration: Registration) -> bool:
-        """Begin the life. False if the epoch is in use (choose another)."""
-        return bool(
+    def register(self, registration: Registration) -> int:
+        """Begin the life. Redis' time in ms; 0 if the epoch is in use (choose another)."""
+        return int(
             self._run(
                 "register_worker",
                 [self._alive, self._worker, self.keys.workers, self.keys.ingress_queues, self.keys.models, self.keys.wake],
@@ -166,19 +168,20 @@ class WorkerStore:
 
         ``totals``: JSON of :class:`~dispatcher.core.evidence.WorkerTotals`; empty while it is what Redis has.
         """
-        status, draining, leases, queued = self._run(
+        status, draining, leases, queued, now_ms = self._run(
             "heartbeat",
             [self._alive, self._dead, self._worker, self._leases, self._queue, self.keys.totals],
             [ALIVE_TTL_MS, self.epoch, totals, *(part for pair in facts.items() for part in pair)],
         )
-        return Beat(BeatStatus(status), draining, frozenset(leases), frozenset(queued))
+        return Beat(BeatStatus(status), draining, frozenset(leases), frozenset(queued), now_ms)
 
-    def take(self, lease_id: str) -> Taken | None:
-        """Start a job. ``None``: it is not this worker's (any more); drop the id silently.
+    def take(self, lease_id: str, *, at_ms: int = 1) -> Taken | None:
+        """Start a job, at about ``at_ms`` of Redis' time. ``None``: it is not this worker's (any more); drop the id silently.
 
         Raises :class:`DeadlinePassed` where it must be buried instead (see :func:`late`).
         """
-        reply = self._run("take", [self._alive, self._leases, self._taken, self.keys.messages, self.keys.revoked_at], [lease_id])
+        names = [self._alive, self._leases, self._taken, self.keys.messages, self.keys.revoked_at]
+        reply = self._run("take", names, [lease_id, at_ms])
         if reply == 0:
             raise DeadlinePassed(lease_id)
         return Taken(lease_id, reply[0], parse_entry(reply[1])) if reply else None

@@ -97,6 +97,7 @@ class LeaseKeeper:
         self._loose: frozenset[str] = frozenset()
         self._flush_due = False
         self._seen_ms = clock.monotonic_ms()
+        self._redis_ahead_ms = 0
         self._totals = dict.fromkeys(Outcome, 0)
         self._busy_ms = 0
         self._kinds = Totals()
@@ -134,7 +135,7 @@ class LeaseKeeper:
                 return None
             self._taking = name
         try:
-            reply = self._pipe.take(lease_id)
+            reply = self._pipe.take(lease_id, self._clock.monotonic_ms() + self._redis_ahead_ms)
             if reply is None:
                 return None
             held = Held(*reply)
@@ -268,6 +269,7 @@ class LeaseKeeper:
         answer was lost, or an ack that Redis lost. It is given back, or acked again.
         """
         self.reachable = True
+        self.heard_time(beat.now_ms)
         with self._lock:
             known = self._held.keys() | self._outbox.keys()
             loose = frozenset(id_ for id_ in beat.leases - beat.queued if id_ not in known and id_ != self._taking)
@@ -280,6 +282,10 @@ class LeaseKeeper:
                     self._remember(lease_id, acked=False)
             self._loose = loose
         self.flush()
+
+    def heard_time(self, now_ms: int) -> None:
+        """Redis has just said that it is ``now_ms``."""
+        self._redis_ahead_ms = now_ms - self._clock.monotonic_ms()
 
     def recall(self, queued: frozenset[str]) -> None:
         """Give back what was assigned and not taken."""

@@ -297,8 +297,10 @@ class WorkerLife:
     def _register(self) -> None:
         memory = self._memory.read()
         resident = None if memory is None else tuple(memory.resident)
-        if not self._store.register(replace(self.registration, resident=resident)):
+        now_ms = self._store.register(replace(self.registration, resident=resident))
+        if not now_ms:
             raise redis.RedisError(f"worker life {self.epoch} is registered already")
+        self.keeper.heard_time(now_ms)
 
     def _say_goodbye(self) -> None:
         for _ in range(GOODBYE_TRIES):

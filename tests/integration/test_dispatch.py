@@ -162,7 +162,7 @@ def test_9000_jobs_and_ten_workers(stage: Stage) -> None:
         stage.client.lpush("dispatch", *raws[at : at + 1_000])
     ran: list[str] = []
     while stage.text.exists("dispatch", stage.keys.messages):
-        assert stage.step().admitted <= 500
+        assert stage.step().admitted <= stage.settings.batch_size
         for worker in workers:
             ids = worker.queued()
             stage.client.delete(stage.keys.worker_queue(worker.epoch))

@@ -10,8 +10,9 @@ import redis
 
 from dispatcher.core.admission import Admission, Admitted, Refused
 from dispatcher.core.decisions import Assign
+from dispatcher.store.admit_batch import AdmitBatch, IngressList
 from dispatcher.store.connection import connect
-from dispatcher.store.dispatch_store import AdmitBatch, Applied, DispatchStore, IngressList
+from dispatcher.store.dispatch_store import Applied, DispatchStore
 from dispatcher.store.frame import Entry, parse_entry
 from dispatcher.store.keys import Keys
 from dispatcher.store.scripts import Scripts

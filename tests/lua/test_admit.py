@@ -10,7 +10,7 @@ import redis
 from dispatcher.core.admission import Admitted, Refused
 from dispatcher.core.lane import Lane, lane_name
 from dispatcher.errors import NotLeader
-from dispatcher.store.dispatch_store import AdmitBatch, IngressList
+from dispatcher.store.admit_batch import AdmitBatch, IngressList
 from dispatcher.store.frame import parse_entry
 from tests.lua.support import BYTES_MAX, DISPATCH, LANE, Cell, nothing_written
 from tests.messages import TASK, envelope, message

@@ -8,7 +8,7 @@ import pytest
 
 from dispatcher.core.admission import Admitted
 from dispatcher.errors import NotLeader
-from dispatcher.store.dispatch_store import AdmitBatch
+from dispatcher.store.admit_batch import AdmitBatch
 from tests.lua.support import DISPATCH, LANE, Cell, nothing_written
 from tests.messages import message
 

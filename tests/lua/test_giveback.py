@@ -120,7 +120,8 @@ def test_a_story_grows_with_each_death_and_is_buried_with_its_job(cell: Cell) ->
     (job,) = cell.jobs(1)
     for number, most in ((1, 0), (2, -1)):
         (lease,) = cell.give(worker, 1)
-        worker.take(cell.pop(worker))
+        now_s, now_us = cell.text.time()
+        worker.take(cell.pop(worker), at_ms=now_s * 1000 + now_us // 1000)
         lines = cell.text.lrange(cell.keys.story(job), 0, -1)
         assert len(lines) == number - 1
         attempt = Attempt(f"w{number}@h", worker.epoch, 'it said "no"', alone=number == 2)

@@ -48,7 +48,7 @@ def test_a_take_tells_when_something_was_revoked(cell: Cell, store: RevokeStore)
         keys = cell.keys
         epoch = worker.epoch
         names = [keys.alive(epoch), keys.leases(epoch), keys.taken(epoch), keys.messages, keys.revoked_at]
-        return [*take(keys=names, args=[lease]), None][2]
+        return [*take(keys=names, args=[lease, 1]), None][2]
 
     assert revoked_at(first) is None
     store.add(id_members(["a"]))

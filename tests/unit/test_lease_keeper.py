@@ -27,7 +27,7 @@ class FakePipe:
         self.late = False
         self.takes = 0
 
-    def take(self, lease_id: bytes) -> tuple[bytes, bytes] | None:
+    def take(self, lease_id: bytes, at_ms: int) -> tuple[bytes, bytes] | None:
         self.takes += 1
         if self.late:
             raise DeadlinePassed(lease_id.decode())

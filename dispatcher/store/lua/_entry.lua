@@ -14,6 +14,8 @@ local function cost_ms_of(entry) return tonumber(string.sub(entry, 30, 38)) end
 
 local function deadline_ms_of(entry) return tonumber(string.sub(entry, 47, 59)) end
 
+local function has_deadline(entry) return string.sub(entry, 47, 59) ~= '0000000000000' end
+
 -- Whether the job may not begin any more.
 local function is_late(entry, at_ms)
   local deadline = string.sub(entry, 47, 59)
@@ -35,7 +37,7 @@ end
 local function bury(dead_letters, dead_reasons, unsettled, entry, reason, at_ms)
   local job = job_of(entry)
   redis.call('HSET', dead_reasons, job, '{"entry":"' .. entry .. '",' .. string.sub(reason, 2))
-  redis.call('ZADD', dead_letters, string.format('%.0f', at_ms), job)
+  redis.call('ZADD', dead_letters, string.format('%d', at_ms), job)
   redis.call('SADD', unsettled, job)
 end
 
@@ -49,7 +51,7 @@ end
 local function reserve_numbers(sequence, count)
   local now = redis.call('TIME')
   local first = math.max(now[1] * 1000000 + now[2], tonumber(redis.call('GET', sequence) or '0') + 1)
-  redis.call('SET', sequence, string.format('%.0f', first + count - 1))
+  redis.call('SET', sequence, string.format('%d', first + count - 1))
   return first
 end
 

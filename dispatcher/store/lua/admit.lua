@@ -10,37 +10,36 @@ KEYS[8] dead_reasons  HASH
 KEYS[9] unsettled     SET
 KEYS[*] lane lists, named by number below
 ARGV[1] token
-ARGV[2] tail_bytes    how much of a message's end a fingerprint holds
-ARGV[3] lane_count    names of the lanes follow, one for each of the lane lists
-ARGV[*] then per message, next first:
-        fingerprint   "<length>:<last tail_bytes>" or "sha1:<hex>" of the message that was planned for; "!<length>" for one that was
-                      not read
-        verdict       "L" .. facts .. lane number: it waits in that lane. facts: what its frame has after the time of admission
-                      "S" .. facts .. lane number .. ":" .. due ms: it is not due before
-                      "D" or "U" .. JSON of the reason: it is a dead letter; "U": its id needs a FAILURE
+ARGV[2] records      per message, next first, end to end in one string: its fingerprint (the last FINGERPRINT bytes of the message that
+                     was planned for, or "sha1:<hex>" of it, or "!<length>" for one that was not read; blanks up to its width), and in
+                     three digits which verdict it gets
+ARGV[3] lane_count   names of the lanes follow, one for each of the lane lists
+ARGV[*] verdicts     "L" .. facts .. lane number: it waits in that lane. facts: what its frame has after the time of admission
+                     "S" .. facts .. lane number .. ":" .. due ms: it is not due before
+                     "D" or "U" .. JSON of the reason: it is a dead letter; "U": its id needs a FAILURE
 Returns {how many messages were moved, job number of the first}: the others' numbers follow on it; {0} none, {-1} NOT_LEADER. It stops
 at the first that is not the one planned for: somebody pushed to the head of the list in between, and the next look sees it.
 Checks before it writes (an error half-way would admit the first jobs again and again), and writes the copy before the remove.
-Bounded by what the caller sends (at most 500). ]]
+Bounded by what the caller sends (at most 999). ]]
 local leader, ingress, sequence, messages, lanes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local scheduled, dead_letters, dead_reasons, unsettled = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
-local token, tail_bytes, lane_count = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local token, records, lane_count = ARGV[1], ARGV[2], tonumber(ARGV[3])
 if redis.call('GET', leader) ~= token then return { -1 } end
-local at = 4 + lane_count
-local planned = math.floor((#ARGV - at + 1) / 2)
+local FINGERPRINT, RECORD = 64, 67
+local planned = #records / RECORD
 local waiting = redis.call('LRANGE', ingress, -planned, -1)
-local length = #waiting
-local sub = string.sub
+local length, sub, format = #waiting, string.sub, string.format
+
+local function is_same(raw, fingerprint)
+  if sub(raw, -FINGERPRINT) == fingerprint then return true end
+  local wanted = string.match(fingerprint, '^(.-) *$')
+  return '!' .. #raw == wanted or 'sha1:' .. redis.sha1hex(raw) == wanted
+end
 
 local matched = 0
 for i = 1, math.min(planned, length) do
-  local raw, fingerprint = waiting[length - i + 1], ARGV[at + (i - 1) * 2]
-  local same = #raw .. ':' .. sub(raw, -tail_bytes) == fingerprint
-  if not same then
-    local kind = sub(fingerprint, 1, 1)
-    same = (kind == 's' and 'sha1:' .. redis.sha1hex(raw) == fingerprint) or (kind == '!' and '!' .. #raw == fingerprint)
-  end
-  if not same then break end
+  local at = (i - 1) * RECORD
+  if not is_same(waiting[length - i + 1], sub(records, at + 1, at + FINGERPRINT)) then break end
   matched = i
 end
 if matched == 0 then return { 0 } end
@@ -51,11 +50,11 @@ end
 
 local now = now_ms()
 local number = reserve_numbers(sequence, matched)
-local admitted_at = string.format('%013.0f', now)
+local admitted_at = format('%013d', now)
 local stored, pushes = {}, {}
 for i = 1, matched do
-  local verdict = ARGV[at + (i - 1) * 2 + 1]
-  local job = string.format('%.0f', number + i - 1)
+  local verdict = ARGV[3 + lane_count + tonumber(sub(records, i * RECORD - 2, i * RECORD))]
+  local job = format('%d', number + i - 1)
   stored[2 * i - 1], stored[2 * i] = job, waiting[length - i + 1]
   local kind = sub(verdict, 1, 1)
   if kind == 'L' then

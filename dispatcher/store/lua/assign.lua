@@ -10,7 +10,7 @@ wanted where the lane was shorter or the worker had less room, 0 where it is dra
 jobs, end to end in one string, the one given first at the end.
 Room is window minus the leases in Redis now, never the caller's view of them: no worker's leases pass its window.
 Each lane's checks come before its writes, and the lease is written before the job leaves its lane. A worker
-stands once in a lane's list, and at most 500 jobs in a call: the caller's duty. ]]
+stands once in a lane's list, and at most 1000 jobs in a call: the caller's duty. ]]
 local leader, lanes, sequence = KEYS[1], KEYS[2], KEYS[3]
 local token = ARGV[1]
 if redis.call('GET', leader) ~= token then return { { -1 } } end
@@ -35,7 +35,7 @@ while a <= #ARGV do
     if count > 0 then
       local fields, ids = {}, {}
       for j = 1, count do
-        local id = epoch .. string.format('.%.0f', number)
+        local id = epoch .. string.format('.%d', number)
         ids[j], fields[2 * j - 1], fields[2 * j] = id, id, frames[left] .. lane
         number, left = number + 1, left - 1
       end

@@ -21,9 +21,9 @@ if redis.call('EXISTS', alive) == 0 or redis.call('HEXISTS', worker, 'draining')
 local last = redis.call('HGET', worker, 'probe')
 if (last and redis.call('HEXISTS', leases, last) == 1) or redis.call('HLEN', leases) >= window then return 0 end
 local number = reserve_numbers(sequence, 2)
-local job, id = string.format('%.0f', number), epoch .. string.format('.%.0f', number + 1)
+local job, id = string.format('%d', number), epoch .. string.format('.%d', number + 1)
 redis.call('HSET', messages, job, message)
 redis.call('HSET', worker, 'probe', id)
 redis.call('LPUSH', queue, id)  -- an id without its lease starts nothing
-redis.call('HSET', leases, id, job .. string.format('%013.0f', now_ms()) .. facts .. lane)
+redis.call('HSET', leases, id, job .. string.format('%013d', now_ms()) .. facts .. lane)
 return 1

@@ -43,7 +43,7 @@ for a = 6, #ARGV - 5, 6 do
     end
     if attempt ~= '' then
       local began = redis.call('HGET', taken, id) or 'null'
-      redis.call('RPUSH', story, string.format('{"began_ms":%s,"ended_ms":%.0f,', began, now_ms()) .. string.sub(attempt, 2))
+      redis.call('RPUSH', story, string.format('{"began_ms":%s,"ended_ms":%d,', began, now_ms()) .. string.sub(attempt, 2))
       redis.call('PEXPIRE', story, story_ttl_ms)
     end
     if string.find(lane, '/dispatcher.probe/', 1, true) then
@@ -56,7 +56,7 @@ for a = 6, #ARGV - 5, 6 do
     elseif counter == 'rejects' and delay_ms > 0 then
       local due_ms, deadline_ms = now_ms() + math.min(60000, delay_ms * 2 ^ (count - 1)), deadline_ms_of(entry)
       if deadline_ms > 0 then due_ms = math.min(due_ms, deadline_ms) end
-      redis.call('ZADD', scheduled, string.format('%.0f', due_ms), entry)
+      redis.call('ZADD', scheduled, string.format('%d', due_ms), entry)
     else
       redis.call('RPUSH', lane_prefix .. lane, frame_of(entry))
       redis.call('SADD', lanes, lane)

@@ -9,15 +9,15 @@ ARGV[1] alive_ttl_ms
 ARGV[2] epoch
 ARGV[3] told    JSON of what it did, by kind of job; "" while that is what `totals` has
 ARGV[*] field, value, …: totals and state to keep in `worker` (done, failed, busy_ms, running, consume_age_ms, loop_lag_ms, …)
-Returns {status, draining, lease ids, ids in the queue}:
+Returns {status, draining, lease ids, ids in the queue, now_ms}:
   status 1 OK, -1 UNKNOWN (Redis does not know the epoch: it lost its state), -2 DEAD (reaped: stop, write nothing)
   draining "", "exit" (finish, then exit) or "keep" (finish, stay)
 The PEXPIRE comes first: a Redis that is full refuses other writes, and must not make the whole fleet look dead. ]]
 local alive, dead, worker, leases, queue, totals = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local alive_ttl_ms, epoch, told = ARGV[1], ARGV[2], ARGV[3]
 if redis.call('PEXPIRE', alive, alive_ttl_ms) == 0 then
-  return { redis.call('EXISTS', dead) == 1 and -2 or -1, '', {}, {} }
+  return { redis.call('EXISTS', dead) == 1 and -2 or -1, '', {}, {}, 0 }
 end
 if #ARGV > 4 then redis.pcall('HSET', worker, unpack(ARGV, 4)) end
 if told ~= '' then redis.pcall('HSET', totals, epoch, told) end
-return { 1, redis.call('HGET', worker, 'draining') or '', redis.call('HKEYS', leases), redis.call('LRANGE', queue, 0, 999) }
+return { 1, redis.call('HGET', worker, 'draining') or '', redis.call('HKEYS', leases), redis.call('LRANGE', queue, 0, 999), now_ms() }

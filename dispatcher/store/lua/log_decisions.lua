@@ -17,8 +17,8 @@ end
 for i = 4, #ARGV, 2 do
   local first = logged + 1
   logged = logged + tonumber(ARGV[i])
-  local oldest = string.format('%.0f', math.max(0, logged - kept + 1))
-  redis.call('XADD', decisions, 'MINID', '=', oldest, string.format('%.0f-0', first), 'n', ARGV[i], 'tick', ARGV[i + 1])
+  local oldest = string.format('%d', math.max(0, logged - kept + 1))
+  redis.call('XADD', decisions, 'MINID', '=', oldest, string.format('%d-0', first), 'n', ARGV[i], 'tick', ARGV[i + 1])
 end
 redis.call('PEXPIRE', decisions, lifetime_ms)
 return logged

@@ -7,7 +7,7 @@ KEYS[5] dead_reasons  HASH
 KEYS[6] unsettled     SET
 ARGV[1] token
 ARGV[2] lane_prefix  key of a lane's list without its name (lane names come out of the entries)
-ARGV[3] limit        at most 500
+ARGV[3] limit        at most 1000
 ARGV[4] reason       JSON, of those that are buried
 Returns {how many were moved, how many of those to dead letters}; {-1} NOT_LEADER. Redis' clock says what is due. ]]
 local leader, scheduled, lanes, dead_letters, dead_reasons, unsettled = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]

@@ -7,21 +7,22 @@ ARGV[3] total_max  stop after about this many bytes
 Returns per list an array, next message first.
 Writes nothing. ]]
 local limit, bytes_max, total_max = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local byte = string.byte
 local reply, bytes = {}, 0
 for i = 1, #KEYS do
   local found = {}
-  if limit > 0 and redis.call('TYPE', KEYS[i]).ok == 'list' then
-    -- In slices, so that a list of huge messages is not copied whole.
-    local position = -1
-    while limit > 0 and bytes < total_max do
-      local slice = math.min(limit, 50)
+  if limit > 0 and bytes < total_max and redis.call('TYPE', KEYS[i]).ok == 'list' then
+    -- In slices, so that a list of huge messages is not copied whole; in few, for each walks the list from its far end (Redis 6).
+    local position, slice, largest = -1, math.min(limit, 16), 1
+    while slice > 0 do
       local part = redis.call('LRANGE', KEYS[i], position - slice + 1, position)
       for j = #part, 1, -1 do
         local message = part[j]
         bytes = bytes + #message
+        if #message > largest then largest = #message end
         if #message > bytes_max then
           message = '!' .. #message
-        elseif string.sub(message, 1, 1) == '!' then
+        elseif byte(message) == 33 then  -- "!"
           message = '!!' .. #message
         end
         found[#found + 1] = message
@@ -29,6 +30,7 @@ for i = 1, #KEYS do
       limit = limit - #part
       position = position - #part
       if #part < slice then break end
+      slice = math.min(limit, 4 * slice, math.ceil((total_max - bytes) / largest))
     end
   end
   reply[i] = found
