@@ -3,11 +3,11 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-BENCHMARKS ?= mixed_fleet unlike_fleet fairness sticky faulty_workers canary dispatch_rate overhead decision_cost azure_trace mooncake_prefix
+BENCHMARKS ?= mixed_fleet unlike_fleet fairness sticky faulty_workers canary dispatch_rate overhead decision_cost azure_trace mooncake_prefix pop_window
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-compose check docs bench build install clean
+.PHONY: help demo test test-long test-compose check docs bench battle build install clean
 .DELETE_ON_ERROR:
 
 help: ## Print these targets
@@ -40,6 +40,10 @@ docs: $(VENV)/.installed-test ## Write docs/redis_keys.md and docs/settings.md f
 bench: $(VENV)/.installed-test ## Run the benchmarks; each ends in one JSON line
 	@scripts/need_redis.sh $(VENV)
 	@failed=0; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name $(ARGS) || failed=1; done; exit $$failed
+
+battle: $(VENV)/.installed-test ## Kill, freeze and cut real processes under 200,000 jobs; count lost and repeated ones (20 min)
+	@scripts/need_redis.sh $(VENV)
+	@$(BIN)/python -m benchmarks.battle $(ARGS)
 
 build: $(VENV)/.installed-test ## Build the wheel and the source archive into dist/
 	@$(BIN)/python -m build --no-isolation --outdir dist .

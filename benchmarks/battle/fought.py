@@ -1,0 +1,240 @@
+"""One battle, from the first process to the verdict."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import redis
+
+from benchmarks.battle.faults import DISPATCHER_FAULTS, REDIS_FAULTS, Done, Kind, plan_faults
+from benchmarks.battle.field import Exit, Field
+from benchmarks.battle.fight import KEYS, Fighter, Life, Watcher
+from benchmarks.battle.jobs import Producer, plan_jobs
+from benchmarks.battle.ledger import Ledger
+from benchmarks.battle.verdict import Verdict, judge, percentile
+from dispatcher.settings import Settings
+
+WORKERS = (("prefork1", "prefork", 3), ("prefork2", "prefork", 2), ("threads1", "threads", 4), ("solo1", "solo", 1), ("solo2", "solo", 1))
+SCALED = 2
+"""Workers that the autoscaler starts besides, at least; it counts all of them, so that it replaces any that dies."""
+LIMIT_S = 7.0
+"""What recovery may take, from a SIGKILL to the last lease back in line."""
+READY_TIMEOUT_S = 120.0
+JOBS_OF = ("messages", "lanes", "scheduled", "lane:", "leases:", "taken:", "wq:", "dead_letters", "dead_reasons", "unsettled")
+"""What keys of ours that may hold a job begin with, after the cell's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is fought. ``visibility_s``, of stock Celery: 0 is its default. ``others``: the faults besides kills; empty: drawn."""
+
+    jobs: int
+    kills: int
+    seed: int
+    kill_every_s: float
+    quiet_s: float
+    dispatched: bool = True
+    visibility_s: float = 0.0
+    workers: Sequence[tuple[str, str, int]] = WORKERS
+    others: Sequence[Kind] = ()
+
+    @property
+    def seconds(self) -> float:
+        return max(10.0, self.kills * self.kill_every_s)
+
+
+@dataclass(slots=True)
+class Report:
+    """What came of it. ``in_line_ms``: from each SIGKILL of a worker to its last lease back in line, and whether a leader and Redis were
+    there all the while.
+    """
+
+    plan: Plan
+    verdict: Verdict
+    faults: list[Done]
+    skipped: int
+    unsure: int
+    dead: list[str]
+    left: dict[str, int]
+    exits: list[Exit]
+    false_deaths: list[Life]
+    in_line_ms: list[int] = field(default_factory=list)
+    in_line_late_ms: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+    folder: Path = Path()
+
+    @property
+    def kills(self) -> int:
+        return sum(fault.kind.is_kill for fault in self.faults)
+
+    @property
+    def late(self) -> bool:
+        """Whether recovery took longer than it may."""
+        return self.plan.dispatched and percentile(self.in_line_ms, 0.99) > LIMIT_S * 1000
+
+    @property
+    def ok(self) -> bool:
+        return self.verdict.ok and not self.dead and not self.left and not self.late
+
+
+def fight(plan: Plan, folder: Path | None = None) -> Report:
+    """Fight it. Where it goes wrong the folder is left, with the log of every process, the ledger, the faults and the verdict."""
+    folder = folder or Path(tempfile.mkdtemp(prefix=f"battle-{plan.seed}-", dir="/tmp"))
+    folder.mkdir(parents=True, exist_ok=True)
+    field_ = Field(
+        folder, dispatched=plan.dispatched, visibility_s=plan.visibility_s, drain_timeout_s=20,
+        autoscaler_workers_min=len(plan.workers) + SCALED, autoscaler_workers_max=len(plan.workers) + SCALED + 1,
+    )  # fmt: skip
+    try:
+        report = _fight(plan, field_, folder)
+    finally:
+        field_.end()
+    report.folder = folder
+    if report.ok:
+        shutil.rmtree(folder, ignore_errors=True)
+    return report
+
+
+def _fight(plan: Plan, field_: Field, folder: Path) -> Report:
+    rng = Random(plan.seed)
+    units = plan_jobs(plan.jobs, rng)
+    faults = plan_faults(plan.kills, plan.seconds, rng, lease_ttl_s=Settings().lease_ttl_s, others=plan.others)
+    field_.start_servers()
+    if plan.dispatched:
+        field_.start_dispatcher("dispatcher1")
+        field_.start_dispatcher("dispatcher2")
+        field_.start_autoscaler()
+    scaled = [] if plan.dispatched else [(f"scaled{number}", "prefork", 2) for number in range(SCALED)]
+    for worker in (*plan.workers, *scaled):
+        field_.start_worker(*worker)
+    began = time.monotonic()
+    ledger = Ledger(field_.ledger.url)
+    producer = Producer(field_.broker.url, units, plan.seconds, Random(plan.seed))
+    watcher = Watcher(field_.broker.url)
+    fighter = Fighter(field_, faults)
+    _wait_until_ready(field_, len(plan.workers) + SCALED)
+    watcher.start()
+    producer.start()
+    fighter.start()
+    while producer.is_alive() or fighter.is_alive():
+        producer.join(1.0)
+        fighter.join(0.1)
+        ledger.read()
+    for thread in (producer, fighter):
+        if thread.error is not None:
+            raise RuntimeError(f"the {thread.name} failed, not what it fights") from thread.error
+    _wait_until_quiet(plan, field_, producer, ledger)
+    watcher.stop()
+    ledger.read()
+    with redis.Redis.from_url(field_.broker.url, decode_responses=True, encoding_errors="replace") as client:
+        left = remains(client)
+        kept = kept_ids(client)
+        dead = [json.loads(text) for text in client.hvals(KEYS.dead_reasons)]
+    verdict = judge(producer.expected, ledger.runs, ledger.ended, fighter.done, kept=kept)
+    lives = list(watcher.lives.values())
+    report = Report(
+        plan, verdict, fighter.done, fighter.skipped, len(producer.expected.unsure), [str(one) for one in dead], left, field_.exits,
+        _false_deaths(lives, fighter.done), seconds=time.monotonic() - began,
+    )  # fmt: skip
+    _recoveries(report, lives)
+    if not report.ok:
+        _write_down(report, producer, ledger, folder, lives)
+    return report
+
+
+def _wait_until_ready(field_: Field, workers: int) -> None:
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    with redis.Redis.from_url(field_.broker.url) as client:
+        while True:
+            if field_.dispatched:
+                ready = client.scard(KEYS.workers) >= workers and client.exists(KEYS.leader)
+            else:
+                ready = client.scard("_kombu.binding.celery.pidbox") >= workers
+            if ready:
+                return
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not ready within {READY_TIMEOUT_S} s: see the logs in {field_.folder}")
+            time.sleep(0.1)
+
+
+def _wait_until_quiet(plan: Plan, field_: Field, producer: Producer, ledger: Ledger) -> None:
+    """Until every job has ended and nothing is left, or nothing has happened for ``quiet_s``."""
+    wanted = producer.expected.after.keys() - producer.expected.unsure
+    last = time.monotonic()
+    with redis.Redis.from_url(field_.broker.url, decode_responses=True, encoding_errors="replace") as client:
+        while time.monotonic() < last + plan.quiet_s:
+            if ledger.read():
+                last = time.monotonic()
+            if wanted <= ledger.ended and not remains(client):
+                time.sleep(2.0)  # whoever was about to run something once more
+                if not ledger.read():
+                    return
+            time.sleep(0.25)
+
+
+def remains(client: redis.Redis) -> dict[str, int]:
+    """Every place in Redis that may hold a job, and holds something: its size."""
+    sizes = {"list": client.llen, "hash": client.hlen, "set": client.scard, "zset": client.zcard}
+    held = {}
+    for key in client.scan_iter(count=1000):
+        ours = key.startswith("dispatch:") and key.removeprefix("dispatch:").startswith(JOBS_OF)
+        if ours or key in {"dispatch", "unacked", "unacked_index"} or key.startswith("dispatch\x06"):
+            held[key] = int(sizes.get(client.type(key), lambda _: 1)(key))
+    return held
+
+
+def kept_ids(client: redis.Redis) -> set[str]:
+    """Task ids of the messages that Redis still has."""
+    texts = [*client.hvals(KEYS.messages), *client.lrange("dispatch", 0, -1)]
+    ids = {json.loads(text)["headers"]["id"] for text in texts}
+    return ids | {json.loads(text)[0]["headers"]["id"] for text in client.hvals("unacked")}
+
+
+def _false_deaths(lives: list[Life], faults: list[Done]) -> list[Life]:
+    """Workers that were declared dead though nothing was done to them."""
+    hit = {pid for fault in faults if fault.breaks_runs for pid in fault.pids}
+    return [life for life in lives if life.ended == "silent" and life.pid not in hit]
+
+
+def _recoveries(report: Report, lives: list[Life]) -> None:
+    """Of each worker that was killed and had registered."""
+    by_pid = {life.pid: life for life in lives}
+    upset = [fault for fault in report.faults if fault.kind in DISPATCHER_FAULTS | REDIS_FAULTS]
+    seen: set[str] = set()
+    for fault in report.faults:
+        for pid in fault.pids if fault.kind.is_kill else ():
+            life = by_pid.get(pid)
+            if life is None or life.gone_ms is None or life.epoch in seen or life.gone_ms < fault.at_ms:
+                continue
+            seen.add(life.epoch)
+            alone = not any(one.at_ms <= life.gone_ms and one.until_ms + 3000 >= fault.at_ms for one in upset)
+            (report.in_line_ms if alone else report.in_line_late_ms).append(life.gone_ms - fault.at_ms)
+
+
+def _write_down(report: Report, producer: Producer, ledger: Ledger, folder: Path, lives: list[Life]) -> None:
+    ledger.dump(folder / "ledger.txt")
+    verdict = report.verdict
+    with (folder / "verdict.txt").open("w") as file:
+        print(" ".join(sys.argv), file=file)
+        by_job: dict[str, list[Any]] = {}
+        for run in ledger.runs:
+            by_job.setdefault(run.job, []).append(run)
+        for name in ("lost", "stuck", "outside", "inside", "unknown"):
+            for job in getattr(verdict, name):
+                print(name, job, *by_job.get(job, ()), sep="\n    ", file=file)
+        for name in ("dead", "left", "exits", "false_deaths", "in_line_ms", "in_line_late_ms"):
+            print(name, getattr(report, name), file=file)
+    (folder / "faults.txt").write_text("\n".join(
+        f"{one.at_ms} {one.until_ms} {one.kind.value} {one.who} {one.pids}" for one in report.faults
+    ))  # fmt: skip
+    (folder / "lives.txt").write_text("\n".join(map(str, lives)))
+    (folder / "failed_sends.txt").write_text("\n".join(f"{at * 1000:.0f} {what}" for at, what in producer.failures))
