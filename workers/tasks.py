@@ -8,8 +8,9 @@ from celery import Task
 from celery.signals import worker_init, worker_process_shutdown
 
 from dispatcher.clock import SystemClock
-from dispatcher.core.job import MODEL_HEADER
+from dispatcher.core.job import ALONE_HEADER, MODEL_HEADER
 from dispatcher.worker import report_models
+from workers.apart import run_apart
 from workers.app import app
 from workers.chunk import run_chunk
 from workers.runtimes import LoadedRuntimes
@@ -20,14 +21,19 @@ _runtimes = LoadedRuntimes()
 
 @app.task(name="workers.tasks.infer", bind=True, shared=False)
 def infer(self: Task[..., Any], chunk: dict[str, Any]) -> dict[str, Any]:
-    """Run one chunk of a batch; see :func:`workers.chunk.run_chunk`.
+    """Run one chunk of a batch; see :func:`workers.chunk.run_chunk`. One that died with its process or worker, so often that this is its
+    last run, is split: each line runs by itself, apart from this process (:func:`workers.apart.run_apart`).
 
     Beside the lines the result says which worker ran them (``worker``, its node name) and for how long (``busy_ms``).
     """
     started_ms = _clock.monotonic_ms()
     if version := self.request.get(MODEL_HEADER):
         chunk = {**chunk, "model": version}  # what it names may be an alias
-    result = run_chunk(chunk, _runtimes, request_id=str(self.request.id))
+    if self.request.get(ALONE_HEADER):
+        _runtimes.close()  # there may not be memory for the model twice
+        result = run_apart(chunk, request_id=str(self.request.id))
+    else:
+        result = run_chunk(chunk, _runtimes, request_id=str(self.request.id))
     return result | {"worker": self.request.hostname, "busy_ms": _clock.monotonic_ms() - started_ms}
 
 

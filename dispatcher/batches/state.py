@@ -1,13 +1,15 @@
 """What a submission keeps in Redis so that another process can finish it: the plan's facts, and each chunk's task id.
 
 Fields of the hash: ``plan`` (JSON), and one a chunk, ``<number>``: ``<task id>`` while it is being sent,
-``<task id> <Redis time in s>`` once it is sent. Losing the hash loses no result: the files say what is done, and the
+``<task id> <Redis time in s>`` once it is sent. A chunk that was split has instead a field for each of its lines,
+``<number>.<index>``. Losing the hash loses no result: the files say what is done, and the
 rest is sent again.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -50,7 +52,7 @@ class SubmissionState:
         self._client = client
         self._key = keys.submission(self.digest)
 
-    def load(self) -> tuple[PlanFacts | None, dict[int, SentChunk]]:
+    def load(self) -> tuple[PlanFacts | None, dict[str, SentChunk]]:
         """What an earlier process left; ``(None, {})`` when there is nothing, or nothing that can be read."""
         fields = cast("dict[str, str]", self._client.hgetall(self._key))
         try:
@@ -61,7 +63,7 @@ class SubmissionState:
         chunks = {}
         for number, text in fields.items():
             task_id, _, sent_at_s = text.partition(" ")
-            chunks[int(number)] = SentChunk(task_id, now_s - int(sent_at_s) if sent_at_s else None)
+            chunks[number] = SentChunk(task_id, now_s - int(sent_at_s) if sent_at_s else None)
         return facts, chunks
 
     def begin(self, facts: PlanFacts) -> None:
@@ -72,17 +74,25 @@ class SubmissionState:
             pipe.expire(self._key, LIFETIME_S)
             pipe.execute()
 
-    def sending(self, number: int, task_id: str) -> None:
+    def sending(self, number: str, task_id: str) -> None:
         """Note the id before the message goes out: a result that exists can always be found."""
-        self._client.hset(self._key, str(number), task_id)
+        self._client.hset(self._key, number, task_id)
 
-    def sent(self, number: int, task_id: str) -> None:
+    def sent(self, number: str, task_id: str) -> None:
         """Note that the message is in the queue."""
-        self._client.hset(self._key, str(number), f"{task_id} {self._now_s()}")
+        self._client.hset(self._key, number, f"{task_id} {self._now_s()}")
 
-    def collected(self, number: int) -> None:
+    def split(self, number: str, parts: Iterable[tuple[str, str]]) -> None:
+        """Note that a chunk is to be sent in parts instead, each with its number and task id."""
+        with self._client.pipeline(transaction=True) as pipe:
+            for part in parts:
+                pipe.hset(self._key, *part)
+            pipe.hdel(self._key, number)
+            pipe.execute()
+
+    def collected(self, number: str) -> None:
         """Note that the chunk's lines are in the files: should they vanish from there, it must be sent anew."""
-        self._client.hdel(self._key, str(number))
+        self._client.hdel(self._key, number)
 
     def finish(self) -> None:
         """Everything is in the files: nothing is left to know."""

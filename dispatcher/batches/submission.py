@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,10 @@ from dispatcher.batches.lines import BatchFile, Line, read_batch
 from dispatcher.batches.outcomes import ChunkOutcome, outcome
 from dispatcher.batches.planner import Chunk, cost_s, plan_chunks
 from dispatcher.batches.results import ResultFiles, default_errors_path
-from dispatcher.batches.state import PlanFacts, SubmissionState
+from dispatcher.batches.state import PlanFacts, SentChunk, SubmissionState
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.core.job import job_headers
-from dispatcher.errors import Invalid, Unavailable
+from dispatcher.errors import Invalid, PoisonJob, Unavailable
 from dispatcher.settings import Settings
 from dispatcher.store.connection import connect, tls_options
 from dispatcher.store.keys import Keys
@@ -90,6 +90,9 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class _InFlight:
+    """A chunk, or one line of a chunk that was split. ``number`` names it in the state."""
+
+    number: str
     chunk: Chunk
     lines: tuple[Line, ...]
     task_id: str
@@ -208,31 +211,42 @@ class Submission:
         chunks = plan_chunks(self._batch.lines, tokens_max=facts.tokens_max, lines_max=facts.lines_max)
         self.progress.chunks = len(chunks)
         for chunk in chunks:
-            missing = tuple(line for line in chunk.lines if not self._files.has(line.custom_id))
-            earlier = sent.get(chunk.number)
-            if not missing:
-                if earlier is not None:  # the process died after writing the lines
-                    self._forget(chunk.number, earlier.task_id)
-                continue
-            one = _InFlight(chunk, missing, earlier.task_id if earlier else str(uuid.uuid4()))
-            if earlier is not None and earlier.age_s is not None and earlier.age_s < lifetime_s:
-                self._in_flight[one.task_id] = one
-            else:
-                self._to_send.append(one)
+            parts = self._parts(chunk, sent)
+            self.progress.chunks += len(parts) - 1
+            for number, lines in parts:
+                missing = tuple(line for line in lines if not self._files.has(line.custom_id))
+                earlier = sent.get(number)
+                if not missing:
+                    if earlier is not None:  # the process died after writing the lines
+                        self._forget(number, earlier.task_id)
+                    continue
+                one = _InFlight(number, chunk, missing, earlier.task_id if earlier else str(uuid.uuid4()))
+                if earlier is not None and earlier.age_s is not None and earlier.age_s < lifetime_s:
+                    self._in_flight[one.task_id] = one
+                else:
+                    self._to_send.append(one)
+
+    @staticmethod
+    def _parts(chunk: Chunk, sent: Mapping[str, SentChunk]) -> list[tuple[str, tuple[Line, ...]]]:
+        """The chunk by its number, or its lines by theirs where it was split."""
+        number = str(chunk.number)
+        parts: list[tuple[str, tuple[Line, ...]]] = [(_part(number, line), (line,)) for line in chunk.lines]
+        split = number not in sent and any(part in sent for part, _ in parts)
+        return parts if split else [(number, chunk.lines)]
 
     def _send_next(self) -> None:
         one = self._to_send[0]
         chunk = one.chunk
         lines = [{"index": line.index, "custom_id": line.custom_id, "body": body}
                  for line, body in zip(one.lines, self._batch.bodies(list(one.lines)), strict=True)]
-        self._state.sending(chunk.number, one.task_id)
+        self._state.sending(one.number, one.task_id)
         with denied_join_result():  # or Celery subscribes to each result, and Redis pushes at us what we read in bulk
             self._app.send_task(TASK, args=[{"model": chunk.model, "url": chunk.url, "lines": lines}], queue=self._queue,
                                 task_id=one.task_id, headers=job_headers(model=chunk.model, cost=cost_s(one.lines)),
                                 add_to_parent=False)
         self._to_send.popleft()
         self._in_flight[one.task_id] = one
-        self._state.sent(chunk.number, one.task_id)
+        self._state.sent(one.number, one.task_id)
 
     def _ready(self, task_ids: list[str]) -> list[tuple[str, dict[str, Any]]]:
         """Those that have ended, with Celery's record of them. One round trip where the backend can read many."""
@@ -246,14 +260,30 @@ class Submission:
                 if meta is not None and meta["status"] in states.READY_STATES]
 
     def _collect(self, one: _InFlight, meta: dict[str, Any]) -> None:
+        if isinstance(meta["result"], PoisonJob) and len(one.lines) > 1:
+            self._split(one)
+            return
         ended = outcome(meta, one.lines, self._state.digest)
         self._files.append(ended.lines)
         del self._in_flight[one.task_id]
         self._tally(ended)
         self._count()
-        self._forget(one.chunk.number, one.task_id)  # last: until here an interruption loses nothing
+        self._forget(one.number, one.task_id)  # last: until here an interruption loses nothing
 
-    def _forget(self, number: int, task_id: str) -> None:
+    def _split(self, one: _InFlight) -> None:
+        """The chunk killed its worker each time: send each line by itself, so that only the one that did it fails.
+
+        Not in halves: each half that kills costs some workers more, and a line costs next to nothing.
+        """
+        parts = [_InFlight(_part(one.number, line), one.chunk, (line,), str(uuid.uuid4())) for line in one.lines]
+        self._state.split(one.number, [(part.number, part.task_id) for part in parts])
+        del self._in_flight[one.task_id]
+        self._to_send.extend(parts)
+        self.progress.chunks += len(parts) - 1
+        self._count()
+        self._app.backend.forget(one.task_id)
+
+    def _forget(self, number: str, task_id: str) -> None:
         self._state.collected(number)
         self._app.backend.forget(task_id)
 
@@ -270,3 +300,8 @@ class Submission:
         self.progress.failed = len(self._files.failed)
         self.progress.chunks_in_flight = len(self._in_flight)
         self._report(self.progress)
+
+
+def _part(number: str, line: Line) -> str:
+    """What a line of a chunk is called in the state."""
+    return f"{number}.{line.index}"

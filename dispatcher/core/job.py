@@ -26,6 +26,11 @@ MODEL_HEADER = "dispatch_model"
 only; nobody sends it.
 """
 
+ALONE_HEADER = "dispatch_alone"
+"""``self.request.get("dispatch_alone")`` in a task: whether the job is a suspect. It died with its process or worker so often that this is
+its last run, and nothing else runs in this worker. In a worker's memory only.
+"""
+
 
 class JobHeader(msgspec.Struct, frozen=True, omit_defaults=True):
     """The fields of the header, all optional. :func:`job_headers` documents them."""

@@ -63,6 +63,11 @@ class Held:
         return self.entry[38:44] != b"000000"
 
     @property
+    def is_suspect(self) -> bool:
+        """Whether it runs alone, for it may be what killed its workers."""
+        return parse_lane(lane_of(self.entry)).alone
+
+    @property
     def task(self) -> str:
         """The name of its task."""
         return parse_lane(lane_of(self.entry)).task

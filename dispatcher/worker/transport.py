@@ -15,7 +15,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.json import loads as kombu_loads
 
 from dispatcher.clock import SystemClock
-from dispatcher.core.job import MODEL_HEADER
+from dispatcher.core.job import ALONE_HEADER, MODEL_HEADER
 from dispatcher.store.lease_pipe import TRANSIENT
 from dispatcher.store.worker_store import GiveBack
 from dispatcher.worker.keeper import Held, Outcome
@@ -200,5 +200,7 @@ def as_payload(held: Held, lease_id: str) -> Any:
     held.guessed = not isinstance(said, dict) or said.get("cost") is None
     if held.runs_again:
         headers["redelivered"] = True
+        if held.is_suspect:
+            headers[ALONE_HEADER] = True
         properties["delivery_info"]["redelivered"] = True
     return payload

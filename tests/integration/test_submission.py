@@ -20,7 +20,7 @@ from celery.contrib.testing.worker import start_worker
 from dispatcher.batches import InvalidBatch, Progress, submit_file
 from dispatcher.batches.state import digest_of
 from dispatcher.clock import ManualClock
-from dispatcher.errors import Invalid, JobDead, Unavailable
+from dispatcher.errors import Invalid, JobDead, PoisonJob, Unavailable
 from dispatcher.settings import Settings
 from dispatcher.store.connection import celery_url
 from dispatcher.store.keys import Keys
@@ -46,6 +46,10 @@ def make_app(redis_url: str) -> Celery:
             ledger.hincrby("runs", line["custom_id"], 1)
         if chunk["model"] == "dies":
             raise JobDead("worker_died", "it died 3 times")
+        if chunk["model"] == "kills":
+            if any(line["index"] % 10 == 0 for line in chunk["lines"]):
+                raise PoisonJob("worker_died", "it died 3 times: run 1 …")
+            chunk = chunk | {"model": "hash-384"}
         if ledger.exists("slow"):
             ledger.blpop(["permits"], timeout=5)
         return run_chunk(chunk, runtimes, request_id=self.request.id) | {"worker": self.request.hostname, "busy_ms": 1}
@@ -241,6 +245,41 @@ def test_a_failed_chunk_gives_each_of_its_lines_an_error(app: Celery, worker: No
     assert all(line["response"] is None for line in bad)
     assert {(line["error"]["code"], line["error"]["message"]) for line in bad} == {
         ("job_dead", "worker_died: it died 3 times")}
+
+
+def assert_only_killers_failed(out: Path) -> None:
+    """Each line once, those that kill with the story of it."""
+    good, bad = read(out), read(errors_of(out))
+    assert Counter(line["custom_id"] for line in good + bad) == Counter(f"line-{n}" for n in range(LINES))
+    assert {line["custom_id"] for line in bad} == {f"line-{n}" for n in range(0, LINES, 10)}
+    assert {(line["response"], line["error"]["code"]) for line in bad} == {(None, "job_dead")}
+    assert all("run 1" in line["error"]["message"] for line in bad)
+
+
+def test_a_chunk_that_killed_its_workers_is_sent_line_by_line(
+    app: Celery, worker: None, batch: Path, out: Path, redis_url: str
+) -> None:
+    """The one line that did it fails, the others of its chunk are answered; nothing is left."""
+    summary = submit_file(app, batch, out, model="kills", settings=SMALL)
+
+    assert_only_killers_failed(out)
+    assert summary.progress.failed == 6
+    assert sum(share.chunks for share in summary.progress.by_worker.values()) == summary.progress.chunks > LINES / 4
+    assert leftovers(redis_url) == []
+
+
+@pytest.mark.parametrize("collected", [1, 12, 40])
+def test_a_submission_that_was_split_resumes(
+    app: Celery, worker: None, batch: Path, out: Path, redis_url: str, ledger: redis.Redis, collected: int
+) -> None:
+    """It knows which chunks were sent line by line; what was answered is not sent again."""
+    with pytest.raises(KeyboardInterrupt):
+        submit_file(app, batch, out, model="kills", settings=SMALL, progress=stop_after(collected))
+    submit_file(app, batch, out, model="kills", settings=SMALL, resume=True)
+
+    assert_only_killers_failed(out)
+    assert leftovers(redis_url) == []
+    assert max(map(int, ledger.hgetall("runs").values())) == 2  # in a chunk that was split, then by itself
 
 
 def test_only_the_failed_lines_run_again_once_the_error_file_is_removed(

@@ -21,6 +21,7 @@ import redis
 from celery import Celery
 from celery.result import AsyncResult
 
+from dispatcher.settings import Settings
 from dispatcher.store.keys import Keys
 from tests.proxy import Proxy
 from tests.support import RedisServer, eventually
@@ -180,6 +181,19 @@ class Cluster:
         if leads:
             eventually(leading, PATIENCE_S, process.tail)
         return process
+
+    def start_ready_made(self, **environ: str) -> Settings:
+        """A dispatcher and one prefork worker of the ready-made app, over this broker; the settings of who submits to them."""
+        self.environ |= environ | {"DISPATCHER_REDIS_URL": self.broker.url()}
+        dispatcher = self._start("dispatcher0", [sys.executable, "-m", "dispatcher", "run"])
+        self.epoch(self.start_ready_made_worker("w1"))
+        eventually(lambda: self.leader_pid() == dispatcher.pid, PATIENCE_S, dispatcher.tail)
+        return Settings(redis_url=self.broker.url(), chunk_lines_max=8)
+
+    def start_ready_made_worker(self, name: str) -> Process:
+        """A worker of the ready-made app; does not wait for it."""
+        command = [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "-n", f"{name}@promise", "-c", "2", "-l", "WARNING"]
+        return self._start(name, [*command, "--models", "deadly"])
 
     def leader_pid(self) -> int | None:
         """The process that leads now."""

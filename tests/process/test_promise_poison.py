@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import threading
+from pathlib import Path
 
 import pytest
 
+from dispatcher.batches import Summary, submit_file
 from dispatcher.errors import PoisonJob
+from dispatcher.store.connection import celery_url
 from tests.process.support import PATIENCE_S, Cluster, MakeCluster
 from tests.support import eventually
+from workers.app import make_app
 
 
 def were_beside(cluster: Cluster, job: str, worker: str) -> set[str]:
@@ -56,6 +61,69 @@ def test_a_job_that_kills_its_worker_is_buried_and_what_ran_beside_it_is_not(mak
     assert were_beside(cluster, poison, str(story[-1]["worker"])) == set()
     explained = json.loads(cluster.command("explain", poison, "--json"))
     assert (explained["place"], explained["story"]) == ("dead", story)
+
+
+def deadly_batch(folder: Path, deadly: dict[int, str]) -> Path:
+    """24 lines for the deadly model, in three chunks; what it dies of, by line."""
+    path = folder / "batch.jsonl"
+    path.write_text("".join(json.dumps({
+        "custom_id": f"line-{n}", "method": "POST", "url": "/v1/embeddings",
+        "body": {"model": "deadly", "input": deadly.get(n, f"text {n}")},
+    }) + "\n" for n in range(24)))  # fmt: skip
+    return path
+
+
+def assert_only_these_failed(summary: Summary, codes: dict[int, str]) -> None:
+    """Every line once: these with that code of an error, the others with their answer."""
+    good = [json.loads(line) for line in summary.out.read_text().splitlines()]
+    assert {one["custom_id"]: one["response"]["body"]["said"] for one in good} == {
+        f"line-{n}": f"text {n}" for n in range(24) if n not in codes
+    }
+    assert summary.errors is not None
+    bad = [json.loads(line) for line in summary.errors.read_text().splitlines()]
+    assert {one["custom_id"]: (one["response"], one["error"]["code"]) for one in bad} == {
+        f"line-{n}": (None, code) for n, code in codes.items()
+    }
+    assert len(good) + len(bad) == 24
+
+
+def test_a_line_that_kills_its_process_fails_alone(make_cluster: MakeCluster, tmp_path: Path) -> None:
+    """Of a batch of 24 lines in three chunks two kill the process that runs them: they get an error each, the others their answers."""
+    cluster = make_cluster()
+    settings = cluster.start_ready_made(WORKERS_CALLABLES="deadly=tests.deadly_model:answer")
+    app = make_app(settings, celery_url(settings.redis_url))
+    summary = submit_file(app, deadly_batch(tmp_path, {5: "die", 6: "die"}), tmp_path / "out.jsonl", settings=settings)
+
+    assert_only_these_failed(summary, {5: "process_died", 6: "process_died"})
+    assert cluster.dead_letters() == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_a_line_that_kills_its_worker_fails_alone(make_cluster: MakeCluster, tmp_path: Path) -> None:
+    """Even the process that keeps it apart dies of it: its chunk is sent line by line, and the others of it get their answers."""
+    cluster = make_cluster(lease_ttl_s=2.5, heartbeat_s=0.5)
+    settings = cluster.start_ready_made(WORKERS_CALLABLES="deadly=tests.deadly_model:answer")
+    app = make_app(settings, celery_url(settings.redis_url))
+    over = threading.Event()
+
+    def keep_a_worker() -> None:
+        worker, lives = cluster.processes[-1], 1
+        while not over.wait(0.2):
+            if worker.exit_code is not None:
+                lives += 1
+                worker = cluster.start_ready_made_worker(f"w{lives}")
+
+    keeper = threading.Thread(target=keep_a_worker)
+    keeper.start()
+    try:
+        summary = submit_file(app, deadly_batch(tmp_path, {5: "kill"}), tmp_path / "out.jsonl", settings=settings)
+    finally:
+        over.set()
+        keeper.join()
+    assert_only_these_failed(summary, {5: "job_dead"})
+    assert len(cluster.dead_letters()) == 2
+    assert len(cluster.processes) > 4
 
 
 @pytest.mark.long
