@@ -47,7 +47,7 @@ class Reaper:
             if worker.ended is not None:
                 ended += self._reap(worker, worker.ended)
             elif worker.epoch in verdict.dead:
-                if self._store.end_silent(worker.epoch, lease_ttl_ms=self._lease_ttl_ms):
+                if self._store.end_silent(worker.epoch, beat_age_ms=worker.beat_age_ms):
                     self._emit(WorkerSilent(worker.name, worker.epoch, self.liveness.silent_ms(worker.epoch)))
                     ended += self._reap(worker, "silent")
             elif worker.leases > worker.taken and self._gets_nothing(worker):

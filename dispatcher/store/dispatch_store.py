@@ -17,6 +17,7 @@ import redis
 
 from dispatcher.core.decisions import Assign
 from dispatcher.core.lane import parse_lane
+from dispatcher.core.liveness import JITTER_MS
 from dispatcher.core.snapshot import LaneView
 from dispatcher.errors import NotLeader
 from dispatcher.store.admit_batch import AdmitBatch, IngressList, admit_records
@@ -271,13 +272,15 @@ class DispatchStore:
 
     # -- ending worker lives
 
-    def end_silent(self, epoch: str, *, lease_ttl_ms: int) -> bool:
-        """Declare a silent worker dead: from here on it can take, ack and be assigned nothing. False: it beat after all."""
+    def end_silent(self, epoch: str, *, beat_age_ms: int) -> bool:
+        """Declare a silent worker dead: from here on it can take, ack and be assigned nothing. False: it beat after the look that found
+        its last beat to be so old.
+        """
         keys = self.keys
         reply = self._run(
             "end_epoch",
             [keys.leader, keys.alive(epoch), keys.dead(epoch), keys.wake],
-            [self.token, "silent", DEAD_TTL_MS, ALIVE_TTL_MS - lease_ttl_ms],
+            [self.token, "silent", DEAD_TTL_MS, ALIVE_TTL_MS - beat_age_ms + JITTER_MS],
         )
         return bool(self._led(reply))
 
@@ -323,8 +326,6 @@ def _lane_view(name: bytes, depth: int, frame: bytes) -> LaneView:
 
 def _worker_row(
     epoch: bytes, beat_age: int, draining: bytes, consume_age: int, leases: int, cost: int, taken: int, done: int, lag: int,
-    ended: bytes | None,
+    ended: bytes,
 ) -> WorkerRow:  # fmt: skip
-    # Redis answers nil where the reason an epoch ended is not known any more.
-    reason = None if beat_age >= 0 else (ended or b"unknown").decode()
-    return WorkerRow(epoch.decode(), beat_age, draining.decode(), consume_age, leases, cost, taken, done, lag, reason)
+    return WorkerRow(epoch.decode(), beat_age, draining.decode(), consume_age, leases, cost, taken, done, lag, ended.decode() or None)

@@ -50,9 +50,17 @@ def test_a_silent_worker_is_declared_dead(cell: Cell) -> None:
     worker = cell.worker()
     silence(cell, worker.epoch, LEASE_TTL_MS + 10)
 
-    assert cell.store.end_silent(worker.epoch, lease_ttl_ms=LEASE_TTL_MS)
+    assert cell.store.end_silent(worker.epoch, beat_age_ms=LEASE_TTL_MS)
     assert cell.text.get(cell.keys.dead(worker.epoch)) == "silent"
     assert cell.text.exists(cell.keys.alive(worker.epoch)) == 0
+
+
+def test_a_silent_worker_is_declared_dead_though_redis_clock_was_set_back(cell: Cell) -> None:
+    """By an hour, after its last beat, which then seems to come from the future."""
+    worker = cell.worker()
+    silence(cell, worker.epoch, LEASE_TTL_MS - 3_600_000)
+
+    assert cell.store.end_silent(worker.epoch, beat_age_ms=LEASE_TTL_MS - 3_600_000)
 
 
 def test_a_worker_that_beat_after_all_lives(cell: Cell) -> None:
@@ -62,7 +70,7 @@ def test_a_worker_that_beat_after_all_lives(cell: Cell) -> None:
     worker.heartbeat({})
 
     with nothing_written(cell):
-        assert not cell.store.end_silent(worker.epoch, lease_ttl_ms=LEASE_TTL_MS)
+        assert not cell.store.end_silent(worker.epoch, beat_age_ms=LEASE_TTL_MS)
     assert worker.heartbeat({}).status is BeatStatus.OK
 
 
@@ -72,7 +80,7 @@ def test_only_the_leader_declares_dead(cell: Cell) -> None:
     silence(cell, worker.epoch, LEASE_TTL_MS + 10)
 
     with nothing_written(cell), pytest.raises(NotLeader):
-        cell.impostor().end_silent(worker.epoch, lease_ttl_ms=LEASE_TTL_MS)
+        cell.impostor().end_silent(worker.epoch, beat_age_ms=LEASE_TTL_MS)
 
 
 def test_another_life_of_the_same_name_goes_on(cell: Cell) -> None:

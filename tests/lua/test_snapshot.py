@@ -86,6 +86,16 @@ def test_the_age_of_a_beat_is_what_has_gone_of_its_ttl(cell: Cell) -> None:
     assert 0 <= look(cell)[1][worker.epoch].beat_age_ms < 4_000
 
 
+def test_a_worker_lives_on_when_redis_clock_is_set_back(cell: Cell) -> None:
+    """Its last beat then seems to come from the future; it is no dead worker, whose jobs others get."""
+    worker = cell.worker()
+    cell.client.pexpire(cell.keys.alive(worker.epoch), ALIVE_TTL_MS + 4_000)
+    row = look(cell)[1][worker.epoch]
+
+    assert row.ended is None
+    assert -4_000 <= row.beat_age_ms < 0
+
+
 def test_an_ended_life_says_why(cell: Cell) -> None:
     """Until it is forgotten; and that it ended even where the reason is lost."""
     said, lost = cell.worker(), cell.worker("bbbbbbbbbbbb")

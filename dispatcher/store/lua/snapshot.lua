@@ -10,8 +10,8 @@ ARGV[3] alive_ttl_ms  TTL that a beat gives to alive:<epoch>; what has gone of i
 ARGV[4] by_lane  "1": add up the leased cost of each lane, else ""
 Returns {now_ms, leads (1 or 0), paused, lanes, workers, next_due_ms or "", leased}:
   lanes    flat: name, depth, frame of the job that is next
-  workers  flat: epoch, beat_age_ms (-1: not alive), draining ("", "exit", "keep"), consume_age_ms, leases, leased cost ms, taken,
-           done, loop_lag_ms, reason it ended ("" while it lives)
+  workers  flat: epoch, beat_age_ms (below 0 where Redis' clock was set back since; 0 where it ended), draining ("", "exit", "keep"),
+           consume_age_ms, leases, leased cost ms, taken, done, loop_lag_ms, reason it ended ("" while it lives)
   leased   flat: lane, cost in ms of its jobs that are leased; empty unless by_lane
 Writes nothing. ]]
 local leader, lanes, workers, paused, scheduled = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -40,7 +40,7 @@ for _, epoch in ipairs(redis.call('SMEMBERS', workers)) do
   end
   local n = #worker_rows
   worker_rows[n + 1] = epoch
-  worker_rows[n + 2] = remaining_ms < 0 and -1 or alive_ttl_ms - remaining_ms
+  worker_rows[n + 2] = remaining_ms < 0 and 0 or alive_ttl_ms - remaining_ms
   worker_rows[n + 3] = facts[1] or ''
   worker_rows[n + 4] = tonumber(facts[2] or '0')
   worker_rows[n + 5] = #leases
@@ -48,7 +48,7 @@ for _, epoch in ipairs(redis.call('SMEMBERS', workers)) do
   worker_rows[n + 7] = redis.call('HLEN', cell .. 'taken:' .. epoch)
   worker_rows[n + 8] = tonumber(facts[3] or '0')
   worker_rows[n + 9] = tonumber(facts[4] or '0')
-  worker_rows[n + 10] = remaining_ms < 0 and redis.call('GET', cell .. 'dead:' .. epoch) or ''
+  worker_rows[n + 10] = remaining_ms < 0 and (redis.call('GET', cell .. 'dead:' .. epoch) or 'unknown') or ''
 end
 local leased_rows = {}
 for lane, cost in pairs(leased) do
