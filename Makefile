@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 BENCHMARKS ?= mixed_fleet unlike_fleet fairness sticky faulty_workers canary dispatch_rate overhead decision_cost azure_trace mooncake_prefix pop_window
+SEEDS ?= 0-99999
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-compose check docs bench battle build install clean
+.PHONY: help demo test test-long test-compose check docs bench battle soak build install clean
 .DELETE_ON_ERROR:
 
 help: ## Print these targets
@@ -24,6 +25,9 @@ test: $(VENV)/.installed-test ## Run the whole test suite, two files at a time
 test-long: $(VENV)/.installed-test ## Run the tests that take minutes each
 	@scripts/need_redis.sh $(VENV)
 	@$(BIN)/python -m pytest -m long $(ARGS)
+
+soak: $(VENV)/.installed-test ## Simulate a cell under faults for 100,000 seeds, which takes hours; SEEDS=20000-39999 for some of them
+	@$(BIN)/python -m tests.simulation $(SEEDS) $(ARGS)
 
 test-compose: $(VENV)/.installed-test ## Bring docker-compose.yml up, kill a worker container, check the results
 	@$(BIN)/python -m pytest -m compose -rs $(ARGS) tests/compose

@@ -1,0 +1,1 @@
+"""Deterministic simulation: the production code of a whole cell in one thread, in virtual time, from one seed."""

@@ -1,0 +1,147 @@
+"""What goes wrong, and what people do meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from tests.simulation.account import Job
+from tests.simulation.processes import DispatcherProcess
+from tests.simulation.worker import WorkerProcess
+from tests.simulation.world import LISTS, QUEUES, Process
+
+if TYPE_CHECKING:
+    from tests.simulation.cell import Simulation
+
+SHAPES: tuple[tuple[str, bytes], ...] = (
+    ("not_json", b"\xff\x00 %d"), ("not_json", b"!%d"), ("not_json", b"[%d"), ("wrong_type", b'{"headers": %d}'), ("wrong_type", b"%d"),
+)  # fmt: skip
+
+
+class Chaos:
+    """Each of its events happens now and then, as often as this seed likes it."""
+
+    def __init__(self, sim: Simulation) -> None:
+        self.sim = sim
+        self.rng = sim.rng
+
+    def begin(self, seconds: float) -> None:
+        """Plan all of it."""
+        rng, end_us = self.rng, round(seconds * 1e6)
+        faults: list[Callable[[], None]] = [
+            self.kill_worker, self.kill_worker, self.terminate_worker, self.freeze_worker, self.freeze_worker, self.kill_dispatcher,
+            self.terminate_dispatcher, self.freeze_dispatcher, self.cut_line, self.outage, self.lose_leader, self.lose_scripts,
+            self.lose_sequence, self.lose_pop, self.set_clock, self.drain_worker, self.pause, self.requeue_dead, self.steal, self.garbage,
+            self.publish_twice, self.publish_at_the_head,
+        ]  # fmt: skip
+        # Each seed has its favourites: all faults at once hide each other.
+        liked = rng.sample(faults, rng.randint(3, len(faults)))
+        for _ in range(rng.randint(0, 25)):
+            self.sim.at(rng.randrange(end_us), None, rng.choice(liked))
+        for _ in range(rng.randint(5, 25)):
+            self.sim.at(rng.randrange(end_us * 9 // 10), None, self.publish)
+
+    def publish(self) -> None:
+        for _ in range(self.rng.choice((1, 1, 3, 8))):
+            self.sim.publish()
+
+    def publish_twice(self) -> None:
+        """A producer that retries a publish: one delivery tag, two messages."""
+        raw = self.sim.publish()
+        self.sim._push(self.sim.account.jobs[raw], self.rng.choice(LISTS))
+        job = self.sim.account.jobs[raw]
+        job.copies = max(job.copies, 2)
+
+    def publish_at_the_head(self) -> None:
+        self.sim.publish(at_the_head=True)
+
+    def garbage(self) -> None:
+        self.sim.sent_jobs += 1
+        reason, shape = self.rng.choice(SHAPES)
+        raw = shape % self.sim.sent_jobs
+        self.sim._push(Job(raw, reasons=frozenset(("not_json", "wrong_type", reason))), self.rng.choice(LISTS))
+
+    def steal(self) -> None:
+        """A stock worker consumes the queue too."""
+        raw = cast("bytes | None", self.sim.wire.rpop(self.rng.choice(LISTS)))
+        if raw is not None:
+            self.sim.account.stolen(raw)
+
+    # -- processes
+
+    def _one(self, of: type[Process]) -> Any:
+        living = self.sim.living(of)
+        return self.rng.choice(living) if living else None
+
+    def kill_worker(self) -> None:
+        if worker := self._one(WorkerProcess):
+            worker.kill()
+
+    def terminate_worker(self) -> None:
+        if worker := self._one(WorkerProcess):
+            worker.terminate(again=self.rng.random() < 0.8 or len(self.sim.living(WorkerProcess)) == 1)
+
+    def freeze_worker(self) -> None:
+        if worker := self._one(WorkerProcess):
+            worker.freeze(self.rng.choice((0.5, 3.0, 7.0, 15.0)))
+
+    def kill_dispatcher(self) -> None:
+        if dispatcher := self._one(DispatcherProcess):
+            dispatcher.kill()
+
+    def terminate_dispatcher(self) -> None:
+        if (dispatcher := self._one(DispatcherProcess)) and not dispatcher.is_busy:
+            self.sim.at(self.sim.now_us, dispatcher, dispatcher.terminate)
+
+    def freeze_dispatcher(self) -> None:
+        if dispatcher := self._one(DispatcherProcess):
+            dispatcher.freeze(self.rng.choice((0.5, 2.0, 5.0, 12.0)))
+
+    def drain_worker(self) -> None:
+        if worker := self._one(WorkerProcess):
+            worker.life.drain("keep")
+            self.sim.at(self.sim.now_us + self.rng.randrange(5_000_000), worker, lambda: worker.life.drain(""))
+
+    # -- Redis, and the way there
+
+    def cut_line(self) -> None:
+        process, seconds = self._one(Process), self.rng.choice((0.5, 2.0, 9.0))
+        if process is not self.sim.operator:
+            process.line.is_cut = True
+            self.sim.say(f"{process.name} is cut off for {seconds} s")
+            self.sim.at(self.sim.now_us + round(seconds * 1e6), None, lambda: setattr(process.line, "is_cut", False))
+
+    def outage(self) -> None:
+        """Redis answers nobody. It is nobody's silence."""
+        self.sim.begin_outage(self.rng.choice((0.5, 3.0, 8.0)))
+
+    def lose_leader(self) -> None:
+        self.sim.wire.delete(self.sim.keys.leader)
+
+    def lose_scripts(self) -> None:
+        self.sim.wire.script_flush()
+
+    def lose_sequence(self) -> None:
+        self.sim.wire.delete(self.sim.keys.sequence)
+
+    def lose_pop(self) -> None:
+        """With its last writes: the id of a job that runs is in the queue again."""
+        if (worker := self._one(WorkerProcess)) and worker._runs and worker.epoch not in self.sim.account.ended:
+            self.sim.wire.rpush(worker.life.queue_key, self.rng.choice(sorted(worker._runs)))
+
+    def set_clock(self) -> None:
+        self.sim.redis_skew_us += self.rng.randrange(-2_000_000, 2_000_000)
+
+    # -- operators
+
+    def pause(self) -> None:
+        self.sim.admin.pause(self.rng.choice((None, *QUEUES)))
+        self.sim.at(self.sim.now_us + self.rng.randrange(6_000_000), None, self.sim.admin.resume)
+
+    def requeue_dead(self) -> None:
+        """What he sends back may run again, whatever it is."""
+        account = self.sim.account
+        for number in account.server.members(account.keys.dead_letters):
+            for run in account.runs_of.get(account.server.hash(account.keys.messages)[number], ()):
+                run.is_forgiven = True
+        self.sim.admin.dead_requeue()

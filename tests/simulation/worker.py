@@ -1,0 +1,209 @@
+"""A worker process: the production life, keeper, pipe and delivery, with a pool and a loop that are made up."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import redis
+
+import dispatcher.worker.life
+from dispatcher.store.frame import parse_entry
+from dispatcher.store.lease_pipe import TRANSIENT
+from dispatcher.store.worker_store import GiveBack, Registration
+from dispatcher.worker.keeper import Outcome
+from dispatcher.worker.life import Host, WorkerLife
+from dispatcher.worker.transport import _LeaseMixin
+from tests.simulation.account import Run, name_of
+from tests.simulation.world import Process, World
+
+LOOP_S = 0.04
+"""How often the consumer's loop turns."""
+
+
+class NoMemory:
+    """A worker that never tells of models."""
+
+    loading_ms = staticmethod(lambda *_: 0)
+
+    def read(self) -> None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
+class Channel(_LeaseMixin):
+    """Only what production's own ``_deliver_lease`` asks of a kombu channel."""
+
+    def __init__(self, life: WorkerLife, deliver: Callable[[Any], None]) -> None:
+        self.life = life
+        self.connection = SimpleNamespace(_callbacks={life.queue_name: deliver})
+
+
+class WorkerProcess(Process):
+    """``behave``: what becomes of a job, by its message: (outcome, seconds). ``ended``: called when the process is gone, with whether a
+    supervisor should start it again.
+    """
+
+    def __init__(
+        self, world: World, registration: Registration, behave: Callable[[bytes, int], tuple[str, float]],
+        ended: Callable[[WorkerProcess, bool], None], *, has_loop: bool,
+    ) -> None:  # fmt: skip
+        super().__init__(world, registration.name)
+        self.registration = registration
+        self._behave = behave
+        self._ended = ended
+        self._soon: list[Callable[[], None]] = []
+        self._runs: dict[str, Run | None] = {}
+        self._leaving = False
+        self._is_cut_off = False
+        host = Host(
+            call_soon=self._soon.append, has_loop=has_loop, stop_warm=self._stop_warm, stop_dead=self._stop_dead, switch_queue=lambda: None,
+            is_reserved=self._runs.__contains__, runs_at_most_once=self._runs_at_most_once, loop_runs_jobs=False,
+        )  # fmt: skip
+        dispatcher.worker.life.new_epoch = world.new_epoch
+        self.life = WorkerLife(registration, world.settings, world.keys, self.client(text=True), self.clock, host, cast("Any", NoMemory()))
+        self.life.keeper.limit = registration.concurrency
+        self._overlap_heartbeats()
+        self._consumer = self.client(text=False)
+        self._channel = Channel(self.life, self._deliver)
+        self.soon(0.0, self._begin)
+
+    @property
+    def epoch(self) -> str:
+        return self.life.epoch
+
+    def _overlap_heartbeats(self) -> None:
+        """The beat has a thread of its own: while it waits for its answer, the loop goes on."""
+        store: Any = self.life._store
+        beat = store.heartbeat
+
+        def heartbeat(*args: Any) -> Any:
+            self.overlaps = True
+            try:
+                return beat(*args)
+            finally:
+                self.overlaps = False
+
+        store.heartbeat = heartbeat
+
+    # -- its life
+
+    def _begin(self) -> None:
+        try:
+            self.life._register()
+        except redis.RedisError:
+            self._exit(again=True)  # as a worker does that cannot register
+            return
+        self.world.say(f"{self.name} begins life {self.epoch}")
+        self.soon(0.0, self._turn)
+        self.soon(0.0, self._beat)
+
+    def _beat(self) -> None:
+        with contextlib.suppress(redis.RedisError):
+            self.life.step()
+        if not self.is_dead:
+            self.soon(self.world.settings.heartbeat_s * self.world.rng.uniform(0.95, 1.05), self._beat)
+
+    def _turn(self) -> None:
+        due, self._soon[:] = self._soon[:], []
+        for act in due:
+            act()
+        wait_s = LOOP_S * self.world.rng.uniform(0.5, 1.5)
+        keeper = self.life.keeper
+        try:
+            if self._is_cut_off:
+                self._consumer.ping()
+                self._is_cut_off = False
+                self.life.loop_restarts()
+                keeper.looked()
+            while keeper.can_take(keeper.limit):
+                if self._waits_in_vain():
+                    keeper.looked()
+                    break
+                popped = cast("bytes | None", self._consumer.rpop(self.life.queue_key))
+                keeper.looked()
+                if popped is None:
+                    break
+                cast("Any", self._channel)._deliver_lease(popped)
+        except TRANSIENT:
+            self._is_cut_off = True
+            wait_s = 0.5
+        if self._leaving and not keeper.held():
+            self.life.finish()
+            self.world.say(f"{self.name} has left")
+            self._exit(again=self._starts_again)
+        elif not self.is_dead:
+            self.soon(wait_s, self._turn)
+
+    def _waits_in_vain(self) -> bool:
+        """Whether a blocking pop would get no answer: then none is made, for a command costs more than all else."""
+        return not self.line.is_dead and not self.world.server.list(self.life.queue_key) and self.world.rng.random() < 0.9
+
+    _starts_again = True
+
+    def terminate(self, *, again: bool) -> None:
+        """SIGTERM."""
+        self._starts_again = again
+        self.life.drain("exit")
+
+    def _stop_warm(self) -> None:
+        self._leaving = True
+
+    def _stop_dead(self) -> None:
+        self.world.say(f"{self.name} learns that it is dead")
+        self._exit(again=True)
+
+    def _exit(self, *, again: bool) -> None:
+        if not self.is_dead:
+            self.is_dead = True
+            self.world.account.lost_worker(self)
+            self._ended(self, again)
+
+    def died(self) -> None:
+        self.world.account.lost_worker(self)
+        self._ended(self, True)
+
+    # -- its pool
+
+    def _deliver(self, payload: Any) -> None:
+        lease_id = payload["properties"]["delivery_tag"]
+        held = self.life.keeper.held()[lease_id]
+        entry = parse_entry(held.entry.decode())
+        run = self.world.account.began(self, lease_id, held.message, entry)
+        outcome, seconds = self._behave(held.message, entry.attempts)
+        self.world.say(f"{self.name} begins {name_of(held.message)} by lease {lease_id}, {outcome} in {seconds} s")
+        if outcome == "cannot be delivered":
+            if run is not None:
+                run.state = "returned"
+            raise RuntimeError(outcome)
+        self._runs[lease_id] = run
+        self.life.keeper.started(lease_id, self.clock.monotonic_ms())
+        self.soon(seconds / self.registration.weight, lambda: self._end(lease_id, held.message, outcome))
+
+    def _end(self, lease_id: str, message: bytes, outcome: str) -> None:
+        run, keeper = self._runs.pop(lease_id), self.life.keeper
+        self.world.say(f"{self.name}: {name_of(message)} by lease {lease_id} is {outcome}")
+        if outcome == "kills its worker":
+            self.kill()
+            return
+        if outcome in ("rejected", "kills its process"):
+            if run is not None:
+                run.state = "rejected" if outcome == "rejected" else "returned"
+            if outcome == "rejected":
+                keeper.give_back(GiveBack(lease_id, "rejects"), Outcome.REJECTED)
+            else:
+                keeper.give_back(self.life.crash(lease_id, "process_died", "its process died"))
+            return
+        if outcome == "retried":
+            self.world.republish(message)
+        if run is not None:
+            self.world.account.finished(run)
+        keeper.ack(lease_id, {"done": Outcome.DONE, "failed": Outcome.FAILED, "retried": Outcome.RETRIED}[outcome])
+
+    def _runs_at_most_once(self, lease_id: str) -> bool:
+        held = self.life.keeper.held().get(lease_id)
+        return held is not None and held.task in self.registration.at_most_once
