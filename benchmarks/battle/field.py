@@ -104,6 +104,8 @@ class Field:
             "BATTLE_VISIBILITY_S": str(visibility_s),
             "DISPATCHER_REDIS_URL": self.broker.url,
             "DISPATCHER_STATE_DIR": str(folder / "autoscaled"),
+            # Workers are killed from outside, every few seconds: no job is to blame, however often it is hit.
+            "DISPATCHER_ATTEMPTS_MAX": "50",
             "PYTHONWARNINGS": "ignore",
             "PYTHONUNBUFFERED": "1",
             **{f"DISPATCHER_{name.upper()}": str(value) for name, value in settings.items()},
