@@ -107,6 +107,8 @@ class Settings:
                                  "could begin it at once and be done in half the time. 0: never.")
     recalls_max: int = knob(3, "times", "Most times that a job goes back in line so; a worker that drains, hangs or is ejected gives back "
                             "what it has not begun in any case.")
+    shutdown_grace_s: float = knob(0.0, "s", "What a worker still runs so long after a SIGTERM is cut short and goes back in line. Set "
+                                   "it some seconds below what kills the worker otherwise. 0: it finishes, however long that takes.")
     revokes_kept_s: float = knob(86_400.0, "s", "How long a revoke holds, at least. A revoked job that waits for longer before a worker "
                                  "may have it, for its `eta` say, runs.")
     unroutable_after_s: float = knob(30.0, "s", "A lane whose jobs no worker may have is told of, as an event and in `dispatcher status`, "

@@ -39,6 +39,7 @@ def make_app(broker_url: str, ledger: Path, *, attached: bool = True, **conf: An
         worker_hijack_root_logger=False,
         result_expires=600,
         broker_connection_retry_on_startup=True,
+        worker_soft_shutdown_timeout=float(os.environ.get("TEST_SOFT_SHUTDOWN_S", "0")),
         **conf,
     )
     add_tasks(made, Ledger(ledger))

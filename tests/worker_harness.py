@@ -140,7 +140,7 @@ class Cell:
 
     def environment(self) -> dict[str, str]:
         env = dict(os.environ, TEST_BROKER=self.url, TEST_LEDGER=str(self.ledger_path), PYTHONWARNINGS="ignore")
-        for name in ("heartbeat_s", "lease_ttl_s", "reject_backoff_s", "attempts_max"):
+        for name in ("heartbeat_s", "lease_ttl_s", "reject_backoff_s", "attempts_max", "shutdown_grace_s"):
             env[f"DISPATCHER_{name.upper()}"] = str(getattr(self.settings, name))
         return env
 

@@ -44,6 +44,11 @@ class _LeaseMixin:
             pool.outbound_buffer.extend(outbound)
             pool._busy_workers.update(fd for fd in busy if fd in pool._fileno_to_inq)
 
+    def cancel_active_requests(self: Any) -> None:
+        """A cold shutdown. In pools without processes Celery raises, into the job that runs in the loop; there the life ends it."""
+        if self.controller.dispatched.pool == "prefork":
+            super().cancel_active_requests()  # type: ignore[misc]
+
     def cancel_task_queue(self: Any, queue: str) -> None:
         """Remote control's ``cancel_consumer``: of the worker's own list it means "drain, and stay"."""
         if self.life is not None and queue == self.life.queue_name:

@@ -20,6 +20,9 @@ from dispatcher.worker.life import Host
 EXIT_DECLARED_DEAD = 75
 """Exit code of a worker that was declared dead (EX_TEMPFAIL: start me again)."""
 
+EXIT_CUT_SHORT = 1
+"""Exit code of a worker that was still running jobs when its time to stop was up: that of Celery's cold shutdown."""
+
 
 def host_of(c: Any) -> Host:
     """The host of the life of consumer ``c``. Call it in the thread that runs the worker.
@@ -31,7 +34,9 @@ def host_of(c: Any) -> Host:
         call_soon=c.call_soon if c.hub is None else c.hub.call_soon,
         has_loop=c.hub is not None,
         stop_warm=lambda: _stop_warm(c, owns_process=owns_process),
-        stop_dead=lambda: _stop_dead(c, owns_process=owns_process),
+        kill_pool=lambda: _kill_pool(c),
+        stop_dead=lambda: _stop_dead(c, EXIT_DECLARED_DEAD, owns_process=owns_process),
+        stop_short=lambda: _stop_dead(c, EXIT_CUT_SHORT, owns_process=owns_process),
         switch_queue=lambda: _switch_queue(c),
         is_reserved=lambda lease_id: _is_reserved(c, lease_id),
         runs_at_most_once=lambda lease_id: _runs_at_most_once(c, lease_id),
@@ -48,14 +53,18 @@ def _stop_warm(c: Any, *, owns_process: bool) -> None:
         c.call_soon(_raise(WorkerShutdown(0)))
 
 
-def _stop_dead(c: Any, *, owns_process: bool) -> None:
+def _kill_pool(c: Any) -> None:
     pool = getattr(c.pool, "_pool", None)
     for process in list(getattr(pool, "_pool", ())):
         with suppress(OSError):
             os.kill(process.pid, signal.SIGKILL)
+
+
+def _stop_dead(c: Any, exit_code: int, *, owns_process: bool) -> None:
+    _kill_pool(c)
     if owns_process:
-        os._exit(EXIT_DECLARED_DEAD)
-    c.call_soon(_raise(WorkerTerminate(EXIT_DECLARED_DEAD)))
+        os._exit(exit_code)
+    c.call_soon(_raise(WorkerTerminate(exit_code)))
 
 
 def _switch_queue(c: Any) -> None:

@@ -47,8 +47,12 @@ class Host:
     """Whether there is an event loop; without one :attr:`call_soon` may be late by seconds."""
     stop_warm: Callable[[], None]
     """Take nothing more, finish what runs, exit with 0."""
+    kill_pool: Callable[[], None]
+    """Kill the processes of the pool, where it has any."""
     stop_dead: Callable[[], None]
-    """Kill what runs and end at once."""
+    """Kill what runs and end at once: this life was declared dead."""
+    stop_short: Callable[[], None]
+    """Kill what runs and end at once: its time to stop is up."""
     switch_queue: Callable[[], None]
     """Consume the list that :attr:`WorkerLife.queue_name` names now."""
     is_reserved: Callable[[str], bool]
@@ -85,6 +89,7 @@ class WorkerLife:
         self._finished = False
         self._drain_wanted: str | None = None
         self._leaving = False
+        self._cut_at_ms: int | None = None
         self._lag_since_ms: int | None = None
         self._lag_ms = 0
         self._away = False
@@ -145,6 +150,16 @@ class WorkerLife:
         self._drain_wanted = mode
         self._notes.put("drain")
 
+    def leave(self, within_s: float | None) -> None:
+        """As ``drain("exit")``; what still runs then is cut short and goes back in line. ``None``: it may take as long as it takes.
+
+        The soonest end holds. Returns at once; safe in a signal handler.
+        """
+        if within_s is not None:
+            at_ms = self._clock.monotonic_ms() + round(within_s * 1000)
+            self._cut_at_ms = at_ms if self._cut_at_ms is None else min(at_ms, self._cut_at_ms)
+        self.drain("exit")
+
     def heard_revoke(self, members: list[str]) -> None:
         """This worker was told of a revoke: with the next beat Redis is too, for those that were not there."""
         self._heard_revokes.put(members)
@@ -185,8 +200,14 @@ class WorkerLife:
                     log.warning("cannot reach Redis, beating on: %s: %s", type(exc).__name__, exc)
             except Exception:
                 log.exception("a beat failed; the next one tries again")
+            rest_s = self.settings.heartbeat_s
+            if self._cut_at_ms is not None:
+                rest_s = min(rest_s, (self._cut_at_ms - self._clock.monotonic_ms()) / 1000)
+                if rest_s <= 0:
+                    self._cut_short()
+                    return
             try:
-                note = self._notes.get(timeout=self.settings.heartbeat_s)
+                note = self._notes.get(timeout=rest_s)
             except Empty:
                 note = ""
 
@@ -252,6 +273,20 @@ class WorkerLife:
             self.epoch,
         )
         self._host.stop_dead()
+
+    def _cut_short(self) -> None:
+        """Its time to stop is up: give back what still runs, uncounted, and end."""
+        if self.keeper.ended:
+            return
+        log.warning("out of time to stop: %d jobs are cut short and go back in line", len(self.keeper.held()))
+        self.keeper.flush()
+        self.keeper.ended = True  # that the pool dies now must not be told as what the jobs did
+        self._host.kill_pool()
+        try:
+            self._store.goodbye()
+        except redis.RedisError as exc:
+            log.warning("left without a goodbye (%s): its jobs go back in line when it has been silent for lease_ttl_s", exc)
+        self._host.stop_short()
 
     def _begin_anew(self) -> None:
         log.warning("Redis does not know worker life %s (it lost its state): beginning a new one", self.epoch)

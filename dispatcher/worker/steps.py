@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -33,6 +35,9 @@ from dispatcher.worker.refusal import WorkerRefused
 from dispatcher.worker.request import lease_request
 from dispatcher.worker.transport import transport_for
 
+PREFORK_ENDS_S = 5.0
+"""How long Celery has to kill its processes and to read what they had done."""
+
 POOLS = {PreforkPool: "prefork", ThreadPool: "threads", SoloPool: "solo"}
 
 
@@ -55,6 +60,7 @@ class DispatchedWorker(bootsteps.Step):
         force_settings(app.conf)
         w.prefetch_multiplier = 1
         w.consumer_cls = lease_consumer(symbol_by_name(w.consumer_cls))
+        w.wait_for_soft_shutdown = partial(leave_cold, w, w.wait_for_soft_shutdown)
         if pool == "solo":
             w.concurrency = 1  # Celery leaves it at the number of CPUs, and would fetch that many jobs
         keep_revokes()
@@ -74,6 +80,21 @@ def add_probe(app: Any) -> None:
                 told()
 
         app.task(probe, name=PROBE_TASK, shared=False, ignore_result=True, store_errors_even_if_ignored=False)
+
+
+def leave_cold(w: Any, wait: Callable[[], None]) -> None:
+    """What a worker does first when it is asked to stop cold, in a signal handler: Celery's soft shutdown, with an end to it.
+
+    It tells the dispatcher at once: Celery sends its signal only after the wait. Threads, and a job in the loop, cannot be killed alone, so
+    they run on until the process ends; in those pools nothing is gained by a sleep of the main thread, which may be what runs the job.
+    """
+    soft_s = float(w.app.conf.worker_soft_shutdown_timeout or 0)
+    prefork = w.dispatched.pool == "prefork"
+    if (life := getattr(w.consumer, "life", None)) is not None:
+        life.leave(soft_s + (PREFORK_ENDS_S if prefork else 0.0))
+        if not prefork:
+            return
+    wait()
 
 
 class DispatchedFacts:
@@ -120,9 +141,9 @@ class DispatchedConsumer(bootsteps.StartStopStep):
         life.begin()
 
         # Connected for this worker's life; Celery holds receivers weakly, so they are kept on the step.
-        def shutting_down(sender: Any = None, **_: Any) -> None:
+        def shutting_down(sender: Any = None, how: str = "", **_: Any) -> None:
             if sender == c.hostname:
-                life.drain("exit")
+                life.leave(facts.settings.shutdown_grace_s or None if how == "Warm" else None)
 
         def shut_down(sender: Any = None, **_: Any) -> None:
             if sender is c.controller:

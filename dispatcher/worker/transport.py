@@ -180,8 +180,8 @@ def transport_for(connection: Any) -> type:
 
 
 def as_payload(held: Held, lease_id: str) -> Any:
-    """The message as kombu wants it. In this process' memory, and only there, its delivery tag is the lease id, and a header names the
-    model that it was resolved to.
+    """The message as kombu wants it. In this process' memory, and only there, its delivery tag is the lease id, its ``eta`` has passed,
+    and a header names the model that it was resolved to.
     """
     raw = held.message
     if b'"__type__"' in raw:
@@ -195,6 +195,7 @@ def as_payload(held: Held, lease_id: str) -> Any:
     headers.pop(MODEL_HEADER, None)  # a retry sends it again, and may have got another version
     if (model := held.model) != "default":
         headers[MODEL_HEADER] = model
+    headers["eta"] = None  # it was due by Redis' clock; by this machine's it may not be, and would be held here until then
     properties["delivery_tag"] = lease_id
     said = payload["headers"].get("dispatch")
     held.guessed = not isinstance(said, dict) or said.get("cost") is None

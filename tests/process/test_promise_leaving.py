@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from dispatcher.store.admin_store import AdminStore
 from dispatcher.worker.host import EXIT_DECLARED_DEAD
 from tests.process.support import PATIENCE_S, Cluster, MakeCluster, Process, freeze_with_a_popped_job
 from tests.support import eventually
@@ -63,7 +64,7 @@ def leave_under_load(cluster: Cluster, how: str) -> None:
     if how == "SIGTERM":
         leaving.send(signal.SIGTERM)
     else:
-        cluster.command("drain", "w1@promise")
+        AdminStore(cluster.client, cluster.keys, ("dispatch",)).drain("w1@promise", keep=False)  # what the command calls, without its start
     eventually(lambda: cluster.leases(epoch) == len(begun), PATIENCE_S)
     assert cluster.ledger.ended() & begun == set(), "its queue was given back only when what it ran had ended"
     more = cluster.send("noop", count=10)
@@ -77,7 +78,7 @@ def leave_under_load(cluster: Cluster, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["SIGTERM", "drain"])
 def test_a_worker_that_is_asked_to_leave_loses_nothing(make_cluster: MakeCluster, how: str) -> None:
-    """SIGTERM, and ``dispatcher drain WORKER``: what runs is finished, once; what was queued goes elsewhere at once; then it exits
+    """SIGTERM, and what ``dispatcher drain WORKER`` asks for: what runs is finished, once; what was queued goes elsewhere at once; then it exits
     with 0 by itself. The jobs take longer than the leases live, so it must beat to its end.
     """
     leave_under_load(make_cluster(lease_ttl_s=3, heartbeat_s=0.5), how)
