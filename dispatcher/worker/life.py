@@ -220,7 +220,6 @@ class WorkerLife:
             self._store.drain(wanted)
             if self._drain_wanted == wanted:
                 self._drain_wanted = None
-        self._tell_revokes()
         totals = self.keeper.totals(self._memory.read())
         changed = b"" if totals == self._told_totals else totals
         sent_ms = self._clock.monotonic_ms()
@@ -235,6 +234,7 @@ class WorkerLife:
             self._told_totals = totals
             self._obey(beat)
             self.keeper.answered(beat)
+            self._tell_revokes()  # last: a Redis that is full refuses it, and must not miss a beat for it
 
     def _tell_revokes(self) -> None:
         members: list[str] = []
@@ -244,8 +244,7 @@ class WorkerLife:
             try:
                 self._revoke_store.add(members)
             except redis.RedisError:
-                self._heard_revokes.put(members)
-                raise
+                self._heard_revokes.put(members)  # the next beat tries again
 
     def _obey(self, beat: Beat) -> None:
         if beat.draining and not self.keeper.paused:

@@ -78,8 +78,8 @@ def leave_under_load(cluster: Cluster, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["SIGTERM", "drain"])
 def test_a_worker_that_is_asked_to_leave_loses_nothing(make_cluster: MakeCluster, how: str) -> None:
-    """SIGTERM, and what ``dispatcher drain WORKER`` asks for: what runs is finished, once; what was queued goes elsewhere at once; then it exits
-    with 0 by itself. The jobs take longer than the leases live, so it must beat to its end.
+    """SIGTERM, and what ``dispatcher drain WORKER`` asks for: what runs is finished, once; what was queued goes elsewhere at once; then it
+    exits with 0 by itself. The jobs take longer than the leases live, so it must beat to its end.
     """
     leave_under_load(make_cluster(lease_ttl_s=3, heartbeat_s=0.5), how)
 
