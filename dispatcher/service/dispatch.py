@@ -49,13 +49,16 @@ from dispatcher.service.views import lost_worker_view, worker_view
 from dispatcher.service.wake import Waker
 from dispatcher.settings import Settings
 from dispatcher.store.admit_batch import AdmitBatch, IngressList
-from dispatcher.store.dispatch_store import DispatchStore, Look, WorkerRow
+from dispatcher.store.dispatch_store import DispatchStore, Granted, Look, LookAt, LookWish, WorkerRow
 from dispatcher.store.rollout_store import SUBJECT
 from dispatcher.store.worker_store import Registration
 
 log = logging.getLogger(__name__)
 
 ADMIT_BATCH = 200
+
+WISH_WORKERS_MAX = 64
+"""In a larger fleet a look costs Redis more than the round trip that a wish saves, and not every one is of use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,11 @@ class Dispatcher:
         self._models: set[str] = set(settings.models)
         self._ingress: list[IngressList] = []
         self._rested_at_ms = 0
+        self._look_at = LookAt(
+            limit=settings.batch_size, message_bytes_max=settings.message_bytes_max, by_lane=bool(self._policy.caps)
+        )
+        self._wish: LookWish | None = None
+        self._granted: Granted | None = None
         self._paused: frozenset[str] = frozenset()
         self._warned_fields: set[str] = set()
         ttl_ms = round(settings.leader_ttl_s * 1000)
@@ -171,11 +179,17 @@ class Dispatcher:
             stop.wait(report.wait_s)
         else:
             # What a paused queue holds must not wake us: it would at once, and again.
-            self._waker.wait([one.key for one in self._unpaused()], report.wait_s)
+            ingress = self._unpaused()
+            if len(self._registrations) > WISH_WORKERS_MAX:
+                self._wish = None
+            elif self._wish is None or self._wish.ingress != tuple(ingress):
+                self._wish = self._store.wish(ingress, **self._look_at)
+            self._granted = self._waker.wait([one.key for one in ingress], report.wait_s, self._wish)
         # Under a stream of small arrivals every look would find one job; a rest makes the next batch larger. After a quiet time the
         # rest is over already.
         rest_ms = self._rested_at_ms + self._settings.tick_interval_ms - self._clock.monotonic_ms()
         if rest_ms > 0:
+            self._granted = None
             self._clock.sleep(rest_ms / 1000)
         self._rested_at_ms = self._clock.monotonic_ms()
 
@@ -183,22 +197,23 @@ class Dispatcher:
 
     def step(self) -> StepReport:
         """Look once, decide, apply. Never sleeps; safe to call again after any exception."""
+        granted, self._granted = self._granted, None
         if not self._leadership.renew():
             self._close_waker()
             return StepReport(leads=False)
         try:
-            return self._lead()
+            return self._lead(granted)
         except NotLeader:
             self._leadership.lose()
             return StepReport(leads=False)
 
-    def _lead(self) -> StepReport:
+    def _lead(self, granted: Granted | None) -> StepReport:
         settings = self._settings
         began_ms = self._clock.monotonic_ms()
         ingress = self._unpaused()  # as of the last look: the backlog of a paused queue must not use up this one
-        look = self._store.look(
-            ingress, limit=settings.batch_size, message_bytes_max=settings.message_bytes_max, by_lane=bool(self._policy.caps)
-        )
+        look = None if granted is None else granted.look(ingress)
+        if look is None:
+            look = self._store.look(ingress, **self._look_at)
         if not look.leads:
             raise NotLeader("the lead expired")
         self._paused = look.paused

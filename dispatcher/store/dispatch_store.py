@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import chain, groupby
 from operator import attrgetter
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypedDict, cast
 
 import msgspec
 import redis
@@ -82,6 +82,37 @@ class Look:
     messages: dict[int, list[bytes]]
 
 
+class LookAt(TypedDict):
+    """How much a look reads; see :meth:`DispatchStore.look`."""
+
+    limit: int
+    message_bytes_max: int
+    by_lane: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LookWish:
+    """Commands that make a look of these lists, and how many replies they get."""
+
+    ingress: tuple[IngressList, ...]
+    packed: bytes
+    replies: int
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A wish, and the replies to it."""
+
+    wish: LookWish
+    replies: Sequence[Any]
+
+    def look(self, ingress: Sequence[IngressList]) -> Look | None:
+        """What it found; ``None`` if it is one of other lists, or Redis could not run it (it was restarted: it has no scripts)."""
+        if self.wish.ingress != tuple(ingress) or any(isinstance(reply, Exception) for reply in self.replies):
+            return None
+        return _as_look(*self.replies)
+
+
 @dataclass(frozen=True, slots=True)
 class Applied:
     """What came of a batch of decisions: per admit batch and per assignment, how many jobs were moved.
@@ -146,27 +177,25 @@ class DispatchStore:
 
     def look(self, ingress: Sequence[IngressList], *, limit: int, message_bytes_max: int, by_lane: bool = False) -> Look:
         """Messages at the head of the ingress lists, and a snapshot; one round trip, nothing written. ``by_lane``: with ``leased_ms``."""
+        calls = self._look_calls(ingress, limit, message_bytes_max, by_lane=by_lane)
+        try:
+            replies = self._scripts.ask(calls)
+        except redis.exceptions.NoScriptError:
+            replies = self._scripts.ask(calls)  # the scripts are loaded now, and nothing was written
+        return _as_look(*replies)
+
+    def wish(self, ingress: Sequence[IngressList], *, limit: int, message_bytes_max: int, by_lane: bool = False) -> LookWish:
+        """A look that Redis takes later, when whoever sends the wish is woken up."""
+        calls = self._look_calls(ingress, limit, message_bytes_max, by_lane=by_lane)
+        return LookWish(tuple(ingress), b"".join(chain.from_iterable(map(self._scripts.pack, calls))), len(calls))
+
+    def _look_calls(self, ingress: Sequence[IngressList], limit: int, message_bytes_max: int, *, by_lane: bool) -> list[Call]:
         keys = self.keys
         names = [keys.leader, keys.lanes, keys.workers, keys.paused, keys.scheduled]
         calls: list[Call] = [("snapshot", names, [self.token, self._cell, ALIVE_TTL_MS, "1" if by_lane else ""])]
         if ingress:
             calls.append(("read_ingress", [one.key for one in ingress], [limit, message_bytes_max, READ_BYTES_MAX]))
-        try:
-            replies = self._scripts.ask(calls)
-        except redis.exceptions.NoScriptError:
-            replies = self._scripts.ask(calls)  # the scripts are loaded now, and nothing was written
-        now_ms, leads, paused, lanes, workers, next_due, leased = replies[0]
-        found = replies[1] if ingress else []
-        return Look(
-            now_ms=now_ms,
-            leads=bool(leads),
-            paused=frozenset(name.decode() for name in paused),
-            lanes=tuple(_lane_view(*lanes[i : i + 3]) for i in range(0, len(lanes), 3)),
-            workers=tuple(_worker_row(*workers[i : i + 10]) for i in range(0, len(workers), 10)),
-            next_due_ms=int(float(next_due)) if next_due else None,
-            leased_ms={leased[i].decode(): leased[i + 1] for i in range(0, len(leased), 2)},
-            messages={index: messages for index, messages in enumerate(found) if messages},
-        )
+        return calls
 
     def registrations(self, epochs: Sequence[str]) -> dict[str, Registration]:
         """What those workers said of themselves; without those that are gone."""
@@ -211,6 +240,7 @@ class DispatchStore:
             if promote:
                 names = [keys.leader, keys.scheduled, keys.lanes, *self._dead]
                 stream.send(("promote_scheduled", names, [self.token, keys.lane_prefix, promote, LATE_REASON]))
+            stream.flush()  # a single message would wait for what is decided about it
             if decided := assignments():
                 stream.send(self._assign_call(decided))
             replies = stream.replies()
@@ -317,6 +347,20 @@ class DispatchStore:
 
     def _run(self, name: str, keys: list[str], args: list[Any]) -> Any:
         return self._scripts.ask([(name, keys, args)])[0]
+
+
+def _as_look(snapshot: list[Any], found: Sequence[list[bytes]] = ()) -> Look:
+    now_ms, leads, paused, lanes, workers, next_due, leased = snapshot
+    return Look(
+        now_ms=now_ms,
+        leads=bool(leads),
+        paused=frozenset(name.decode() for name in paused),
+        lanes=tuple(_lane_view(*lanes[i : i + 3]) for i in range(0, len(lanes), 3)),
+        workers=tuple(_worker_row(*workers[i : i + 10]) for i in range(0, len(workers), 10)),
+        next_due_ms=int(float(next_due)) if next_due else None,
+        leased_ms={leased[i].decode(): leased[i + 1] for i in range(0, len(leased), 2)},
+        messages={index: messages for index, messages in enumerate(found) if messages},
+    )
 
 
 def _lane_view(name: bytes, depth: int, frame: bytes) -> LaneView:

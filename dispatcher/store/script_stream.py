@@ -57,6 +57,12 @@ class ScriptRunner:
             if stream.under_way:
                 self._connection.disconnect()  # it connects again by itself
 
+    def pack(self, call: Call) -> list[bytes]:
+        """The call as it goes over the wire, for another connection than this one's."""
+        name, keys, args = call
+        connection: Any = self._connection or self._client.connection_pool.make_connection()
+        return list(connection.pack_command("EVALSHA", self._shas[name], len(keys), *keys, *args))
+
     def load(self) -> None:
         """Gives Redis every script."""
         with self._client.pipeline(transaction=False) as pipe:
@@ -83,11 +89,11 @@ class Stream:
         self._unsent += packed
         self._unsent_bytes += sum(map(len, packed))
         if self._unsent_bytes > SEND_BYTES:
-            self._flush()
+            self.flush()
 
     def replies(self) -> list[Any]:
         """What the scripts returned, in order; raises the first error, when all have been read."""
-        self._flush()
+        self.flush()
         found: list[Any] = []
         error: Exception | None = None
         while self.under_way:
@@ -100,7 +106,8 @@ class Stream:
             raise error
         return found
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send what was gathered."""
         if self._unsent:
             self._connection.send_packed_command([b"".join(self._unsent)])
             self._unsent, self._unsent_bytes = [], 0

@@ -10,10 +10,14 @@ import pytest
 import redis
 
 from dispatcher.service.wake import Waker
+from dispatcher.store.admit_batch import IngressList
 from dispatcher.store.connection import connect
+from dispatcher.store.dispatch_store import DispatchStore, Granted, LookWish
+from dispatcher.store.keys import Keys
 from tests.support import eventually
 
 LISTS = ["dispatch", "dispatch\x06\x163", "gpu"]
+INGRESS = [IngressList(key, key, 0) for key in LISTS]
 LONG_S = 60.0
 """Longer than any test may take: a wait that ends has been woken."""
 
@@ -32,43 +36,49 @@ def waker(client: redis.Redis) -> Iterator[Waker]:
     made.close()
 
 
+@pytest.fixture
+def store(client: redis.Redis) -> DispatchStore:
+    return DispatchStore(client, Keys(), "t1")
+
+
 def blocked(client: redis.Redis) -> int:
     return int(client.info("clients")["blocked_clients"])
 
 
-def is_asleep(waker: Waker, client: redis.Redis, lists: list[str], wake: Callable[[], object]) -> float:
-    """Sleeps in a thread, calls ``wake`` once it does; seconds that it slept. Fails if it does not wake up."""
-    began, slept = time.monotonic(), []
+def is_asleep(
+    waker: Waker, client: redis.Redis, lists: list[str], wake: Callable[[], object], wish: LookWish | None = None
+) -> Granted | None:
+    """Sleeps in a thread, calls ``wake`` once it does; what it woke up with. Fails if it does not wake up."""
+    slept: list[Granted | None] = []
     failed: list[Exception] = []
 
     def sleep() -> None:
         try:
-            waker.wait(lists, LONG_S)
+            slept.append(waker.wait(lists, LONG_S, wish))
         except redis.RedisError as exc:
             failed.append(exc)
-        slept.append(time.monotonic() - began)
 
     thread = threading.Thread(target=sleep, daemon=True)
     thread.start()
     eventually(lambda: blocked(client) == len(lists) + 1, message="the waker did not go to sleep")
     wake()
     thread.join(20)
-    assert slept, "it did not wake up"
     if failed:
         raise failed[0]
+    assert slept, "it did not wake up"
     return slept[0]
 
 
 @pytest.mark.parametrize("key", LISTS)
 def test_a_message_on_any_list_wakes_it(waker: Waker, client: redis.Redis, key: str) -> None:
     """And stays where it is, as the only copy of it."""
-    assert is_asleep(waker, client, LISTS, lambda: client.lpush(key, b"job")) < LONG_S
+    is_asleep(waker, client, LISTS, lambda: client.lpush(key, b"job"))
     assert client.lrange(key, 0, -1) == [b"job"]
 
 
 def test_a_word_from_a_script_wakes_it(waker: Waker, client: redis.Redis) -> None:
     """That one is read off: it is no job."""
-    assert is_asleep(waker, client, LISTS, lambda: client.lpush("dispatch:wake", b"1")) < LONG_S
+    is_asleep(waker, client, LISTS, lambda: client.lpush("dispatch:wake", b"1"))
     assert client.exists("dispatch:wake") == 0
 
 
@@ -88,6 +98,37 @@ def test_many_sleeps_pop_nothing(waker: Waker, client: redis.Redis) -> None:
         waker.wait(LISTS, LONG_S)
 
     assert client.lrange("dispatch", 0, -1) == sent[::-1]
+
+
+def test_what_was_wished_for_comes_with_what_wakes_it(waker: Waker, client: redis.Redis, store: DispatchStore) -> None:
+    """The look that Redis took when the message came has it; the next sleep brings the next one."""
+    wish = store.wish(INGRESS, limit=10, message_bytes_max=1000)
+    client.script_flush()
+    store.look([], limit=1, message_bytes_max=1000)  # loads the scripts
+    for number in (1, 2):
+        granted = is_asleep(waker, client, LISTS, lambda number=number: client.lpush("gpu", b"%d" % number), wish)
+        look = granted.look(INGRESS)
+        assert look.messages == {2: [b"%d" % number]}
+        assert granted.look(INGRESS[:1]) is None
+        client.delete("gpu")
+
+
+def test_a_wish_that_was_granted_while_it_was_awake_is_none(waker: Waker, client: redis.Redis, store: DispatchStore) -> None:
+    """What Redis saw then may be older than what was done since."""
+    wish = store.wish(INGRESS, limit=10, message_bytes_max=1000)
+    waker.wait(LISTS, 0.01, wish)
+    client.lpush("gpu", b"job")
+
+    assert waker.wait(LISTS, LONG_S, wish) is None
+
+
+def test_a_wish_that_redis_does_not_know_is_none(waker: Waker, client: redis.Redis, store: DispatchStore) -> None:
+    """Redis was restarted, and has lost the scripts: it wakes up all the same."""
+    wish = store.wish(INGRESS, limit=10, message_bytes_max=1000)
+    client.script_flush()
+    granted = is_asleep(waker, client, LISTS, lambda: client.lpush("gpu", b"job"), wish)
+
+    assert granted.look(INGRESS) is None
 
 
 def test_without_a_word_it_wakes_in_time(waker: Waker) -> None:
@@ -112,7 +153,7 @@ def test_lists_come_and_go(waker: Waker, client: redis.Redis) -> None:
     waker.wait(["dispatch", "gpu"], 0.01)
     client.lpush("gpu", b"paused")
 
-    assert is_asleep(waker, client, ["dispatch", "new"], lambda: client.lpush("new", b"job")) < LONG_S
+    is_asleep(waker, client, ["dispatch", "new"], lambda: client.lpush("new", b"job"))
     assert client.llen("gpu") == client.llen("new") == 1
 
 
@@ -136,7 +177,7 @@ def test_a_killed_connection_is_said_and_survived(waker: Waker, client: redis.Re
         is_asleep(waker, client, LISTS, kill)
     eventually(lambda: blocked(client) == 0)
 
-    assert is_asleep(waker, client, LISTS, lambda: client.lpush("gpu", b"job")) < LONG_S
+    is_asleep(waker, client, LISTS, lambda: client.lpush("gpu", b"job"))
     assert client.llen("gpu") == 1
 
 
@@ -153,7 +194,7 @@ def test_a_key_that_is_no_list_does_not_keep_it_awake(waker: Waker, client: redi
     client.delete("gpu")
     client.lpop("dispatch")
     waker.wait(LISTS, 0.01)
-    assert is_asleep(waker, client, LISTS, lambda: client.lpush("gpu", b"job")) < LONG_S
+    is_asleep(waker, client, LISTS, lambda: client.lpush("gpu", b"job"))
 
 
 def test_closed_it_leaves_nothing_blocked(waker: Waker, client: redis.Redis) -> None:
