@@ -71,7 +71,8 @@ def candidates(lane: LaneView, snapshot: Snapshot, policy: Policy) -> list[Candi
         if strategy.timed:
             terms["run_ms"] = cost_ms / speed
             terms["wait_ms"] = strategy.score(cost_ms, fleet.load(index), speed) - terms["run_ms"]
-            terms["load_ms"] = load_penalty_ms(lane.lane.model, worker, snapshot.load_ms)
+            terms["load_ms"] = load_penalty_ms(lane.lane.model, worker, may.cold_ms)
+            terms["second_load_ms"] = float(may.cold_ms) if may.on_its_way and terms["load_ms"] else 0.0
             terms["away_ms"] = policy.penalty_ms(lane.lane, worker) if policy.penalty_ms is not None else 0.0
             terms = {name: round(term, 3) for name, term in terms.items() if term or name == "run_ms"}
         if place == home and policy.sticky is not None:

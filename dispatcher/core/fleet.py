@@ -19,6 +19,7 @@ from dispatcher.core.affinity import Array
 from dispatcher.core.balancing.base import Load, Strategy
 from dispatcher.core.lane import Lane
 from dispatcher.core.policy import Policy
+from dispatcher.core.residency import load_penalty_ms
 from dispatcher.core.roster import Candidates, Roster
 from dispatcher.core.snapshot import WorkerView
 
@@ -71,6 +72,8 @@ class Fleet:
         self._grown: list[int] = []  # since the columns were made or brought up to date
         self._ties: Array | None = None
         self._rankings: dict[tuple[int, int, float], Ranking] = {}
+        self._coming: dict[str, set[int]] = {}  # model → indices of workers that were sent for it in this plan
+        self._extras: dict[int, list[float]] = {}  # identity of candidates → their extra, where that is another by now
         self._open: dict[int, list[int]] = {}  # identity of indices → those with room, and some that are full by now
 
     # -- who
@@ -131,6 +134,27 @@ class Fleet:
         self._grown.append(index)
         return load.leases >= self.windows[index]
 
+    def is_cold(self, candidates: Candidates, place: int) -> bool:
+        """Whether that worker would have to load the model, which takes time."""
+        index = candidates.indices[place]
+        resident = self.workers[index].resident
+        return resident is not None and candidates.model not in resident and index not in self._coming.get(candidates.model, ())
+
+    def will_load(self, candidates: Candidates, place: int) -> None:
+        """It was given a job whose model it must load: the jobs behind that one find it there, and wait for as long as it takes.
+
+        From then on they have it loaded elsewhere only where that is worth two loads, for they could share this one.
+        """
+        index = candidates.indices[place]
+        self._coming.setdefault(candidates.model, set()).add(index)
+        self._extras.clear()
+        for ranking in self._rankings.values():
+            if ranking.candidates.model == candidates.model:
+                ranking.heap, ranking.beyond = [], -INFINITE
+        load = self.load(index)
+        load.cost_ms += round(candidates.cold_ms * candidates.speeds[place])
+        self._grown.append(index)
+
     def took_turn(self, index: int, turn: int) -> None:
         """It was chosen."""
         load = self.load(index)
@@ -143,8 +167,27 @@ class Fleet:
         """What the strategy makes of one place, the extra included. Where it knows no times, the extra decides first."""
         value = strategy.score(cost_ms, self.load(candidates.indices[place]), candidates.speeds[place])
         if candidates.extra_ms:
-            value += candidates.extra_ms[place] * (1.0 if strategy.timed else UNTIMED_EXTRA)
+            extra_ms = candidates.extra_ms[place]
+            if self._coming and candidates.model in self._coming:
+                extra_ms = self._extra_ms(candidates)[place]
+            value += extra_ms * (1.0 if strategy.timed else UNTIMED_EXTRA)
         return value
+
+    def _extra_ms(self, candidates: Candidates) -> list[float]:
+        """The extra of each place as it is once workers were sent for the model in this plan."""
+        found = self._extras.get(id(candidates))
+        if found is None:
+            model, cold_ms, coming = candidates.model, candidates.cold_ms, self._coming[candidates.model]
+            second_ms, found = 0 if candidates.on_its_way else cold_ms, []
+            for index, extra_ms in zip(candidates.indices, candidates.extra_ms, strict=True):
+                load_ms = load_penalty_ms(model, self.workers[index], cold_ms)
+                if index in coming:
+                    extra_ms += second_ms - cold_ms - load_ms
+                elif load_ms:
+                    extra_ms += second_ms
+                found.append(extra_ms)
+            self._extras[id(candidates)] = found
+        return found
 
     def ranking(self, candidates: Candidates, strategy: Strategy, cost_ms: int, ratio: float) -> Ranking:
         """One for all lanes of that kind whose jobs cost that. ``strategy`` is that of the kind's model."""
@@ -214,6 +257,8 @@ class Fleet:
         load = Load(*cast("Any", (leases, costs, slots, *turns)))
         scores = np.asarray(strategy.score(ranking.cost_ms, load, cast("Any", speeds)), dtype=float)
         if candidates.extra_ms:
+            if candidates.model in self._coming:
+                extra = np.array(self._extra_ms(candidates))
             scores = scores + extra * (1.0 if strategy.timed else UNTIMED_EXTRA)
         unfit = leases >= windows
         if ratio:

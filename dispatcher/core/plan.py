@@ -17,6 +17,11 @@ from dispatcher.core.policy import Policy
 from dispatcher.core.roster import Roster
 from dispatcher.core.snapshot import LaneView, Snapshot, WorkerView
 
+PATIENCE_LOADS = 8
+"""A job that needs a load is served after those that need none, unless it has waited for so many loads longer: so that a busy worker
+spends a ninth of its time with loading at most, and no model waits for ever.
+"""
+
 
 @dataclass(slots=True)
 class PolicyState:
@@ -37,7 +42,7 @@ class PolicyState:
 @dataclass(slots=True)
 class _Waiting:
     """A lane while its jobs are placed. ``home``: place of its slot's worker, -1 without. ``held``: index of a full worker → jobs that
-    wait for it; ``reason`` why. ``placed``: index → [how many, score of the first].
+    wait for it; ``reason`` why. ``placed``: index → [how many, score of the first]. ``deferred``: jobs that need no load come first.
     """
 
     view: LaneView
@@ -49,6 +54,7 @@ class _Waiting:
     placed: dict[int, list[float]] = field(default_factory=dict)
     held: dict[int, int] = field(default_factory=dict)
     reason: str = "full"
+    deferred: bool = False
 
 
 @dataclass(slots=True)
@@ -63,6 +69,7 @@ class _Round:
     waiting: dict[str, _Waiting] = field(default_factory=dict)  # lanes that have been begun with, by name
     holds: list[Hold] = field(default_factory=list)
     allowance: Allowance | None = None
+    oldest_ms: dict[str, int] = field(default_factory=dict)  # model → since when jobs of it wait; empty where loads may be made
 
 
 def plan(snapshot: Snapshot, state: PolicyState, policy: Policy, *, rng: Random, jobs_max: int = 500) -> Plan:
@@ -164,15 +171,29 @@ def _rank(view: LaneView, placed: int, growing: _Round) -> _Ranked:
     return 1, growing.policy.order.rank(view, now_ms, placed), placed, view.job, view.name, view
 
 
-def _serve(lanes: Sequence[LaneView], growing: _Round) -> None:
-    """Place jobs of these lanes, one at a time, until all are placed or held, or no more may be placed."""
+def _oldest(lanes: Sequence[LaneView]) -> dict[str, int]:
+    """Model → since when jobs of it have been waiting."""
+    found: dict[str, int] = {}
+    for view in lanes:
+        found[view.lane.model] = min(view.admitted_ms, found.get(view.lane.model, view.admitted_ms))
+    return found
+
+
+def _serve(lanes: Sequence[LaneView], growing: _Round, *, last: bool = False) -> None:
+    """Place jobs of these lanes, one at a time, until all are placed or held, or no more may be placed.
+
+    Those whose worker would have to load their model come ``last``, where it has the models of others that wait: a free worker goes on
+    with what is in its memory, or all of them would do nothing but load.
+    """
     fleet, accounts, weights = growing.fleet, growing.state.accounts, growing.policy.tenant_weights
     if growing.left <= 0 or not fleet.has_room():
         _leave(lanes, growing)
         return
     ranked: dict[str, list[_Ranked]] = {}
     for view in lanes:
-        ranked.setdefault(view.lane.tenant, []).append(_rank(view, 0, growing))
+        begun = growing.waiting.get(view.name)
+        ranked.setdefault(view.lane.tenant, []).append(_rank(view, view.depth - begun.left if begun else 0, growing))
+    growing.oldest_ms = _oldest(lanes) if growing.snapshot.load_ms and not last else {}
     for heap in ranked.values():
         heapq.heapify(heap)
     tenants = [(accounts.given[tenant], tenant) for tenant in ranked]
@@ -186,7 +207,7 @@ def _serve(lanes: Sequence[LaneView], growing: _Round) -> None:
         if waiting is not None:
             alone = len(tenants) == 1 and len(heap) == 1
             given, done = _place(waiting, growing.left if alone else 1, growing)
-            if done:
+            if done and not waiting.deferred:
                 _note_held(waiting, growing)
         if given:
             accounts.charge(tenant, given * view.cost_ms, weights)
@@ -200,7 +221,12 @@ def _serve(lanes: Sequence[LaneView], growing: _Round) -> None:
             heapq.heappop(tenants)
         if done and not given and not fleet.has_room():
             break
+    deferred = [view for view in lanes if (waiting := growing.waiting.get(view.name)) is not None and waiting.deferred]
     _leave((one[-1] for _, tenant in tenants for one in ranked[tenant]), growing)
+    if deferred:
+        for view in deferred:
+            growing.waiting[view.name].deferred = False
+        _serve(deferred, growing, last=True)
 
 
 def _leave(lanes: Iterable[LaneView], growing: _Round) -> None:
@@ -269,6 +295,10 @@ def _place(waiting: _Waiting, most: int, growing: _Round) -> tuple[int, bool]:
         if place < 0:
             return given, True
         index = candidates.indices[place]
+        cold = candidates.cold_ms > 0 and fleet.is_cold(candidates, place)
+        if cold and growing.oldest_ms and _warm_jobs_wait(waiting.view, growing, index, candidates.cold_ms):
+            waiting.deferred = True
+            return given, True
         looked += 1
         waiting.left -= 1
         if fleet.is_full(index):
@@ -278,6 +308,8 @@ def _place(waiting: _Waiting, most: int, growing: _Round) -> tuple[int, bool]:
             fleet.owe(index, cost_ms)
             continue
         filled = fleet.owe(index, cost_ms)
+        if cold:
+            fleet.will_load(candidates, place)
         growing.left -= 1
         given += 1
         if allowance is not None:
@@ -290,6 +322,15 @@ def _place(waiting: _Waiting, most: int, growing: _Round) -> tuple[int, bool]:
         else:
             placed[index] = [1, score]
     return given, waiting.left == 0
+
+
+def _warm_jobs_wait(view: LaneView, growing: _Round, index: int, cold_ms: int) -> bool:
+    """Whether jobs wait whose model the worker has, and this one may be served after them."""
+    if view.deadline_ms and is_urgent(view, growing.snapshot.now_ms):
+        return False
+    oldest_ms, latest_ms = growing.oldest_ms, view.admitted_ms + PATIENCE_LOADS * cold_ms
+    resident = growing.snapshot.workers[index].resident or ()
+    return any(oldest_ms[model] < latest_ms for model in resident if model in oldest_ms)
 
 
 def _choose(waiting: _Waiting, growing: _Round) -> tuple[int, float]:

@@ -5,13 +5,16 @@ Late binding keeps such jobs few; these are the ones it guessed wrong, where a w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from dispatcher.core.balancing.base import Filter
 from dispatcher.core.lane import Lane
+from dispatcher.core.residency import load_penalty_ms, time_to_load_ms
 from dispatcher.core.snapshot import WorkerView
+
+NO_LOADS: Final[Mapping[str, int]] = {}
 
 RATIO: Final = 2.0
 """It must be done that many times sooner elsewhere: less is within the error of what is known, and would go to and fro."""
@@ -43,27 +46,35 @@ class FreeSlots:
     slots: dict[str, int]
     workers: Sequence[WorkerView]
     filters: Sequence[Filter]
+    load_ms: Mapping[str, int]
 
     @classmethod
-    def of(cls, workers: Sequence[WorkerView], given: frozenset[str], filters: Sequence[Filter]) -> FreeSlots:
-        """``given``: epochs that were assigned jobs since the workers were looked at. Who has not begun what it owes begins no other."""
+    def of(
+        cls, workers: Sequence[WorkerView], given: frozenset[str], filters: Sequence[Filter], load_ms: Mapping[str, int] = NO_LOADS
+    ) -> FreeSlots:
+        """``given``: epochs that were assigned jobs since the workers were looked at. Who has not begun what it owes begins no other.
+
+        ``load_ms``: model → time to load it, where known.
+        """
         free = {
             worker.epoch: min(worker.concurrency - worker.leases, worker.room)
             for worker in workers
             if worker.epoch not in given and worker.taken == worker.leases < worker.concurrency and worker.room
         }
-        return cls(free, [worker for worker in workers if worker.epoch in free], filters)
+        return cls(free, [worker for worker in workers if worker.epoch in free], filters, load_ms)
 
     def any(self) -> bool:
         return any(self.slots.values())
 
     def take(self, job: Unstarted, epoch: str, at_least_ms: float) -> bool:
         """Speak for a slot of another worker at which the job would be done in ``at_least_ms`` divided by :data:`RATIO`."""
+        model = job.lane.model
+        cold_ms = time_to_load_ms(model, self.load_ms)
         for worker in self.workers:
             if (
                 self.slots[worker.epoch] > 0
                 and worker.epoch != epoch
-                and job.cost_ms / worker.speed(job.lane.model) * RATIO <= at_least_ms
+                and (job.cost_ms / worker.speed(model) + load_penalty_ms(model, worker, cold_ms)) * RATIO <= at_least_ms
                 and all(one.refuses(job.lane, worker) is None for one in self.filters)
             ):
                 self.slots[worker.epoch] -= 1

@@ -19,19 +19,25 @@ ARRIVAL_LOADS, ARRIVAL_EXTRA_MS = 2, 5_000
 """A model that was sent for is taken to be on its way for this many load times and this much more; then only the worker's word counts."""
 
 
-def load_penalty_ms(model: str, worker: WorkerView, load_ms: Mapping[str, int]) -> float:
-    """How much later a job of ``model`` is done on ``worker`` because the model must be loaded first.
+FULL_LOADS = 2
+"""What a load costs where memory is full, in loads: another model must go, and be loaded again when its next job comes."""
 
-    0 where the worker has it, or will soon, and where nothing is known: of the worker's memory, or of the model. A version that was
-    never loaded (``chat@2``) is taken to load as long as the name without it (``chat``) where that is known.
+
+def load_penalty_ms(model: str, worker: WorkerView, load_ms: int) -> float:
+    """What it costs to run a job of ``model``, which takes ``load_ms`` to load, on ``worker``, in ms of its time.
+
+    0 where the worker has it, or will soon, or does not say; else the load, and that of the model that must make room.
     """
     if worker.resident is None or model in worker.resident:
         return 0.0
-    return float(time_to_load_ms(model, load_ms))
+    full = 0 < worker.models_max <= len(worker.resident)
+    return float(load_ms * (FULL_LOADS if full else 1))
 
 
 def time_to_load_ms(model: str, load_ms: Mapping[str, int]) -> int:
-    """How long ``model`` takes to load; 0 where nobody knows."""
+    """How long ``model`` takes to load; 0 where nobody knows. A version that was never loaded (``chat@2``) is taken to load as long as
+    the name without it (``chat``) where that is known.
+    """
     known = load_ms.get(model)
     return load_ms.get(model.partition("@")[0], 0) if known is None else known
 
@@ -85,6 +91,10 @@ class Arrivals:
         self._until[epoch] = arrivals
         return resident | arrivals.keys(), sum(max(0, one.due_ms - now_ms) for one in arrivals.values())
 
+    def models(self, epoch: str) -> frozenset[str]:
+        """Those on their way to that worker."""
+        return frozenset(self._until.get(epoch, ()))
+
     def forget(self, alive: Collection[str], now_ms: int) -> None:
         """Keep those workers, and what is still believed in: a worker that is new has not been heard of."""
         self._until = {
@@ -128,6 +138,10 @@ class Residency:
         if epoch not in self._resident:
             self._resident[epoch] = None if at_first is None else frozenset(at_first)
         return self._arrivals.soon(epoch, self._resident[epoch], now_ms)
+
+    def loading(self, epoch: str) -> frozenset[str]:
+        """What of that it will hold soon. To be asked after :meth:`of`."""
+        return self._arrivals.models(epoch)
 
     def assigned(self, assignments: Iterable[Assign], now_ms: int) -> None:
         """These jobs have gone to their workers."""

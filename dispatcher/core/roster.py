@@ -19,7 +19,7 @@ from dispatcher.core.balancing.base import Filter
 from dispatcher.core.labels import Wanted
 from dispatcher.core.lane import Lane
 from dispatcher.core.policy import Policy
-from dispatcher.core.residency import time_to_load_ms
+from dispatcher.core.residency import load_penalty_ms, time_to_load_ms
 from dispatcher.core.snapshot import WorkerView
 
 KINDS_KEPT: Final = 10_000
@@ -35,13 +35,17 @@ class Candidates:
     """The workers that may have jobs of one kind, full ones too. The three lists go together; a *place* is an index into them.
 
     ``extra_ms`` is what the strategy does not know of: time to load the model, and what is wished and not had; empty where it is 0 for
-    all. ``are_all``: they are all the workers there are.
+    all. ``are_all``: they are all the workers there are. ``cold_ms``: what ``model`` takes
+    to load where it is not in memory; ``on_its_way``: one of them is loading it.
     """
 
     indices: list[int]
     speeds: list[float]
     extra_ms: list[float]
     are_all: bool
+    model: str = ""
+    cold_ms: int = 0
+    on_its_way: bool = False
     arrays: tuple[Array | None, Array, Array] | None = None
     rendezvous: Rendezvous | None = None
 
@@ -111,7 +115,7 @@ class Roster:
         refused = any(one.refuses(ANY_LANE, now) is not None for one in filters)
         if now.epoch != before.epoch or refused != (index in self._unusable):
             return False
-        if now.warmth != before.warmth or now.speeds != before.speeds or now.resident != before.resident:
+        if now.warmth != before.warmth or now.speeds != before.speeds or now.resident != before.resident or now.loading != before.loading:
             return False
         self.windows[index] = now.window
         if self._columns is not None:
@@ -153,14 +157,18 @@ class Roster:
         model = lane.model
         speeds = [(one.speeds.get(model, one.weight) if one.speeds else one.weight) * one.warmth for one in chosen]
         extra: list[float] = []
+        on_its_way = False
         if cold_ms := time_to_load_ms(model, self._load_ms):
-            extra = [0.0 if one.resident is None or model in one.resident else float(cold_ms) for one in chosen]
+            extra = [load_penalty_ms(model, one, cold_ms) for one in chosen]
+            on_its_way = any(model in one.loading for one in chosen)
+            if on_its_way:
+                extra = [one and one + cold_ms for one in extra]
         if lane.prefers and policy.penalty_ms is not None:
             penalties = self._penalties.get(kind)
             if penalties is None:
                 penalties = self._penalties[kind] = [policy.penalty_ms(lane, worker) for worker in workers]
             extra = [one + penalties[i] for one, i in zip(extra or repeat(0.0), indices, strict=False)]
-        return Candidates(indices, speeds, extra if any(extra) else [], len(indices) == len(workers))
+        return Candidates(indices, speeds, extra if any(extra) else [], len(indices) == len(workers), model, cold_ms, on_its_way)
 
     def home(self, candidates: Candidates, slot: int) -> int:
         """Index of the worker that the slot belongs to. There must be a candidate."""

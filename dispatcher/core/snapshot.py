@@ -33,8 +33,9 @@ class WorkerView:
     at its queue while it had room. ``ended`` says why the life is over, ``None`` while it is not.
 
     ``speeds``: model → measured speed of one slot, where there is enough evidence; else ``weight``. ``resident``: models in its memory;
-    ``None`` where it does not say, and then loading is taken to cost nothing. ``ejected`` says why it gets no work for now, ``""`` while
-    it does. ``warmth``, from above 0 to 1, is the share of its speed that it is trusted with after a start or a return (slow start).
+    ``None`` where it does not say, and then loading is taken to cost nothing. ``loading``: those of them that are on their way.
+    ``models_max``: how many fit in; 0: any number. ``ejected`` says why it gets no work for now, ``""`` while it does. ``warmth``, from
+    above 0 to 1, is the share of its speed that it is trusted with after a start or a return (slow start).
     """
 
     epoch: str
@@ -58,6 +59,8 @@ class WorkerView:
     labels: Mapping[str, str] = field(default_factory=dict)
     speeds: Mapping[str, float] = field(default_factory=dict)
     resident: frozenset[str] | None = None
+    loading: frozenset[str] = frozenset()
+    models_max: int = 0
     ejected: str = ""
     warmth: float = 1.0
 

@@ -249,7 +249,8 @@ class Dispatcher:
         self._teller.step(*others.told(planned, decided), monotonic_ms=self._clock.monotonic_ms())
         self._late.tell(applied.late)
         returned = self._reaper.step(workers, now_ms=look.now_ms, monotonic_ms=self._clock.monotonic_ms())
-        returned += self._recaller.step(others.workers, (one.epoch for one in decided.assignments), look.now_ms)
+        given = (one.epoch for one in decided.assignments)
+        returned += self._recaller.step(others.workers, given, look.now_ms, self._residency.load_ms)
         self._evidence.step(look.now_ms, workers)
         self._health.step(workers, look.now_ms)
         wait_s = settings.idle_wait_s
@@ -356,7 +357,7 @@ class Dispatcher:
         ejected, warmth = self._health.standing(row.epoch, now_ms)
         return worker_view(
             row, registration, window=ceil(window * warmth), speeds=self._speeds.of(registration.name), resident=resident,
-            ejected=ejected, warmth=warmth,
+            loading=self._residency.loading(row.epoch), ejected=ejected, warmth=warmth,
         )  # fmt: skip
 
     def _report_refusals(self, batches: list[AdmitBatch], admitted: list[int]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from dispatcher.core.balancing.base import Filter
 from dispatcher.core.evidence import PROBE_TASK
@@ -29,15 +29,17 @@ class Recaller:
         self._interval_ms = round(settings.heartbeat_s * 1000)
         self._looked_at_ms = 0
 
-    def step(self, workers: Sequence[WorkerView], assigned: Iterable[str], now_ms: int) -> int:
-        """How many jobs went back. ``assigned``: epochs that were given jobs since the workers were looked at."""
+    def step(self, workers: Sequence[WorkerView], assigned: Iterable[str], now_ms: int, load_ms: Mapping[str, int]) -> int:
+        """How many jobs went back. ``assigned``: epochs that were given jobs since the workers were looked at; ``load_ms``: model → time to
+        load it, where known.
+        """
         if not self._rule.after_ms or now_ms - self._looked_at_ms < self._interval_ms:
             return 0
         self._looked_at_ms = now_ms
         crowded = [worker for worker in workers if is_crowded(worker)]
         if not crowded:
             return 0
-        free = FreeSlots.of(workers, frozenset(assigned), self._filters)
+        free = FreeSlots.of(workers, frozenset(assigned), self._filters, load_ms)
         ended = 0
         for worker in sorted(crowded, key=lambda one: one.taken - one.leases)[:WORKERS_MAX]:
             if not free.any():

@@ -16,7 +16,7 @@ from dispatcher.store.worker_store import Registration
 _OF_ROW: Final = frozenset(
     {"epoch", "leases", "leased_cost_ms", "taken", "done", "draining", "beat_age_ms", "consume_age_ms", "loop_lag_ms", "ended"}
 )
-_OF_REGISTRATION: Final = frozenset({"name", "concurrency", "weight", "models", "tasks", "ingress", "at_most_once", "labels"})
+_OF_REGISTRATION: Final = frozenset({"name", "concurrency", "weight", "models", "tasks", "ingress", "at_most_once", "labels", "models_max"})
 _LEARNED: Final = tuple(one for one in fields(WorkerView) if one.name not in _OF_ROW | _OF_REGISTRATION)
 _TYPES: Final = get_type_hints(WorkerView)
 
@@ -41,6 +41,7 @@ def worker_view(row: WorkerRow, registration: Registration, **learned: Any) -> W
         loop_lag_ms=row.loop_lag_ms,
         ended=row.ended,
         at_most_once=_set(registration.at_most_once),
+        models_max=registration.models_max,
         labels=registration.labels,
         **learned,
     )

@@ -102,6 +102,19 @@ def test_what_is_in_memory_is_told_again_when_redis_has_lost_it(cell: Cell) -> N
         eventually(lambda: resident(cell, "a"))
 
 
+def test_a_burst_for_a_cold_model_is_one_load(redis_url: str, tmp_path: Path) -> None:
+    """Three jobs at once and two idle workers: the first has the model loaded, the others wait for that."""
+    with open_cell(redis_url, tmp_path, dispatcher=False, model_load_s=("a=60",)) as cell:
+        for name in ("w1", "w2"):
+            cell.spawn(name, pool="threads", concurrency=1, options=("--models", "a", "--models-max", "1"), ready=False)
+        for worker in cell.workers:
+            cell.wait_registered(worker)
+        jobs = cell.send("ask", "a", count=3, headers={"dispatch": {"model": "a"}})
+        cell.start_dispatcher()
+        assert len({job.get() for job in jobs}) == 1
+        assert cell.ledger.models("load") == ["a"]
+
+
 def test_a_warm_worker_gets_the_jobs_of_its_model(cell: Cell) -> None:
     """Of two idle workers that are alike, the one that holds the model, from the time on that a load was measured."""
     for name in ("w1", "w2"):

@@ -44,6 +44,8 @@ workers = st.builds(
     ended=st.sampled_from([None, None, None, "silent"]),
     loop_lag_ms=st.sampled_from([0, 0, STALL_MS + 1]),
     ejected=st.sampled_from(["", "", "fails"]),
+    resident=st.sampled_from([None, frozenset(), frozenset({"minilm"}), frozenset(MODELS)]),
+    models_max=st.integers(0, 2),
 )
 lanes = st.builds(
     lane_view,
@@ -62,7 +64,8 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     fleet = [replace(one, epoch=f"e{i}", name=f"w{i}@h") for i, one in enumerate(draw(st.lists(workers, max_size=7)))]
     waiting = {one.name: one for one in draw(st.lists(lanes, max_size=8))}
     paused = draw(st.sampled_from([frozenset(), frozenset(), frozenset({"gpu"}), frozenset({"*"})]))
-    return Snapshot(1_000_000, True, paused, tuple(waiting.values()), tuple(fleet))
+    load_ms = draw(st.sampled_from([{}, {}, {"minilm": 20}, {"minilm": 5_000, "chat": 60_000}]))
+    return Snapshot(1_000_000, True, paused, tuple(waiting.values()), tuple(fleet), load_ms=load_ms)
 
 
 cases = st.tuples(snapshots(), st.sampled_from(sorted(STRATEGIES)), st.integers(0, 2**32), st.sampled_from([1, 7, 500]))

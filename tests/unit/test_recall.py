@@ -42,6 +42,19 @@ def test_it_goes_where_it_can_begin_at_once() -> None:
     assert taken_back(job("1", waited_ms=2_000), job("2", waited_ms=3_000), others=(free,)) == ["2"]
 
 
+def test_it_stays_where_its_model_would_have_to_be_loaded_elsewhere() -> None:
+    """Unless that, and the load, is still twice as soon."""
+    free = worker_view("free", concurrency=2, resident=frozenset(), models=frozenset({"chat"}))
+    full, chat = crowded(), job(model="chat")
+
+    def goes(load_ms: int) -> bool:
+        return recalled(full, [chat], FreeSlots.of((full, free), frozenset(), FILTERS, {"chat": load_ms}), RULE) == ["1"]
+
+    assert goes(1_000)  # 4 s from now where it is
+    assert not goes(1_001)
+    assert taken_back(chat, others=(free,)) == ["1"]
+
+
 def test_it_stays_where_nobody_is_free() -> None:
     """A worker whose slots are taken could only let it wait as well; one that was just given jobs is not free any more."""
     free = worker_view("free", concurrency=2, leases=1, taken=1)

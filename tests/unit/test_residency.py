@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 
 from dispatcher.core.decisions import Assign
 from dispatcher.core.evidence import Memory, Told, WorkerTotals
-from dispatcher.core.residency import ARRIVAL_EXTRA_MS, ARRIVAL_LOADS, Arrivals, LoadTimes, Residency, load_penalty_ms
+from dispatcher.core.residency import (
+    ARRIVAL_EXTRA_MS,
+    ARRIVAL_LOADS,
+    Arrivals,
+    LoadTimes,
+    Residency,
+    load_penalty_ms,
+    time_to_load_ms,
+)
 from tests.unit.snapshots import worker_view
 
 LOAD_MS = {"chat": 12_000, "chat@2": 3_000}
@@ -16,16 +24,24 @@ NOTHING: frozenset[str] = frozenset()
 
 def test_only_a_model_that_is_not_in_memory_costs_a_load() -> None:
     """Nothing where the worker holds the model, does not say what it holds, or nobody knows how long the model takes."""
-    assert load_penalty_ms("chat", worker_view(resident=frozenset({"chat"})), LOAD_MS) == 0
-    assert load_penalty_ms("chat", worker_view(resident=None), LOAD_MS) == 0
-    assert load_penalty_ms("other", worker_view(resident=NOTHING), LOAD_MS) == 0
-    assert load_penalty_ms("chat", worker_view(resident=frozenset({"other"})), LOAD_MS) == 12_000
+    assert load_penalty_ms("chat", worker_view(resident=frozenset({"chat"})), 12_000) == 0
+    assert load_penalty_ms("chat", worker_view(resident=None), 12_000) == 0
+    assert load_penalty_ms("chat", worker_view(resident=NOTHING), 0) == 0
+    assert load_penalty_ms("chat", worker_view(resident=frozenset({"other"})), 12_000) == 12_000
+
+
+def test_a_load_costs_twice_where_another_model_must_go_for_it() -> None:
+    """That one will be loaded again; so an empty place is taken before a full memory is disturbed."""
+    assert load_penalty_ms("chat", worker_view(resident=frozenset({"a"}), models_max=2), 12_000) == 12_000
+    assert load_penalty_ms("chat", worker_view(resident=frozenset({"a", "b"}), models_max=2), 12_000) == 24_000
+    assert load_penalty_ms("a", worker_view(resident=frozenset({"a", "b"}), models_max=2), 12_000) == 0
 
 
 def test_a_version_loads_as_long_as_its_name_until_it_was_measured() -> None:
-    """``chat@1`` was never loaded, ``chat@2`` was; holding one version is not holding another."""
-    assert load_penalty_ms("chat@1", worker_view(resident=NOTHING), LOAD_MS) == 12_000
-    assert load_penalty_ms("chat@2", worker_view(resident=frozenset({"chat@1"})), LOAD_MS) == 3_000
+    """``chat@1`` was never loaded, ``chat@2`` was."""
+    assert time_to_load_ms("chat@1", LOAD_MS) == 12_000
+    assert time_to_load_ms("chat@2", LOAD_MS) == 3_000
+    assert time_to_load_ms("other", LOAD_MS) == 0
 
 
 def test_what_was_measured_counts_more_than_what_was_set() -> None:
