@@ -29,8 +29,9 @@ from dispatcher.core.balancing import strategy
 from dispatcher.core.job import job_headers
 from dispatcher.settings import Settings
 from dispatcher.simulation.caches import CacheSizes
+from dispatcher.simulation.fleet import SimWorker
 from dispatcher.simulation.traces import SimJob
-from dispatcher.simulation.world import SimWorker, World
+from dispatcher.simulation.world import World
 from dispatcher.store.connection import connect
 from dispatcher.store.keys import Keys
 

@@ -25,9 +25,10 @@ from benchmarks.cluster import WorkerSpec, celery_broker, fleet, wait_for
 from benchmarks.support import finish, private_redis
 from dispatcher.core.balancing import strategy
 from dispatcher.settings import Settings
+from dispatcher.simulation.fleet import SimWorker
 from dispatcher.simulation.replay import replay
 from dispatcher.simulation.traces import SimJob
-from dispatcher.simulation.world import SimWorker, World
+from dispatcher.simulation.world import World
 from dispatcher.store.connection import connect
 from dispatcher.store.keys import Keys
 

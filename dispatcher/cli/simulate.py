@@ -17,9 +17,9 @@ from dispatcher.errors import Invalid
 from dispatcher.settings import STICKY
 
 if TYPE_CHECKING:
+    from dispatcher.simulation.fleet import Failure
     from dispatcher.simulation.plot import Run
     from dispatcher.simulation.traces import SimJob
-    from dispatcher.simulation.world import Failure
 
 
 @click.command()
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 @click.option("--turns", type=click.FloatRange(1), default=10.0, show_default=True, help="Jobs of a session, on average.")
 @click.option("--session-cache", type=click.IntRange(0), metavar="N", help="Sessions that each worker keeps.  [default: all]")
 @click.option("--session-saves", type=click.FloatRange(0, 1), default=0.0, help="Share of a job's work where its session is kept.")
+@click.option("--models", type=click.IntRange(1), metavar="N", help="Jobs are for so many models; `models_max` of the fleet file counts.")
+@click.option("--model-skew", type=click.FloatRange(0), default=1.0, show_default=True, help="How much more the first are wanted (Zipf).")
+@click.option("--load-s", type=click.FloatRange(0), default=10.0, show_default=True, help="How long a model takes to load.")
 @click.option("--sticky", type=click.Choice(STICKY), help="Sessions and prefixes to the worker that had them.  [default: the setting]")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT.html", help="Write a page with curves.")
 @json_option
@@ -63,6 +66,9 @@ def simulate(
     turns: float,
     session_cache: int | None,
     session_saves: float,
+    models: int | None,
+    model_skew: float,
+    load_s: float,
     sticky: str | None,
     plot: Path | None,
     as_json: bool,
@@ -70,22 +76,24 @@ def simulate(
     """Run the dispatcher's own policy over a trace in virtual time.
 
     A request of a trace is taken to be input / 8000 + 0.02 × output seconds of work on a worker of weight 1; with --blocks, its input in
-    blocks that the worker has cached (`hash_ids` in Mooncake's traces) takes no time. Needs no Redis.
+    blocks that the worker has cached (`hash_ids` in Mooncake's traces) takes no time. With --models each worker has a memory of its own for
+    `models_max` of them. Needs no Redis.
     """
     from dispatcher.core.balancing import STRATEGIES, strategy
     from dispatcher.simulation.bounds import bounds_of
     from dispatcher.simulation.caches import CacheSizes
+    from dispatcher.simulation.fleet import SimWorker
     from dispatcher.simulation.plot import Run, page
     from dispatcher.simulation.report import report
-    from dispatcher.simulation.traces import with_sessions
-    from dispatcher.simulation.world import SimWorker, World
+    from dispatcher.simulation.traces import with_models, with_sessions
+    from dispatcher.simulation.world import World
 
     settings, fleet = session.load_with_fleet(fleet_file)
     if sticky is not None:
         settings = replace(settings, sticky=sticky).checked()
     names = tuple(STRATEGIES) if "all" in strategies else strategies or (settings.strategy,)
     chosen = [strategy(name) for name in dict.fromkeys(names)]
-    workers = [SimWorker(name, kind.concurrency, kind.weight) for name, kind in fleet.workers()]
+    workers = [SimWorker(name, kind.concurrency, kind.weight, kind.models_max) for name, kind in fleet.workers()]
     if not workers:
         raise Invalid("the fleet has no workers: nothing would ever run")
     planned = [_failure(text, {one.name for one in workers}) for text in failures]
@@ -94,13 +102,17 @@ def simulate(
     work = _jobs(trace, rate, cost, jobs, jitter_s, seed)
     if sessions is not None:
         work = with_sessions(work, sessions=sessions, turns=turns, saves=session_saves, rng=Random(seed + 1))
+    load_ms: dict[str, float] = {}
+    if models is not None:
+        work = with_models(work, models=models, skew=model_skew, rng=Random(seed + 2))
+        load_ms = dict.fromkeys({job.model for job in work}, load_s * 1000)
     caches = CacheSizes(blocks, len(work) if session_cache is None else session_cache)
     bounds = bounds_of(work, workers, caches)
     runs: list[Run] = []
     for one in chosen:
         world = World(
             work, workers, strategy=one, settings=settings, rng=Random(seed), noise=noise, failures=planned,
-            handover_ms=handover_ms, tick_ms=tick_ms, caches=caches,
+            handover_ms=handover_ms, tick_ms=tick_ms, caches=caches, load_ms=load_ms,
         )  # fmt: skip
         outcome = world.run()
         runs.append(Run(report(one.name, work, workers, outcome, bounds), outcome))
@@ -134,7 +146,7 @@ def _jobs(trace: Path | None, rate: float | None, cost: str | None, jobs: int | 
 
 
 def _failure(text: str, known: set[str]) -> Failure:
-    from dispatcher.simulation.world import Failure
+    from dispatcher.simulation.fleet import Failure
 
     name, _, times = text.partition("@")
     at, plus, back = times.partition("+")

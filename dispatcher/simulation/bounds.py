@@ -9,8 +9,8 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from dispatcher.simulation.caches import CacheSizes, HitCount, LruCache
+from dispatcher.simulation.fleet import SimWorker
 from dispatcher.simulation.traces import SimJob
-from dispatcher.simulation.world import SimWorker
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,7 @@ class Bounds:
     mean_ms: float
     lru_rate: float | None = None
     belady_rate: float | None = None
+    belady_loads: int = 0
 
 
 def bounds_of(jobs: Sequence[SimJob], fleet: Sequence[SimWorker], caches: CacheSizes) -> Bounds:
@@ -27,10 +28,11 @@ def bounds_of(jobs: Sequence[SimJob], fleet: Sequence[SimWorker], caches: CacheS
     speed, fastest = sum(one.weight * one.concurrency for one in fleet), max(one.weight for one in fleet)
     work = [(job.at_ms, job.left_ms(len(job.prefix) if caches.blocks else 0, session_kept=caches.sessions > 0)) for job in jobs]
     mean_ms = mean_response_bound_ms(work, fleet_speed=speed, fastest=fastest)
+    loads = pooled_loads(jobs, fleet)
     if not caches.blocks:
-        return Bounds(mean_ms)
+        return Bounds(mean_ms, belady_loads=loads)
     prompts, room = [job.prefix for job in jobs], caches.blocks * len(fleet)
-    return Bounds(mean_ms, pooled_lru_hits(prompts, room).rate, pooled_belady_hits(prompts, room).rate)
+    return Bounds(mean_ms, pooled_lru_hits(prompts, room).rate, pooled_belady_hits(prompts, room).rate, loads)
 
 
 def mean_response_bound_ms(jobs: Sequence[tuple[float, float]], *, fleet_speed: float, fastest: float) -> float:
@@ -61,6 +63,14 @@ def pooled_srpt_mean_ms(jobs: Sequence[tuple[float, float]], speed: float) -> fl
             now_ms += remaining_ms
             total_ms += now_ms - arrived_ms
     return total_ms / len(jobs)
+
+
+def pooled_loads(jobs: Sequence[SimJob], fleet: Sequence[SimWorker]) -> int:
+    """The fewest loads of models that one memory as large as all together can do with, knowing what comes, one copy of each."""
+    wanted = [(job.model,) for job in jobs if job.model]
+    room = sum(one.models_max for one in fleet) if all(one.models_max for one in fleet) else len(wanted)
+    count = pooled_belady_hits(wanted, room)
+    return count.asked - count.hits
 
 
 def pooled_lru_hits(uses: Iterable[Sequence[Hashable]], room: int) -> HitCount:

@@ -1,9 +1,11 @@
-"""What a simulated worker keeps of the jobs it has run: prefix blocks and sessions, so many of each, the least recently used go."""
+"""What a simulated worker keeps of its jobs: prefix blocks, sessions, models; so many of each, the least recently used go."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+
+from dispatcher.core.evidence import Memory
 
 
 @dataclass(slots=True)
@@ -51,3 +53,48 @@ class CacheSizes:
 
     blocks: int = 0
     sessions: int = 0
+
+
+@dataclass(slots=True)
+class _Place:
+    """A model in memory, or on its way there until ``ready_ms``; ``users``: jobs that run on it or wait for it."""
+
+    ready_ms: float
+    users: int = 0
+
+
+@dataclass(slots=True)
+class ModelPlaces:
+    """The models in a worker's memory, at most ``room`` of them, 0 for any number: as a worker's own, but in virtual time.
+
+    A model in use stays. ``loads``: model → how often it was loaded, and for how many ms in all.
+    """
+
+    room: int = 0
+    loads: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _places: dict[str, _Place] = field(default_factory=dict)  # the one used longest ago is first
+
+    def enter(self, model: str, now_ms: float, load_ms: float) -> float | None:
+        """A job begins to use the model: when it may run. ``None`` where every place is in use: it must ask again after a :meth:`leave`."""
+        place = self._places.pop(model, None)
+        if place is None:
+            if self.room and len(self._places) >= self.room:
+                unused = next((one for one, its in self._places.items() if not its.users), None)
+                if unused is None:
+                    return None
+                del self._places[unused]
+            place = _Place(now_ms + load_ms)
+            count, total_ms = self.loads.get(model, (0, 0))
+            self.loads[model] = count + 1, total_ms + round(load_ms)
+        self._places[model] = place
+        place.users += 1
+        return max(now_ms, place.ready_ms)
+
+    def leave(self, model: str) -> None:
+        """A job of the model has ended."""
+        self._places[model].users -= 1
+
+    def told(self, now_ms: float) -> Memory:
+        """As a beat tells it."""
+        ready = sorted(model for model, place in self._places.items() if place.ready_ms <= now_ms)
+        return Memory(ready, dict(self.loads))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
+from dispatcher.simulation.outcome import Outcome
 from dispatcher.simulation.report import Report, percentile
-from dispatcher.simulation.world import Outcome
 
 COLOURS: Final = ("#1b6ca8", "#d1495b", "#2e933c", "#edae49", "#6a4c93", "#00798c", "#8c5e58", "#444444")
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 860, 340, 60, 40, 14
@@ -41,11 +41,15 @@ def columns(one: Report) -> dict[str, str]:
             row["÷ pooled LRU"] = f"{one.hit_rate / one.pooled_lru_rate:.2f}"
     if one.session_hit_rate is not None:
         row["session hits"] = f"{one.session_hit_rate:.1%}"
+    if one.model_hit_rate is not None:
+        row |= {"model hits": f"{one.model_hit_rate:.1%}", "loads": str(one.loads)}
     return row | {"repeated": str(one.repeated), "unfinished": str(one.unfinished)}
 
 
 def pooled(one: Report) -> str:
-    """The bounds of block hits as a sentence; empty where there are none."""
+    """The bounds of block hits, or loads, as a sentence; empty where there are none."""
+    if one.model_hit_rate is not None:
+        return f"loads of one memory as large as all together: Belady {one.pooled_belady_loads}"
     if one.pooled_lru_rate is None or one.pooled_belady_rate is None:
         return ""
     return f"block hits of one cache as large as all together: LRU {one.pooled_lru_rate:.1%}, Belady {one.pooled_belady_rate:.1%}"

@@ -9,8 +9,9 @@ from typing import Any
 
 from dispatcher.simulation.bounds import Bounds, bounds_of
 from dispatcher.simulation.caches import CacheSizes
+from dispatcher.simulation.fleet import SimWorker
+from dispatcher.simulation.outcome import Outcome
 from dispatcher.simulation.traces import SimJob
-from dispatcher.simulation.world import Outcome, SimWorker
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class Report:
     good strategy has a large one. ``imbalance``: the busiest worker's utilization ÷ the mean. ``mean_bound_s``: no dispatcher does
     better. ``hit_rate``: prefix blocks that were cached where their job ran ÷ all; ``pooled_lru_rate``, ``pooled_belady_rate``: what one
     cache as large as all together would have had. ``session_hit_rate``: jobs that ran where their session was, first jobs of sessions
-    left out. ``None`` where there is nothing to count.
+    left out. ``model_hit_rate``: jobs of a model that was in memory, or on its way there, when they began; ``loads`` the others;
+    ``pooled_belady_loads``: what one memory as large as all together needs, knowing what comes. ``None`` where there is nothing to count.
     """
 
     strategy: str
@@ -53,6 +55,9 @@ class Report:
     pooled_lru_rate: float | None
     pooled_belady_rate: float | None
     session_hit_rate: float | None
+    model_hit_rate: float | None
+    loads: int
+    pooled_belady_loads: int
     plans: int
     workers: tuple[WorkerReport, ...]
 
@@ -98,6 +103,9 @@ def report(
         pooled_lru_rate=bounds.lru_rate,
         pooled_belady_rate=bounds.belady_rate,
         session_hit_rate=outcome.sessions.rate,
+        model_hit_rate=outcome.models.rate,
+        loads=outcome.loads,
+        pooled_belady_loads=bounds.belady_loads,
         plans=outcome.plans,
         workers=workers,
     )

@@ -27,7 +27,8 @@ class SimJob:
     """A job: when it arrives, in ms from the first, and its work in ms at speed 1 where nothing of it is cached.
 
     ``prefix``: hashes of the blocks of its prompt; each leading one that is cached saves ``block_ms``, all together at most
-    ``prompt_ms``. ``session``: where its session is kept it takes ``session_ms`` less.
+    ``prompt_ms``. ``session``: where its session is kept it takes ``session_ms`` less. ``model``: which its worker must have in memory;
+    "" for none.
     """
 
     at_ms: float
@@ -37,6 +38,7 @@ class SimJob:
     prompt_ms: float = 0.0
     session: str | None = None
     session_ms: float = 0.0
+    model: str = ""
 
     def left_ms(self, blocks: int, *, session_kept: bool) -> float:
         """Its work where its first ``blocks`` blocks are cached, and its session is or is not."""
@@ -121,6 +123,13 @@ def with_sessions(jobs: list[SimJob], *, sessions: int, turns: float, saves: flo
             live[at] = f"s{begun}"
             begun += 1
     return made
+
+
+def with_models(jobs: list[SimJob], *, models: int, skew: float, rng: Random) -> list[SimJob]:
+    """The same jobs, each for one of so many models, ``m0`` the most wanted: the n-th as often as 1 / n to the power of ``skew`` (Zipf)."""
+    names = [f"m{number}" for number in range(models)]
+    drawn = rng.choices(names, [1 / (number + 1) ** skew for number in range(models)], k=len(jobs))
+    return [replace(job, model=model) for job, model in zip(jobs, drawn, strict=True)]
 
 
 def cost_distribution(text: str) -> Callable[[Random], float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final
@@ -23,60 +23,16 @@ from dispatcher.core.snapshot import LaneView, Snapshot, WorkerView
 from dispatcher.core.window import Windows
 from dispatcher.policy import policy_of
 from dispatcher.settings import Settings
-from dispatcher.simulation.caches import CacheSizes, HitCount, LruCache
+from dispatcher.simulation.caches import CacheSizes, LruCache, ModelPlaces
+from dispatcher.simulation.fleet import Failure, SimWorker
+from dispatcher.simulation.models import Memories
+from dispatcher.simulation.outcome import Outcome, WorkerAccount
 from dispatcher.simulation.traces import SimJob
 
 INGRESS: Final = "simulated"
 TASK: Final = "simulated.job"
 NEVER: Final = float("inf")
 NO_CACHES: Final = CacheSizes()
-
-
-@dataclass(frozen=True, slots=True)
-class SimWorker:
-    """A worker of the fleet. ``weight`` is the speed of one slot."""
-
-    name: str
-    concurrency: int = 1
-    weight: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """The worker dies ``at_ms``; with ``back_ms``, another life of it begins so much later."""
-
-    name: str
-    at_ms: float
-    back_ms: float | None = None
-
-
-@dataclass(slots=True)
-class WorkerAccount:
-    """What one worker, over all its lives, did. ``work_ms`` at speed 1, less what caches saved; ``busy_ms`` summed over slots; both of
-    completed jobs.
-    """
-
-    jobs: int = 0
-    work_ms: float = 0.0
-    busy_ms: float = 0.0
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What happened. Lists are by job, in order of arrival; ``response_ms`` is NaN for a job that never ended.
-
-    ``blocks``: prefix blocks of the jobs begun, and those that were cached there. ``sessions``: jobs of a session, its first
-    one left out, and those that ran where the one before had run and where the session was still kept.
-    """
-
-    response_ms: list[float]
-    runs: list[int]
-    workers: dict[str, WorkerAccount]
-    ended_ms: float = 0.0
-    waiting: list[tuple[float, int]] = field(default_factory=list)
-    plans: int = 0
-    blocks: HitCount = field(default_factory=HitCount)
-    sessions: HitCount = field(default_factory=HitCount)
 
 
 @dataclass(slots=True, eq=False)
@@ -87,6 +43,9 @@ class _Life:
     epoch: str
     blocks: LruCache
     sessions: LruCache
+    models: ModelPlaces
+    unplaced: deque[int] = field(default_factory=deque)
+    """Jobs that have begun, and wait for a place in memory for their models."""
     held: deque[tuple[int, float]] = field(default_factory=deque)  # (job, when it gets there)
     running: set[int] = field(default_factory=set)
     leased_cost_ms: int = 0
@@ -105,7 +64,8 @@ class World:
     """One run. ``rng`` draws ties and estimates; the same arguments give the same outcome.
 
     ``noise``: an estimate is the true cost times a factor between 1 / noise and noise, log-uniform; 1 means exact. ``tick_ms``: the
-    dispatcher rests so long after each plan; 0 for a plan at every change, which takes a large fleet long to simulate.
+    dispatcher rests so long after each plan; 0 for a plan at every change, which takes a large fleet long to simulate. ``load_ms``: model →
+    how long it takes to load; ``tells_models`` False: the dispatcher is not told who holds what.
     """
 
     def __init__(
@@ -121,6 +81,8 @@ class World:
         handover_ms: float = 0.0,
         tick_ms: float = 0.0,
         caches: CacheSizes = NO_CACHES,
+        load_ms: Mapping[str, float] | None = None,
+        tells_models: bool = True,
     ) -> None:
         self._jobs = jobs
         self._caches = caches
@@ -148,10 +110,11 @@ class World:
         self._lanes: dict[str, deque[int]] = {}
         self._lane_views: dict[str, LaneView] = {}
         self._admitted_ms: dict[int, int] = {}
-        self._lanes_of: dict[tuple[int, int], tuple[str, Lane]] = {}  # (size class, slot) → name, lane
+        self._lanes_of: dict[tuple[int, int, str], tuple[str, Lane]] = {}  # (size class, slot, model) → name, lane
         self._waiting = 0
         self._changed = False
         self.outcome = Outcome([float("nan")] * len(jobs), [0] * len(jobs), {one.name: WorkerAccount() for one in workers})
+        self._memories = Memories(jobs, load_ms or {}, settings, self.outcome.models, told=tells_models)
         for one in workers:
             self._begin(one)
         for failure in failures:
@@ -207,10 +170,10 @@ class World:
         self._changed = True
 
     def _lane(self, job: int) -> tuple[str, Lane]:
-        kind = size_class(self._estimates[job]), self._slots[job]
+        kind = size_class(self._estimates[job]), self._slots[job], self._jobs[job].model
         found = self._lanes_of.get(kind)
         if found is None:
-            lane = Lane(INGRESS, TASK, "default", 0, kind[0], slot=kind[1])
+            lane = Lane(INGRESS, TASK, kind[2] or "default", 0, kind[0], slot=kind[1])
             found = self._lanes_of[kind] = lane_name(lane), lane
         return found
 
@@ -224,7 +187,8 @@ class World:
     # -- workers
 
     def _begin(self, spec: SimWorker) -> None:
-        life = _Life(spec, f"e{self._count}", LruCache(self._caches.blocks), LruCache(self._caches.sessions))
+        caches = LruCache(self._caches.blocks), LruCache(self._caches.sessions), ModelPlaces(spec.models_max)
+        life = _Life(spec, f"e{self._count}", *caches)
         self._count += 1
         self._lives[life.epoch] = life
         self._notice(life)
@@ -248,30 +212,61 @@ class World:
         if self._now_ms - life.told_at_ms >= heartbeat_ms:
             life.told_done, life.told_at_ms = life.done, self._now_ms
         spec = life.spec
+        resident, loading_ms = self._memories.of(life.epoch, self._now_ms)
         return WorkerView(
             epoch=life.epoch,
             name=spec.name,
             concurrency=spec.concurrency,
             weight=spec.weight,
-            models=frozenset(),
+            models=self._memories.models,
             tasks=_TASKS,
             ingress=_QUEUES,
             leases=life.leases,
-            leased_cost_ms=life.leased_cost_ms,
+            leased_cost_ms=life.leased_cost_ms + round(loading_ms * spec.weight),
             taken=len(life.running),
             window=self._windows.window(
                 life.epoch, concurrency=spec.concurrency, done=life.told_done, now_ms=int(self._now_ms)
             ),
             done=life.done,
             consume_age_ms=round(self._settings.stall_s * 1000) + 1 if life.silent else 0,
+            resident=resident,
+            loading=self._memories.loading(life.epoch),
+            models_max=spec.models_max,
         )
 
     def _start(self, life: _Life, job: int, there_ms: float) -> None:
         life.running.add(job)
         self.outcome.runs[job] += 1
-        begins_ms = max(self._now_ms, there_ms)
+        if self._jobs[job].model:
+            self._enter(life, job, max(self._now_ms, there_ms))
+        else:
+            self._work(life, job, max(self._now_ms, there_ms))
+
+    def _work(self, life: _Life, job: int, begins_ms: float) -> None:
         work_ms = self._work_ms(life, self._jobs[job])
         self._at(begins_ms + work_ms / life.spec.weight, self._end, life, job, work_ms)
+
+    def _enter(self, life: _Life, job: int, now_ms: float) -> None:
+        """It has begun, and runs once its model is in memory."""
+        model = self._jobs[job].model
+        ready_ms = self._memories.enter(life.models, model, now_ms)
+        if ready_ms is None:
+            life.unplaced.append(job)
+            return
+        for beat_ms in self._memories.beats(now_ms, ready_ms):
+            self._at(beat_ms, self._beat)
+        self._work(life, job, ready_ms)
+
+    def _leave(self, life: _Life, model: str) -> None:
+        """Those that wait for a place in memory try again."""
+        life.models.leave(model)
+        for _ in range(len(life.unplaced)):
+            self._enter(life, life.unplaced.popleft(), self._now_ms)
+
+    def _beat(self) -> None:
+        self._memories.hear({life.epoch: (life.spec.name, life.models) for life in self._lives.values()}, self._now_ms)
+        for life in self._lives.values():
+            self._notice(life)
 
     def _work_ms(self, life: _Life, job: SimJob) -> float:
         """What is left of it where this worker's caches have some; they have all of it from now on."""
@@ -300,6 +295,8 @@ class World:
         account.busy_ms += work_ms / life.spec.weight
         outcome.response_ms[job] = self._now_ms - self._jobs[job].at_ms
         outcome.ended_ms = self._now_ms
+        if self._jobs[job].model:
+            self._leave(life, self._jobs[job].model)
         if life.held:
             self._start(life, *life.held.popleft())
         self._notice(life)
@@ -346,6 +343,7 @@ class World:
             if not self._room:
                 return
             decided = self._plan()
+            self._memories.assigned(decided.assignments, self._now_ms)
             for assign in decided.assignments:
                 jobs, life = self._lanes[assign.lane], self._lives[assign.epoch]
                 for _ in range(assign.count):
@@ -374,7 +372,10 @@ class World:
     def _plan(self) -> Plan:
         self.outcome.plans += 1
         return plan(
-            Snapshot(int(self._now_ms), True, frozenset(), tuple(self._lane_views.values()), tuple(self._views.values())),
+            Snapshot(
+                int(self._now_ms), True, frozenset(), tuple(self._lane_views.values()), tuple(self._views.values()),
+                load_ms=self._memories.load_ms,
+            ),
             self._state,
             self._policy,
             rng=self._rng,

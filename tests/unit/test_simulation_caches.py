@@ -15,9 +15,10 @@ from dispatcher.core.balancing import strategy
 from dispatcher.settings import Settings
 from dispatcher.simulation.bounds import bounds_of, pooled_belady_hits, pooled_lru_hits
 from dispatcher.simulation.caches import CacheSizes, LruCache
+from dispatcher.simulation.fleet import Failure, SimWorker
 from dispatcher.simulation.report import Report, report
 from dispatcher.simulation.traces import ServiceModel, SimJob, cost_distribution, poisson, with_sessions
-from dispatcher.simulation.world import Failure, SimWorker, World
+from dispatcher.simulation.world import World
 
 streams = st.lists(st.lists(st.integers(0, 6), unique=True, max_size=4), max_size=20)
 FLEET = [SimWorker(f"w{number}", 4) for number in range(4)]

@@ -124,6 +124,20 @@ def test_it_makes_up_sessions(capsys: pytest.CaptureFixture[str], fleet: str) ->
     assert saving["mean_s"] < plain["mean_s"]
 
 
+def test_it_counts_loads_of_models(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """In memories of the size that the fleet file says, in the table and JSON, beside the bound."""
+    fleet = tmp_path / "fleet.toml"
+    fleet.write_text('[[worker]]\nname = "w"\ncount = 2\nmodels_max = 2\n')
+    given = ("--rate", "1", "--jobs", "200", "--fleet", str(fleet), "--models", "4", "--load-s", "3")
+    _, out, _ = run(capsys, *given)
+    (only,) = facts(capsys, *given)["runs"]
+
+    assert only["pooled_belady_loads"] == 4 <= only["loads"] < 40
+    assert only["model_hit_rate"] == pytest.approx(1 - only["loads"] / 200)
+    assert "model hits" in out
+    assert "loads of one memory as large as all together: Belady 4" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from dispatcher.core.balancing import STRATEGIES
 from dispatcher.settings import Settings
 from dispatcher.simulation.bounds import mean_response_bound_ms, pooled_srpt_mean_ms
+from dispatcher.simulation.fleet import Failure, SimWorker
+from dispatcher.simulation.outcome import Outcome
 from dispatcher.simulation.report import percentile, report
 from dispatcher.simulation.traces import SimJob, cost_distribution, poisson
-from dispatcher.simulation.world import Failure, Outcome, SimWorker, World
+from dispatcher.simulation.world import World
 
 LATE = Settings(window_extra=0, window_hide_ms=0.0)
 names = st.sampled_from(sorted(STRATEGIES))
