@@ -90,8 +90,9 @@ def fight(plan: Plan, folder: Path | None = None) -> Report:
     """Fight it. Where it goes wrong the folder is left, with the log of every process, the ledger, the faults and the verdict."""
     folder = folder or Path(tempfile.mkdtemp(prefix=f"battle-{plan.seed}-", dir="/tmp"))
     folder.mkdir(parents=True, exist_ok=True)
+    # A job may be hit three times by chance, with kills so dense; that is no reason to bury it here.
     field_ = Field(
-        folder, dispatched=plan.dispatched, visibility_s=plan.visibility_s, drain_timeout_s=20,
+        folder, dispatched=plan.dispatched, visibility_s=plan.visibility_s, drain_timeout_s=20, attempts_max=99,
         autoscaler_workers_min=len(plan.workers) + SCALED, autoscaler_workers_max=len(plan.workers) + SCALED + 1,
     )  # fmt: skip
     try:
@@ -206,16 +207,18 @@ def _false_deaths(lives: list[Life], faults: list[Done]) -> list[Life]:
 
 
 def _recoveries(report: Report, lives: list[Life]) -> None:
-    """Of each worker that was killed and had registered."""
+    """Of each worker that was killed, had registered, and had not been frozen before."""
     by_pid = {life.pid: life for life in lives}
     upset = [fault for fault in report.faults if fault.kind in DISPATCHER_FAULTS | REDIS_FAULTS]
-    seen: set[str] = set()
+    seen: set[int] = set()
     for fault in report.faults:
-        for pid in fault.pids if fault.kind.is_kill else ():
+        for pid in fault.pids if fault.breaks_runs else ():
             life = by_pid.get(pid)
-            if life is None or life.gone_ms is None or life.epoch in seen or life.gone_ms < fault.at_ms:
+            if pid in seen or life is None or life.gone_ms is None or life.gone_ms < fault.at_ms:
                 continue
-            seen.add(life.epoch)
+            seen.add(pid)
+            if not fault.kind.is_kill:
+                continue
             alone = not any(one.at_ms <= life.gone_ms and one.until_ms + 3000 >= fault.at_ms for one in upset)
             (report.in_line_ms if alone else report.in_line_late_ms).append(life.gone_ms - fault.at_ms)
 

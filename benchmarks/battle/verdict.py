@@ -59,7 +59,8 @@ def judge(
         elif len(tries) > 1:
             (verdict.inside if _is_excused(job, by_job, expected.after, hits, excused) else verdict.outside).append(job)
         for run, following in pairwise(tries):
-            if run.ended_ms is None and (hit := hits.kill_of(run)) is not None:
+            hit = hits.of(run) if run.ended_ms is None else None
+            if hit is not None and hit.kind.is_kill and following.started_ms >= hit.at_ms:
                 verdict.restarts_ms.append(following.started_ms - hit.at_ms)
     return verdict
 
@@ -94,11 +95,6 @@ class _Hits:
                 if run.started_ms <= hit.until_ms and (settled_ms is None or hit.at_ms <= settled_ms):
                     return hit
         return None
-
-    def kill_of(self, run: Run) -> Done | None:
-        """The kill that ended this run."""
-        hit = self.of(run)
-        return hit if hit is not None and hit.kind.is_kill else None
 
     def _settled_ms(self, ended_ms: int) -> int:
         settled_ms = ended_ms + ACK_MS

@@ -13,8 +13,10 @@ from dispatcher.store.connection import bound_waits
 
 log = logging.getLogger(__name__)
 
-PUBLISH_TRIES_S = 86_400
-"""How long a task tries to send another, about one try a second. Not for ever: Celery takes "no limit" for its own limit, three."""
+PUBLISH_TRIES = 3600
+"""How often a task tries to send another, about once a second. Not for ever: Celery takes "no limit" for its own limit, three; and it adds
+up the waits at the end of every chord.
+"""
 
 FORCED: dict[str, Any] = {
     # A lease ends when its job has ended, not when it starts; a job whose process died goes back in line.
@@ -36,7 +38,7 @@ FORCED: dict[str, Any] = {
     # A retry that cannot be sent is dropped by Celery, and so is the rest of a chain or a chord's body. An outage must cost no more than
     # its time, so tasks wait it out; the default gives up after a second.
     "task_publish_retry": True,
-    "task_publish_retry_policy": {"max_retries": PUBLISH_TRIES_S, "interval_start": 0, "interval_step": 0.2, "interval_max": 1},
+    "task_publish_retry_policy": {"max_retries": PUBLISH_TRIES, "interval_start": 0, "interval_step": 0.2, "interval_max": 1},
     # It skips counting a chord's part that is run again, and the chord then never fires.
     "worker_deduplicate_successful_tasks": False,
 }

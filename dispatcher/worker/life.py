@@ -26,6 +26,7 @@ from dispatcher.store.revoke_store import RevokeStore
 from dispatcher.store.worker_store import Beat, BeatStatus, GiveBack, Registration, WorkerStore, after_death, new_epoch
 from dispatcher.worker.cut_off import CutOffWatch
 from dispatcher.worker.keeper import Held, LeaseKeeper
+from dispatcher.worker.lifeline import Lifeline
 from dispatcher.worker.models import ModelMemory
 from dispatcher.worker.revokes import Revokes
 
@@ -75,6 +76,7 @@ class WorkerLife:
         clock: Clock,
         host: Host,
         memory: ModelMemory,
+        lifeline: Lifeline | None = None,
     ) -> None:
         self.registration = registration
         self.settings = settings
@@ -83,6 +85,7 @@ class WorkerLife:
         self._clock = clock
         self._host = host
         self._memory = memory
+        self._lifeline = lifeline
         self._pid = os.getpid()
         self._notes: SimpleQueue[str] = SimpleQueue()  # put() is safe in a signal handler, where an Event's set() is not
         self._thread: threading.Thread | None = None
@@ -142,6 +145,8 @@ class WorkerLife:
         if not self.keeper.ended:
             self._say_goodbye()
         self.keeper.close()
+        if self._lifeline is not None:
+            self._lifeline.release()
         self._memory.close()
         self._client.close()
 
@@ -226,6 +231,8 @@ class WorkerLife:
         beat = self._store.heartbeat({**self.keeper.facts(), "loop_lag_ms": self._loop_lag_ms()}, changed)
         if self._watch is not None:
             self._watch.answered(sent_ms)
+        if self._lifeline is not None and beat.status is not BeatStatus.DEAD:
+            self._lifeline.heard(sent_ms)
         if beat.status is BeatStatus.DEAD:
             self._die()
         elif beat.status is BeatStatus.UNKNOWN:

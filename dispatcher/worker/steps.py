@@ -13,7 +13,7 @@ from celery import bootsteps
 from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.concurrency.solo import TaskPool as SoloPool
 from celery.concurrency.thread import TaskPool as ThreadPool
-from celery.signals import worker_shutdown, worker_shutting_down
+from celery.signals import task_prerun, worker_shutdown, worker_shutting_down
 from celery.utils.imports import symbol_by_name
 from celery.worker import state
 
@@ -24,11 +24,13 @@ from dispatcher.settings import Settings, load_settings
 from dispatcher.store.worker_store import Registration
 from dispatcher.worker.attach import attachment
 from dispatcher.worker.broker import client_of, keys_of
+from dispatcher.worker.chords import keep_chords
 from dispatcher.worker.consumer import consume_leases, lease_consumer
 from dispatcher.worker.control import keep_revokes
 from dispatcher.worker.forced import force_settings, force_task, runs_at_most_once
 from dispatcher.worker.host import host_of
 from dispatcher.worker.life import WorkerLife
+from dispatcher.worker.lifeline import Lifeline
 from dispatcher.worker.models import ModelMemory
 from dispatcher.worker.options import WorkerOptions, read_options
 from dispatcher.worker.refusal import WorkerRefused
@@ -63,6 +65,8 @@ class DispatchedWorker(bootsteps.Step):
         w.wait_for_soft_shutdown = partial(leave_cold, w, w.wait_for_soft_shutdown)
         if pool == "solo":
             w.concurrency = 1  # Celery leaves it at the number of CPUs, and would fetch that many jobs
+        task_prerun.connect(w.dispatched.lifeline.hold)  # held weakly: as long as the worker is there
+        keep_chords()
         keep_revokes()
         add_probe(app)
         for task in app.tasks.values():
@@ -105,6 +109,7 @@ class DispatchedFacts:
         self.settings = settings
         self.options = options
         self.memory = ModelMemory(options.models_max)
+        self.lifeline = Lifeline(SystemClock(), lease_ttl_s=settings.lease_ttl_s)
 
 
 class DispatchedConsumer(bootsteps.StartStopStep):
@@ -137,6 +142,7 @@ class DispatchedConsumer(bootsteps.StartStopStep):
             SystemClock(),
             host_of(c),
             facts.memory,
+            facts.lifeline,
         )
         life.begin()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,6 +105,28 @@ def test_a_parent_that_freezes_while_its_child_runs_kills_it_when_it_thaws(cell:
     eventually(lambda: is_gone(child))
     cell.spawn("w2")
     eventually(lambda: len(cell.ledger.ended()) == 1 and cell.no_leases(), 15)
+
+
+def test_a_job_that_was_not_begun_before_a_freeze_is_not_begun_after_it(cell: Cell) -> None:
+    """A job is on its way to a pool process when the worker freezes, for longer than a lease lives: another worker runs it, and on thawing
+    the pool process, though it wakes before its parent has learned anything, does not.
+    """
+    frozen = cell.spawn(concurrency=1)
+    epoch = cell.epoch_of(frozen.name)
+    [child] = children(frozen.pid)
+    os.kill(child, signal.SIGSTOP)
+    [job] = cell.send("work")
+    eventually(lambda: cell.client.hget(cell.keys.worker(epoch), "held") == "1")
+    frozen.signal(signal.SIGSTOP)
+    cell.spawn("w2")
+    eventually(lambda: cell.ledger.ended() == [job.id], 30)
+    os.kill(child, signal.SIGCONT)
+    time.sleep(0.5)  # in which it would begin the job
+    frozen.signal(signal.SIGCONT)
+    assert frozen.wait() == EXIT_DECLARED_DEAD
+    eventually(lambda: is_gone(child))
+    eventually(cell.no_leases)
+    assert cell.runs() == {job.id: 1}
 
 
 def test_a_job_longer_than_every_timeout_runs_once(redis_url: str, tmp_path: Path) -> None:
