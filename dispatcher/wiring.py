@@ -32,16 +32,23 @@ log = logging.getLogger(__name__)
 
 def broker_url(settings: Settings, app: Celery | None = None) -> str:
     """The Redis that carries the jobs: settings before app. Raises :class:`Invalid` where neither names one."""
-    url = settings.redis_url or (app.conf.broker_read_url or app.conf.broker_url if app is not None else "")
+    url = settings.redis_url or (app_broker(app) if app is not None else "")
     if not url:
         raise Invalid("no cluster runs here: start one with `dispatcher up`, or set DISPATCHER_REDIS_URL")
-    return str(url)
+    return url
+
+
+def app_broker(app: Celery) -> str:
+    """The broker that the app names, several (sentinels) as one URL; empty where it names none."""
+    url = app.conf.broker_read_url or app.conf.broker_url or ""
+    return url if isinstance(url, str) else ";".join(url)
 
 
 def connect_cell(settings: Settings, app: Celery | None = None, *, text: bool = True) -> redis.Redis:
     """A client of the cell's Redis, over TLS where the app's ``broker_use_ssl`` says so."""
     options = tls_options(app.conf.broker_use_ssl) if app is not None else {}
-    return connect(broker_url(settings, app), text=text, options=options)
+    transport = app.conf.broker_transport_options if app is not None else None
+    return connect(broker_url(settings, app), text=text, options=options, transport=transport)
 
 
 def keys_of(settings: Settings, app: Celery | None = None) -> Keys:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from celery import Celery
 
 from dispatcher.settings import Settings, load_settings
-from dispatcher.store.connection import celery_url
+from dispatcher.store.connection import point_broker_at, point_results_at
 from dispatcher.worker import attach
 
 DEFAULT_URL = "redis://localhost:6379/0"
@@ -19,20 +19,18 @@ RESULT_EXPIRES_S = 24 * 3600
 
 
 def find_broker(settings: Settings, environ: Mapping[str, str]) -> str:
-    """URL of the Redis that carries the jobs, in the form that Celery understands."""
+    """URL of the Redis that carries the jobs."""
     if settings.redis_url:
-        return celery_url(settings.redis_url)
+        return settings.redis_url
     from dispatcher.embedded import find_redis_url  # not needed where a URL is given, as on every remote worker
 
-    return celery_url(find_redis_url(environ) or DEFAULT_URL)
+    return find_redis_url(environ) or DEFAULT_URL
 
 
 def make_app(settings: Settings, broker_url: str) -> Celery:
     """The app, attached: its workers are dispatched workers."""
     made = Celery("workers", include=["workers.tasks"])
     made.conf.update(
-        broker_url=broker_url,
-        result_backend=celery_url(settings.result_backend) if settings.result_backend else broker_url,
         task_default_queue="dispatch",
         # JSON only: whoever reaches the broker must not be able to run code by way of pickle.
         task_serializer="json",
@@ -49,6 +47,8 @@ def make_app(settings: Settings, broker_url: str) -> Celery:
         broker_connection_retry_on_startup=True,
         timezone="UTC",
     )
+    point_broker_at(made.conf, broker_url)
+    point_results_at(made.conf, settings.result_backend or broker_url)
     attach(made, settings, probe=probe_models)
     return made
 

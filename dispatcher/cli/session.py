@@ -13,7 +13,7 @@ import redis
 from dispatcher.embedded import find_redis_url
 from dispatcher.errors import Invalid, Unavailable
 from dispatcher.settings import Settings, load_settings
-from dispatcher.store.connection import celery_url, redact
+from dispatcher.store.connection import point_broker_at, point_results_at, redact
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -73,7 +73,9 @@ class Session:
             return settings
         app = self.user_app()
         if app is not None:
-            url = app.conf.broker_read_url or app.conf.broker_url
+            from dispatcher.wiring import app_broker
+
+            url: str | None = app_broker(app)
             if not url:
                 raise Invalid(f"the Celery app {self.app_name!r} names no broker: set broker_url there, or DISPATCHER_REDIS_URL")
         else:
@@ -88,14 +90,18 @@ class Session:
         if app is None:
             from celery import Celery
 
-            app = Celery("dispatcher", broker=celery_url(settings.redis_url), set_as_current=False)
+            app = Celery("dispatcher", set_as_current=False)
             app.conf.update(task_serializer="json", result_serializer="json", accept_content=["json"])
-            app.conf.result_backend = celery_url(settings.redis_url)
+            point_broker_at(app.conf, settings.redis_url)
+            point_results_at(app.conf, settings.result_backend or settings.redis_url)
             app.conf.task_default_queue = settings.ingress_queues[0]  # where errbacks of dead jobs go
-        elif settings.redis_url not in (app.conf.broker_read_url, app.conf.broker_url):
-            app.conf.update(broker_url=celery_url(settings.redis_url), broker_read_url=None, broker_write_url=None)
+            return app
+        from dispatcher.wiring import app_broker
+
+        if settings.redis_url not in (app_broker(app), app.conf.broker_url):
+            point_broker_at(app.conf, settings.redis_url)
         if settings.result_backend:
-            app.conf.result_backend = celery_url(settings.result_backend)
+            point_results_at(app.conf, settings.result_backend)
         return app
 
     @contextlib.contextmanager

@@ -15,6 +15,15 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from dispatcher.errors import Invalid
+from dispatcher.store.sentinel import (
+    SEPARATOR,
+    is_sentinel,
+    master_of,
+    patient_enough,
+    read_sentinel_url,
+    transport_options,
+    without_master_name,
+)
 
 # Celery writes the constants of `ssl`, redis-py plain words, and kombu takes both.
 _CERT_WORDS = re.compile(r"(?<=[?&]ssl_cert_reqs=)CERT_(?:NONE|OPTIONAL|REQUIRED)")
@@ -36,27 +45,34 @@ RESULT_WAIT_S = 30.0
 
 
 def connect(
-    url: str, *, timeout_s: float = 5.0, text: bool = True, options: Mapping[str, Any] | None = None
+    url: str,
+    *,
+    timeout_s: float = 5.0,
+    text: bool = True,
+    options: Mapping[str, Any] | None = None,
+    transport: Mapping[str, Any] | None = None,
 ) -> redis.Redis:
     """A client that answers with ``str`` (``bytes`` unless ``text``) and does not retry.
 
-    ``url`` may be redis://, rediss://, redis+socket:// or unix://.
+    ``url`` may be redis://, rediss://, redis+socket://, unix://, or sentinel:// (:mod:`dispatcher.store.sentinel`).
 
     ``timeout_s`` bounds connecting and each reply; a blocking command must ask for less. ``options`` go to redis-py as they
-    are (``ssl_ca_certs`` …). Raises :class:`Invalid` for any other scheme; connecting happens at the first command.
+    are (``ssl_ca_certs`` …); ``transport`` is Celery's ``broker_transport_options``, of which those for Sentinel count. Raises
+    :class:`Invalid` for any other scheme; connecting happens at the first command.
     """
+    common: dict[str, Any] = {
+        "decode_responses": text,
+        "encoding_errors": "surrogateescape",
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+    }
+    if is_sentinel(url):
+        return master_of(url, transport or {}, common | dict(options or {}))
     url = client_url(url)
     if url.startswith("unix:"):  # TLS is the broker's, and this is not it
         options = {name: value for name, value in (options or {}).items() if name != "connection_class" and name[:4] != "ssl_"}
-    return redis.Redis.from_url(
-        url,
-        decode_responses=text,
-        encoding_errors="surrogateescape",
-        retry=Retry(NoBackoff(), 0),
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        **(options or {}),
-    )
+    return redis.Redis.from_url(url, **common, **(options or {}))
 
 
 def bound_waits(conf: Any) -> None:
@@ -67,7 +83,12 @@ def bound_waits(conf: Any) -> None:
     for name, value in BROKER_WAITS.items():
         if options.get(name) is None:
             options[name] = value
+    if options.get("master_name"):
+        options["sentinel_kwargs"] = patient_enough(options.get("sentinel_kwargs"))
     conf.broker_transport_options = options
+    results = dict(conf.result_backend_transport_options or {})
+    if results.get("master_name"):
+        conf.result_backend_transport_options = results | {"sentinel_kwargs": patient_enough(results.get("sentinel_kwargs"))}
     if conf.redis_socket_timeout == CELERY_RESULT_WAIT_S:
         conf.redis_socket_timeout = RESULT_WAIT_S
     if conf.redis_socket_connect_timeout is None:
@@ -82,7 +103,7 @@ def tls_options(broker_use_ssl: Any) -> dict[str, Any]:
 
 
 def client_url(url: str) -> str:
-    """The form redis-py understands."""
+    """The form redis-py understands. Sentinels have none."""
     parts = urlsplit(url)
     if parts.scheme in _SOCKET_SCHEMES:
         query = parse_qs(parts.query)
@@ -91,11 +112,15 @@ def client_url(url: str) -> str:
         return f"unix://{login}{parts.path}?db={database.strip('/')}"
     if parts.scheme in ("redis", "rediss"):
         return _CERT_WORDS.sub(lambda found: found[0].replace("CERT_", "").lower(), url)
-    raise Invalid(f"cannot use {redact(url)}: the URL of Redis begins with redis://, rediss://, redis+socket:// or unix://")
+    raise Invalid(f"cannot use {redact(url)}: the URL of Redis begins with redis://, rediss://, redis+socket://, unix:// or "
+                  "sentinel://")
 
 
 def celery_url(url: str) -> str:
-    """The form Celery, kombu and Flower understand."""
+    """The form Celery, kombu and Flower understand. That of sentinels lacks the master: see :func:`point_broker_at`."""
+    if is_sentinel(url):
+        read_sentinel_url(url)
+        return without_master_name(url)
     parts = urlsplit(client_url(url))
     if parts.scheme != "unix":
         return url
@@ -103,8 +128,22 @@ def celery_url(url: str) -> str:
     return f"redis+socket://{parts.netloc}{parts.path}?virtual_host={database}"
 
 
+def point_broker_at(conf: Any, url: str) -> None:
+    """Make an app with ``conf`` use this broker, in any form of ours."""
+    conf.update(broker_url=celery_url(url), broker_read_url=None, broker_write_url=None)
+    conf.broker_transport_options = dict(conf.broker_transport_options or {}) | transport_options(url)
+
+
+def point_results_at(conf: Any, url: str) -> None:
+    """The same for its result backend."""
+    conf.result_backend = celery_url(url)
+    conf.result_backend_transport_options = dict(conf.result_backend_transport_options or {}) | transport_options(url)
+
+
 def redact(url: str) -> str:
     """``url`` without its password, fit for logs and messages."""
+    if SEPARATOR in url:
+        return SEPARATOR.join(redact(one) for one in url.split(SEPARATOR))
     parts = urlsplit(url)
     if parts.password is None:
         return url

@@ -82,6 +82,8 @@ class LeasePipe:
         packed = [call.pack(args)]
         with self._lock:
             try:
+                if connection._sock is None:
+                    connection.connect()  # sending would connect too, but not to where a Sentinel says
                 connection.send_packed_command(packed, check_health=False)
                 return connection.read_response(disable_decoding=True)
             except redis.exceptions.NoScriptError:

@@ -47,6 +47,7 @@ class ScriptRunner:
         """Send calls one by one, then read all replies. Left before that, the connection is closed: its replies are lost."""
         if self._connection is None:
             self._connection = self._client.connection_pool.get_connection()
+        self._connection.connect()  # unless it is; sending would connect too, but not to where a Sentinel says
         stream = Stream(self._connection, self._shas)
         try:
             yield stream
@@ -55,7 +56,7 @@ class ScriptRunner:
             raise
         finally:
             if stream.under_way:
-                self._connection.disconnect()  # it connects again by itself
+                self._connection.disconnect()
 
     def pack(self, call: Call) -> list[bytes]:
         """The call as it goes over the wire, for another connection than this one's."""

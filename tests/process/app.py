@@ -17,17 +17,23 @@ import redis
 from celery import Celery, current_task
 
 from dispatcher.store.connection import celery_url
+from dispatcher.store.sentinel import transport_options
 from dispatcher.worker import attach
 
 LEDGER_STREAM = "ledger"
 
-app = Celery("promises", broker=celery_url(os.environ["PROMISE_BROKER"]), backend=celery_url(os.environ["PROMISE_RESULTS"]))
+BROKER = os.environ["PROMISE_BROKER"]
+
+app = Celery("promises", broker=celery_url(BROKER), backend=celery_url(os.environ["PROMISE_RESULTS"]))
 app.conf.update(
     task_default_queue="dispatch",
     broker_connection_retry_on_startup=True,
     redis_socket_timeout=3.0,
     # What stock Celery would redeliver after: shorter than the longest job.
-    broker_transport_options={"visibility_timeout": 1, "unacked_restore_interval": 1, "unacked_restore_throttle": 1},
+    broker_transport_options={
+        "visibility_timeout": 1, "unacked_restore_interval": 1, "unacked_restore_throttle": 1, **transport_options(BROKER),
+    },
+    result_backend_transport_options=transport_options(BROKER),
 )
 attach(app)
 

@@ -23,7 +23,9 @@ from celery.result import AsyncResult
 
 from dispatcher.settings import Settings
 from dispatcher.store.keys import Keys
+from dispatcher.store.sentinel import transport_options
 from tests.proxy import Proxy
+from tests.sentinels import Sentinels
 from tests.support import RedisServer, eventually
 
 ROOT = Path(__file__).parent.parent.parent
@@ -146,7 +148,7 @@ class Cluster:
     """One cell. ``end()`` kills all of it."""
 
     def __init__(
-        self, broker: RedisServer, ledger: RedisServer, folder: Path, *, app: str = "tests.process.app", **settings: Any
+        self, broker: RedisServer | Sentinels, ledger: RedisServer, folder: Path, *, app: str = "tests.process.app", **settings: Any
     ) -> None:
         """``app``: the module that processes are started of. ``settings``: knobs of the dispatcher by name, for every process."""
         self._app = app
@@ -164,7 +166,12 @@ class Cluster:
         }
         # The producer knows nothing of a dispatcher: Celery, a broker, a default queue.
         self.producer = Celery("producer", broker=broker.celery_url(), backend=broker.celery_url(1), set_as_current=False)
-        self.producer.conf.update(task_default_queue="dispatch", result_backend_thread_safe=True)
+        self.producer.conf.update(
+            task_default_queue="dispatch",
+            result_backend_thread_safe=True,
+            broker_transport_options=transport_options(broker.url()),
+            result_backend_transport_options=transport_options(broker.url()),
+        )
 
     # -- processes
 
@@ -355,7 +362,7 @@ def freeze_with_a_popped_job(cluster: Cluster, worker: Process) -> list[str]:
     raise AssertionError("it was never waiting at its list")
 
 
-def broker_environ(way: RedisServer | Proxy) -> dict[str, str]:
+def broker_environ(way: RedisServer | Proxy | Sentinels) -> dict[str, str]:
     """How a process of the cell gets to Redis: straight, or through a proxy."""
     return {"PROMISE_BROKER": way.url(), "PROMISE_RESULTS": way.url(1)}
 
