@@ -6,6 +6,7 @@ import logging
 import warnings
 from typing import Any
 
+import redis
 from celery.app.task import Task
 from celery.exceptions import CPendingDeprecationWarning
 
@@ -51,8 +52,31 @@ def force_settings(conf: Any) -> None:
     for name, value in FORCED.items():
         conf[name] = value
     bound_waits(conf)
+    force_patience()
     # Celery asks, at each reconnect, for the one answer that must not be given (see FORCED).
     warnings.filterwarnings("ignore", r"\s*In Celery 5.1 we introduced an optional breaking change", CPendingDeprecationWarning)
+
+
+REFUSALS = ("OOM", "NOREPLICAS", "MISCONF", "READONLY")
+"""How a Redis begins its answer that takes no writes for now: it is full, its replicas are away, its disk is, or it failed over."""
+
+
+def force_patience() -> None:
+    """Make Celery's Redis result backends in this process wait where Redis refuses a result for now, as they do where it is away.
+
+    They would give up, and the job's result would be lost though it ran; there is no setting for it.
+    """
+    from celery.backends.redis import RedisBackend
+
+    if RedisBackend.exception_safe_to_retry is not _safe_to_retry:
+        RedisBackend.exception_safe_to_retry = _safe_to_retry
+
+
+def _safe_to_retry(backend: Any, exc: BaseException) -> bool:
+    if isinstance(exc, redis.ResponseError):
+        # Of a pipeline's error the answer is the end; before it stands the command, which may hold anything.
+        return isinstance(exc, redis.exceptions.OutOfMemoryError) or str(exc).rpartition("caused error: ")[2].startswith(REFUSALS)
+    return isinstance(exc, backend.connection_errors)
 
 
 def force_task(task: Any) -> None:

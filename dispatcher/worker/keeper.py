@@ -101,6 +101,7 @@ class LeaseKeeper:
         self._taking: str | None = None
         self._loose: frozenset[str] = frozenset()
         self._flush_due = False
+        self._told_unsent = False
         self._seen_ms = clock.monotonic_ms()
         self._redis_ahead_ms = 0
         self._totals = dict.fromkeys(Outcome, 0)
@@ -236,8 +237,12 @@ class LeaseKeeper:
         if self._outbox and self.reachable and not self.ended:
             try:
                 self._flush()
+                self._told_unsent = False
             except (*TRANSIENT, redis.RedisError) as exc:
                 self.reachable = False
+                if self._told_unsent:
+                    return
+                self._told_unsent = True
                 log.warning("%d ended jobs wait for Redis: %s: %s", len(self._outbox), type(exc).__name__, exc)
             except EpochEnded:
                 pass  # the next beat learns it, and acts

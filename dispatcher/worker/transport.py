@@ -11,6 +11,7 @@ from queue import Empty
 from typing import Any
 
 import msgspec
+import redis
 from kombu.transport import redis as kombu_redis
 from kombu.utils.json import loads as kombu_loads
 
@@ -125,10 +126,15 @@ class _LeaseMixin:
         if deliver is None or life.keeper.paused:
             life.keeper.return_untaken(lease_id.decode())
             return
-        held = life.keeper.take(lease_id)
+        name = lease_id.decode()
+        try:
+            held = life.keeper.take(lease_id)
+        except redis.ResponseError as exc:  # a Redis that is full, say: no reason to connect anew
+            log.warning("cannot start the job of lease %s, it goes back in line: %s", name, exc)
+            life.keeper.return_untaken(name)
+            return
         if held is None:
             return
-        name = lease_id.decode()
         try:
             payload = as_payload(held, name)
             life.revokes.heed(payload["headers"].get("id"), life.keeper.revoked_at)
