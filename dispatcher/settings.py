@@ -32,7 +32,8 @@ def knob(default: Any, unit: str, doc: str) -> Any:
 class Settings:
     """What can be set. Spans end in their unit; ``problems()`` lists every mistake at once."""
 
-    redis_url: str = knob("", "URL", "Redis or Valkey that carries the jobs: redis://, rediss://, redis+socket:// or unix://. "
+    redis_url: str = knob("", "URL", "Redis or Valkey that carries the jobs: redis://, rediss://, redis+socket:// or unix://; or "
+                          "sentinels, sentinel://a:26379;sentinel://b:26379/0?master_name=name. "
                           "Empty: the Celery app's broker, else the local cluster's.")
     result_backend: str = knob("", "URL", "Celery result backend of the ready-made app. Empty: the same Redis.")
     cell: str = knob("dispatch", "name", "Prefix of every key of this dispatcher; two cells may share one Redis.")

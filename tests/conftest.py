@@ -12,6 +12,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.sentinels import Sentinels
 from tests.support import RedisServer, find_redis_server
 
 # A developer's cluster must never be what a test talks to, and the processes that tests start inherit this environment.
@@ -71,6 +72,16 @@ def make_redis(redis_executable: str) -> Iterator[MakeRedis]:
     for server in servers:
         server.stop()
         shutil.rmtree(server.folder, ignore_errors=True)
+
+
+@pytest.fixture
+def sentinels(redis_executable: str, tmp_path: Path) -> Iterator[Sentinels]:
+    """A master, two replicas and three sentinels of the test's own, any of which it may kill."""
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    made = Sentinels(redis_executable, folder)
+    yield made
+    made.close()
 
 
 def _short_folder() -> Path:

@@ -40,7 +40,7 @@ def check(ctx: click.Context, file: Path | None, offline: bool, as_json: bool) -
     if settings is not None and not offline:
         try:
             server = _server(session, settings)
-            problems, warnings = server.pop("problems"), server.pop("warnings")
+            problems, warnings = server.pop("problems") + server.pop("refusals"), server.pop("warnings")
         except (Invalid, redis.RedisError) as exc:
             problems = [str(exc)]
     if as_json:

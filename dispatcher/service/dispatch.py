@@ -140,15 +140,20 @@ class Dispatcher:
     def run(self, stop: Signal) -> None:
         """Step until ``stop`` is set, then give up the lead. An outage of Redis, or a bug, is logged and survived."""
         lost_at_ms: int | None = None
+        well_since_ms: int | None = None
         wait_s = 0.1
         while not stop.is_set():
             try:
                 report = self.step()
                 if lost_at_ms is not None:
-                    self._emit(RedisBack(self._clock.monotonic_ms() - lost_at_ms))
-                    lost_at_ms, wait_s = None, 0.1
+                    now_ms = self._clock.monotonic_ms()
+                    well_since_ms = now_ms if well_since_ms is None else well_since_ms
+                    if now_ms - well_since_ms >= BACK_AFTER_MS:
+                        self._emit(RedisBack(well_since_ms - lost_at_ms))
+                        lost_at_ms, wait_s = None, 0.1
                 self._pause(report, stop)
             except redis.RedisError as exc:
+                well_since_ms = None
                 if lost_at_ms is None:
                     lost_at_ms = self._clock.monotonic_ms()
                     self._emit(RedisLost(f"{type(exc).__name__}: {exc}"))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import redis
 
@@ -13,13 +14,16 @@ VERSION_MIN: Final = (6, 2)
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """What a server says of itself, and what is wrong with that: ``problems`` forbid running on it, ``warnings`` do not."""
+    """What a server says of itself, and what is wrong with that: ``problems`` forbid running on it, ``warnings`` do not; for the end of
+    ``refusals`` one can wait.
+    """
 
     version: str
     maxmemory_policy: str
     append_only: bool
     snapshots: bool
     problems: list[str] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -44,11 +48,36 @@ def read_server_facts(client: redis.Redis) -> ServerFacts:
             + (", but for those in its last snapshot" if snapshots else "")
             + "; set it to yes"
         )
+    elif _config(client, "appendfsync") == "no":
+        facts.warnings.append("appendfsync is no: half a minute of jobs and results is lost when the machine ends; set it to everysec")
+    facts.refusals.extend(_refusals(info))
+    if int(info.get("connected_slaves", 0)) and _config(client, "min-replicas-to-write") == "0":
+        facts.warnings.append(
+            "min-replicas-to-write is 0: a master that is cut off from its replicas goes on taking jobs, all of which are lost after a "
+            "failover; set it to 1"
+        )
     return facts
 
 
+def _refusals(info: dict[str, Any]) -> Iterator[str]:
+    """Why it takes no writes now."""
+    if info.get("role") == "slave":
+        yield "this Redis is a replica, which takes no writes: name the master, or the sentinels that know it"
+    for what, field_name in (("append-only file", "aof_last_write_status"), ("snapshot", "rdb_last_bgsave_status")):
+        if info.get(field_name, "ok") != "ok":
+            yield f"the last write of its {what} failed, and it may refuse all others: look at its disk and its log"
+    limit_bytes, used_bytes = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
+    if 0 < limit_bytes <= used_bytes:
+        yield f"it is full: {used_bytes} bytes of maxmemory {limit_bytes} are used; make room, or raise maxmemory"
+
+
 def _saves(client: redis.Redis) -> bool:
+    return bool(_config(client, "save"))
+
+
+def _config(client: redis.Redis, name: str) -> str | None:
+    """``None`` where it must not be asked, as with most managed ones."""
     try:
-        return bool(cast("dict[str, str]", client.config_get("save")).get("save"))
+        return cast("dict[str, str]", client.config_get(name)).get(name)
     except redis.ResponseError:
-        return False
+        return None

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.conftest import MakeRedis
 from tests.process.support import PATIENCE_S, Cluster
 from tests.sentinels import Sentinels
 from tests.support import eventually
-
-
-@pytest.fixture
-def sentinels(redis_executable: str, tmp_path: Path) -> Iterator[Sentinels]:
-    folder = tmp_path / "redis"
-    folder.mkdir()
-    made = Sentinels(redis_executable, folder)
-    yield made
-    made.close()
 
 
 def test_a_failover_loses_no_job_that_was_replicated(sentinels: Sentinels, make_redis: MakeRedis, tmp_path: Path) -> None:

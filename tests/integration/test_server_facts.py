@@ -1,0 +1,68 @@
+"""What `dispatcher check` finds out about a real Redis."""
+
+from __future__ import annotations
+
+import pytest
+
+from dispatcher.store.server import ServerFacts, read_server_facts
+from tests.conftest import MakeRedis
+from tests.sentinels import Sentinels
+from tests.support import RedisServer
+
+SOUND = ("--appendonly", "yes", "--maxmemory-policy", "noeviction")
+
+
+def facts_of(server: RedisServer) -> ServerFacts:
+    with server.client(decode_responses=True) as client:
+        return read_server_facts(client)
+
+
+def test_a_sound_redis_has_nothing_wrong(make_redis: MakeRedis) -> None:
+    """Append-only file, no eviction: neither problem nor warning."""
+    found = facts_of(make_redis(*SOUND))
+    assert (found.problems, found.warnings) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--appendonly", "no"), "appendonly is no"),
+        ((*SOUND, "--appendfsync", "no"), "appendfsync is no"),
+    ],
+)
+def test_persistence_that_is_missing_is_a_warning(make_redis: MakeRedis, options: tuple[str, ...], said: str) -> None:
+    """One may run without, and know it."""
+    found = facts_of(make_redis(*options))
+    assert found.problems == []
+    assert said in found.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--maxmemory-policy", "allkeys-lru"), "maxmemory-policy is allkeys-lru"),
+        (("--maxmemory-policy", "volatile-ttl"), "maxmemory-policy is volatile-ttl"),
+    ],
+)
+def test_a_redis_that_evicts_is_a_problem(make_redis: MakeRedis, options: tuple[str, ...], said: str) -> None:
+    """On such a Redis nothing may run."""
+    assert said in facts_of(make_redis("--appendonly", "yes", *options)).problems[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [(("--maxmemory", "1"), "it is full"), (("--replicaof", "127.0.0.1", "1"), "is a replica")]
+)
+def test_a_redis_that_takes_no_writes_now_is_told_of(make_redis: MakeRedis, options: tuple[str, ...], said: str) -> None:
+    """It may again: a dispatcher that starts waits for that."""
+    found = facts_of(make_redis("--appendonly", "yes", *options))
+    assert said in found.refusals[0]
+    assert found.problems == []
+
+
+def test_a_master_that_needs_no_replica_is_told_of(sentinels: Sentinels) -> None:
+    """As `deploy/redis` has it there is nothing to say; without its line about replicas there is."""
+    with sentinels.client(decode_responses=True) as client:
+        found = read_server_facts(client)
+        assert (found.problems, found.warnings) == ([], [])
+        client.config_set("min-replicas-to-write", 0)
+        assert "min-replicas-to-write is 0" in read_server_facts(client).warnings[0]
