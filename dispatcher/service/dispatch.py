@@ -55,6 +55,10 @@ from dispatcher.store.worker_store import Registration
 
 log = logging.getLogger(__name__)
 
+BACK_AFTER_MS = 2000
+"""Redis counts as back once steps have gone through for so long. One that is full refuses some, and not those that write nothing; that is
+one outage, and must not be told again and again."""
+
 ADMIT_BATCH = 200
 
 WISH_WORKERS_MAX = 64
