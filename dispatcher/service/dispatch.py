@@ -29,8 +29,6 @@ from dispatcher.errors import NotLeader
 from dispatcher.events import (
     Event,
     JobsRefused,
-    RedisBack,
-    RedisLost,
     UnknownHeaderField,
     WorkerRegistered,
 )
@@ -40,6 +38,7 @@ from dispatcher.service.evidence import Evidence
 from dispatcher.service.health import HealthWatch
 from dispatcher.service.late import LateJobs
 from dispatcher.service.lead import STANDBY_WAIT_S, Leadership
+from dispatcher.service.outage import Outage
 from dispatcher.service.reap import Reaper
 from dispatcher.service.recall import Recaller
 from dispatcher.service.rollout import Rollouts
@@ -54,10 +53,6 @@ from dispatcher.store.rollout_store import SUBJECT
 from dispatcher.store.worker_store import Registration
 
 log = logging.getLogger(__name__)
-
-BACK_AFTER_MS = 2000
-"""Redis counts as back once steps have gone through for so long. One that is full refuses some, and not those that write nothing; that is
-one outage, and must not be told again and again."""
 
 ADMIT_BATCH = 200
 
@@ -143,29 +138,18 @@ class Dispatcher:
 
     def run(self, stop: Signal) -> None:
         """Step until ``stop`` is set, then give up the lead. An outage of Redis, or a bug, is logged and survived."""
-        lost_at_ms: int | None = None
-        well_since_ms: int | None = None
-        wait_s = 0.1
+        outage = Outage(self._clock, self._emit)
         while not stop.is_set():
             try:
                 report = self.step()
-                if lost_at_ms is not None:
-                    now_ms = self._clock.monotonic_ms()
-                    well_since_ms = now_ms if well_since_ms is None else well_since_ms
-                    if now_ms - well_since_ms >= BACK_AFTER_MS:
-                        self._emit(RedisBack(well_since_ms - lost_at_ms))
-                        lost_at_ms, wait_s = None, 0.1
+                outage.well()
                 self._pause(report, stop)
             except redis.RedisError as exc:
-                well_since_ms = None
-                if lost_at_ms is None:
-                    lost_at_ms = self._clock.monotonic_ms()
-                    self._emit(RedisLost(f"{type(exc).__name__}: {exc}"))
+                wait_s = outage.failed(exc)
                 if self._waker is not None:
                     self._waker.close()
                 self._store.drop_idle_connections()
                 self._reaper.liveness.restart()
-                wait_s = min(1.0, wait_s * 2)
                 stop.wait(wait_s)
             except Exception:
                 # A bug in one step must not end dispatching: nothing is in memory, so the next step starts afresh.
