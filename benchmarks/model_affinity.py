@@ -3,7 +3,8 @@
 8 workers of two slots and two places in memory each, simulated: the dispatcher's own policy with its defaults, and all it knows of the
 memories comes with beats. Jobs of 1 s (exponential) at 70 % load, for models of which the first is wanted most (Zipf); a load takes 10 s
 (assumed), and what is in use is not closed. *Told*: as it is; *untold*: by the same rule, of workers that do not say what they hold.
-*Belady*: the loads of one memory as large as all together that knows what comes, one copy of each model; no dispatcher has to reach it.
+*Belady*: the loads of one memory as large as all together that knows what comes and serves in order of arrival, one copy of each model; no
+dispatcher has to reach it, and only one that lets jobs wait for others of their model needs fewer.
 
 The value is the share of jobs that have to load their model, 12 models in 16 places, the worst of all seeds; ok only if the p95 response is
 less than a tenth of the untold one's in every run. The rows of 24 models show what happens where not all fit in.

@@ -66,7 +66,10 @@ def pooled_srpt_mean_ms(jobs: Sequence[tuple[float, float]], speed: float) -> fl
 
 
 def pooled_loads(jobs: Sequence[SimJob], fleet: Sequence[SimWorker]) -> int:
-    """The fewest loads of models that one memory as large as all together can do with, knowing what comes, one copy of each."""
+    """The fewest loads of models that one memory as large as all together can do with, knowing what comes, one copy of each.
+
+    In order of arrival: where jobs wait for others of their model there may be fewer.
+    """
     wanted = [(job.model,) for job in jobs if job.model]
     room = sum(one.models_max for one in fleet) if all(one.models_max for one in fleet) else len(wanted)
     count = pooled_belady_hits(wanted, room)

@@ -35,7 +35,8 @@ class Report:
     better. ``hit_rate``: prefix blocks that were cached where their job ran ÷ all; ``pooled_lru_rate``, ``pooled_belady_rate``: what one
     cache as large as all together would have had. ``session_hit_rate``: jobs that ran where their session was, first jobs of sessions
     left out. ``model_hit_rate``: jobs of a model that was in memory, or on its way there, when they began; ``loads`` the others;
-    ``pooled_belady_loads``: what one memory as large as all together needs, knowing what comes. ``None`` where there is nothing to count.
+    ``pooled_belady_loads``: what one memory as large as all together needs in order of arrival, knowing what comes. ``None``
+    where there is nothing to count.
     """
 
     strategy: str

@@ -106,7 +106,7 @@ def test_where_not_all_models_fit_they_take_turns() -> None:
 
 
 def test_loads_are_reported_beside_the_bound() -> None:
-    """Which no dispatcher beats: a memory as large as all, that knows what comes."""
+    """A memory as large as all, that knows what comes: under light load no dispatcher beats it."""
     fleet = [SimWorker(f"w{i}", 1, 1.0, 2) for i in range(2)]
     jobs = load_of(6, jobs=200, rate_per_s=0.5)
     found = report("earliest_completion", jobs, fleet, simulate(jobs, fleet), bounds_of(jobs, fleet, CacheSizes()))
