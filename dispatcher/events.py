@@ -188,6 +188,13 @@ class UnknownHeaderField:
 
 
 @dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Redis holds what nothing of ours has written, or another version: it is passed over. Said once for each, and process."""
+
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
 class RolloutChanged:
     """Somebody changed an alias. ``shares``: ``chat@1 95 %`` and so on, the largest first; empty where the alias was removed."""
 
@@ -265,6 +272,7 @@ Event = (
     | LaneUnroutable
     | LaneRoutable
     | UnknownHeaderField
+    | Unreadable
     | RolloutChanged
     | RolloutStepped
     | RolloutRolledBack

@@ -29,6 +29,7 @@ from dispatcher.events import (
     StandsBy,
     SuspectIsolated,
     UnknownHeaderField,
+    Unreadable,
     WorkerDraining,
     WorkerEjected,
     WorkerReaped,
@@ -107,6 +108,8 @@ def log_line(event: Event) -> tuple[int, str]:
             return logging.WARNING, f"lane {lane} is not unroutable any more"
         case UnknownHeaderField(name):
             return logging.WARNING, f"the dispatch header field {name!r} has no effect in this version; check the producer"
+        case Unreadable(what):
+            return logging.ERROR, f"{what} cannot be read and is passed over: did something else write to this Redis, or another version?"
         case RolloutChanged(alias, shares):
             return logging.INFO, f"rollout {alias}: {', '.join(shares) or 'no alias any more'}"
         case RolloutStepped(alias, version, share, reason):

@@ -30,6 +30,7 @@ from dispatcher.events import (
     Event,
     JobsRefused,
     UnknownHeaderField,
+    Unreadable,
     WorkerRegistered,
 )
 from dispatcher.policy import policy_of
@@ -130,6 +131,7 @@ class Dispatcher:
         self._granted: Granted | None = None
         self._paused: frozenset[str] = frozenset()
         self._warned_fields: set[str] = set()
+        self._passed_over: set[str] = set()
         ttl_ms = round(settings.leader_ttl_s * 1000)
         self._leadership = Leadership(store, ttl_ms=ttl_ms, clock=clock, emit=emit, begin=self._succeed)
         self._set_ingress()
@@ -333,11 +335,20 @@ class Dispatcher:
                 self._queues.update(registration.ingress)
                 self._models.update(registration.models)
             self._set_ingress()
+            lost = [row.epoch for row in rows if row.epoch not in self._registrations and not row.ended]
+            self._pass_over([f"the registration of worker {epoch}" for epoch in lost])
+        self._pass_over([f"lane {name!r}" for name in look.unreadable])
         if len(self._registrations) > len(rows):
             alive = {row.epoch for row in rows}
             self._registrations = {e: r for e, r in self._registrations.items() if e in alive}
             self._windows.forget(alive)
         return tuple(self._view(row, look.now_ms) for row in rows)
+
+    def _pass_over(self, unreadable: list[str]) -> None:
+        for what in unreadable:
+            if what not in self._passed_over:
+                self._passed_over.add(what)
+                self._emit(Unreadable(what))
 
     def _view(self, row: WorkerRow, now_ms: int) -> WorkerView:
         registration = self._registrations.get(row.epoch)

@@ -6,6 +6,7 @@ The client must answer with bytes (``connect(url, text=False)``): messages are r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import chain, groupby
@@ -19,7 +20,7 @@ from dispatcher.core.decisions import Assign
 from dispatcher.core.lane import parse_lane
 from dispatcher.core.liveness import JITTER_MS
 from dispatcher.core.snapshot import LaneView
-from dispatcher.errors import NotLeader
+from dispatcher.errors import Invalid, NotLeader
 from dispatcher.store.admit_batch import AdmitBatch, IngressList, admit_records
 from dispatcher.store.decision_store import DECISIONS_LIFETIME_MS
 from dispatcher.store.frame import NEW, Entry, deadline_of, parse_entry
@@ -69,7 +70,7 @@ class WorkerRow(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Look:
     """What one look found. ``messages``: per ingress list (its index) the next raw messages, next first. ``leased_ms``: cost by
-    lane, where it was asked for.
+    lane, where it was asked for. ``unreadable``: lanes whose name or first job is none of ours; they are left alone.
     """
 
     now_ms: int
@@ -80,6 +81,7 @@ class Look:
     next_due_ms: int | None
     leased_ms: dict[str, int]
     messages: dict[int, list[bytes]]
+    unreadable: tuple[str, ...] = ()
 
 
 class LookAt(TypedDict):
@@ -198,18 +200,19 @@ class DispatchStore:
         return calls
 
     def registrations(self, epochs: Sequence[str]) -> dict[str, Registration]:
-        """What those workers said of themselves; without those that are gone."""
+        """What those workers said of themselves; without those that are gone, or said what cannot be read."""
         if not epochs:
             return {}
         with self._client.pipeline(transaction=False) as pipe:
             for epoch in epochs:
                 pipe.hget(self.keys.worker(epoch), "registration")
             found = pipe.execute()
-        return {
-            epoch: msgspec.json.decode(text, type=Registration)
-            for epoch, text in zip(epochs, found, strict=True)
-            if text is not None
-        }
+        read = {}
+        for epoch, text in zip(epochs, found, strict=True):
+            if text is not None:
+                with suppress(msgspec.MsgspecError, ValueError):
+                    read[epoch] = msgspec.json.decode(text, type=Registration)
+        return read
 
     def ingress_queues(self) -> set[str]:
         """Queues that workers have named."""
@@ -351,15 +354,23 @@ class DispatchStore:
 
 def _as_look(snapshot: list[Any], found: Sequence[list[bytes]] = ()) -> Look:
     now_ms, leads, paused, lanes, workers, next_due, leased = snapshot
+    views: list[LaneView] = []
+    unreadable: list[str] = []
+    for i in range(0, len(lanes), 3):
+        try:
+            views.append(_lane_view(*lanes[i : i + 3]))
+        except (Invalid, ValueError):
+            unreadable.append(lanes[i].decode(errors="backslashreplace"))
     return Look(
         now_ms=now_ms,
         leads=bool(leads),
         paused=frozenset(name.decode() for name in paused),
-        lanes=tuple(_lane_view(*lanes[i : i + 3]) for i in range(0, len(lanes), 3)),
+        lanes=tuple(views),
         workers=tuple(_worker_row(*workers[i : i + 10]) for i in range(0, len(workers), 10)),
         next_due_ms=int(float(next_due)) if next_due else None,
-        leased_ms={leased[i].decode(): leased[i + 1] for i in range(0, len(leased), 2)},
+        leased_ms={leased[i].decode(errors="backslashreplace"): leased[i + 1] for i in range(0, len(leased), 2)},
         messages={index: messages for index, messages in enumerate(found) if messages},
+        unreadable=tuple(unreadable),
     )
 
 

@@ -22,7 +22,7 @@ from dispatcher.service.dispatch import Dispatcher
 from dispatcher.service.wake import Waker
 from dispatcher.store.connection import connect
 from dispatcher.store.dispatch_store import DispatchStore
-from dispatcher.store.worker_store import BeatStatus
+from dispatcher.store.worker_store import ALIVE_TTL_MS, BeatStatus
 from dispatcher.wiring import keys_of
 from tests.conftest import MakeRedis
 from tests.integration.stage import Stage, Stub, make_app, task_id
@@ -686,6 +686,24 @@ def test_a_restart_of_redis_is_survived(make_redis: MakeRedis) -> None:
     assert "WorkerSilent" not in stage.kinds()
     assert stage.is_empty()
     stage.close()
+
+
+def test_what_cannot_be_read_is_passed_over(stage: Stage) -> None:
+    """A lane with a name that is none, one whose jobs are none, a registration that is no JSON: each is told of once, the rest goes on."""
+    keys = stage.keys
+    for name in (b"no lane", b"dispatch/work/default/p0/c10/x=1", b"dispatch/work/odd/p0/c10", b"\xff/\xfe"):
+        stage.text.sadd(keys.lanes, name)
+        stage.text.rpush(keys.lane_prefix.encode() + name, "junk")
+    stage.text.sadd(keys.workers, "0123456789ab")
+    stage.text.set(keys.alive("0123456789ab"), "1", px=ALIVE_TTL_MS)
+    stage.text.hset(keys.worker("0123456789ab"), "registration", '{"name": 7')
+    worker = stage.worker(concurrency=4)
+    sent = stage.send(4)
+    dispatcher = stage.make_dispatcher("one")
+    for _ in range(3):
+        dispatcher.step()
+    assert worker.run_all() == sent
+    assert stage.kinds().count("Unreadable") == 5
 
 
 def test_the_loop_goes_on_through_what_steps_raise(make_redis: MakeRedis) -> None:
