@@ -6,7 +6,6 @@ The client must answer with bytes (``connect(url, text=False)``): messages are r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import chain, groupby
@@ -31,7 +30,15 @@ from dispatcher.store.rollout_store import RolloutStore
 from dispatcher.store.script_stream import Call, ScriptRunner
 from dispatcher.store.suspect_store import SuspectStore
 from dispatcher.store.unsettled_store import UnsettledStore
-from dispatcher.store.worker_store import ALIVE_TTL_MS, DEAD_TTL_MS, LATE_REASON, GiveBack, Registration, giveback
+from dispatcher.store.worker_store import (
+    ALIVE_TTL_MS,
+    DEAD_TTL_MS,
+    LATE_REASON,
+    GiveBack,
+    Registration,
+    giveback,
+    read_registration,
+)
 
 READ_BYTES_MAX = 8 * 1024 * 1024
 """One look reads about this much of the ingress at most."""
@@ -207,20 +214,16 @@ class DispatchStore:
             for epoch in epochs:
                 pipe.hget(self.keys.worker(epoch), "registration")
             found = pipe.execute()
-        read = {}
-        for epoch, text in zip(epochs, found, strict=True):
-            if text is not None:
-                with suppress(msgspec.MsgspecError, ValueError):
-                    read[epoch] = msgspec.json.decode(text, type=Registration)
-        return read
+        read = {epoch: read_registration(text) for epoch, text in zip(epochs, found, strict=True) if text is not None}
+        return {epoch: registration for epoch, registration in read.items() if registration is not None}
 
     def ingress_queues(self) -> set[str]:
         """Queues that workers have named."""
-        return {name.decode() for name in cast("set[bytes]", self._client.smembers(self.keys.ingress_queues))}
+        return {name.decode(errors="replace") for name in cast("set[bytes]", self._client.smembers(self.keys.ingress_queues))}
 
     def models(self) -> set[str]:
         """Models that any worker has ever served."""
-        return {name.decode() for name in cast("set[bytes]", self._client.smembers(self.keys.models))}
+        return {name.decode(errors="replace") for name in cast("set[bytes]", self._client.smembers(self.keys.models))}
 
     def tell(self, encoded: bytes) -> None:
         """Say what this leader sees, for `status` and its like: the JSON of a :class:`LeaderView`."""
@@ -364,9 +367,10 @@ def _as_look(snapshot: list[Any], found: Sequence[list[bytes]] = ()) -> Look:
     return Look(
         now_ms=now_ms,
         leads=bool(leads),
-        paused=frozenset(name.decode() for name in paused),
+        paused=frozenset(name.decode(errors="replace") for name in paused),
         lanes=tuple(views),
-        workers=tuple(_worker_row(*workers[i : i + 10]) for i in range(0, len(workers), 10)),
+        # What is not alphanumeric is no epoch.
+        workers=tuple(_worker_row(*workers[i : i + 10]) for i in range(0, len(workers), 10) if workers[i].isalnum()),
         next_due_ms=int(float(next_due)) if next_due else None,
         leased_ms={leased[i].decode(errors="backslashreplace"): leased[i + 1] for i in range(0, len(leased), 2)},
         messages={index: messages for index, messages in enumerate(found) if messages},
@@ -383,4 +387,5 @@ def _worker_row(
     epoch: bytes, beat_age: int, draining: bytes, consume_age: int, leases: int, cost: int, taken: int, done: int, lag: int,
     ended: bytes,
 ) -> WorkerRow:  # fmt: skip
-    return WorkerRow(epoch.decode(), beat_age, draining.decode(), consume_age, leases, cost, taken, done, lag, ended.decode() or None)
+    drains, reason = draining.decode(errors="replace"), ended.decode(errors="replace") or None
+    return WorkerRow(epoch.decode(), beat_age, drains, consume_age, leases, cost, taken, done, lag, reason)

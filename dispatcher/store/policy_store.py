@@ -23,12 +23,13 @@ class PolicyStore:
 
     def totals(self) -> dict[str, bytes]:
         """Epoch → JSON of what that worker told with its last beat."""
-        return {epoch.decode(): told for epoch, told in cast("dict[bytes, bytes]", self._client.hgetall(self._keys.totals)).items()}
+        found = cast("dict[bytes, bytes]", self._client.hgetall(self._keys.totals))
+        return {epoch.decode(errors="replace"): told for epoch, told in found.items()}
 
     def load(self) -> dict[str, bytes]:
         """Subject → what was saved of it."""
         found = cast("dict[bytes, bytes]", self._client.hgetall(self._keys.policy))
-        return {subject.decode(): state for subject, state in found.items()}
+        return {subject.decode(errors="replace"): state for subject, state in found.items()}
 
     def save(self, states: Mapping[str, bytes]) -> None:
         """Keep these subjects' states beside those of the others. Raises :class:`NotLeader` once another leads."""

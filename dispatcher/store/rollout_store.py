@@ -120,7 +120,7 @@ class RolloutStore:
 
 
 def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _bytes(value: Any) -> bytes:

@@ -26,6 +26,9 @@ ALIVE_TTL_MS = 24 * 3600 * 1000
 
 DEAD_TTL_MS = 24 * 3600 * 1000
 
+CONCURRENCY_MAX = 1_000_000
+WEIGHT_MAX = 1e9
+
 STORY_TTL_MS = 7 * 24 * 3600 * 1000
 
 
@@ -50,6 +53,15 @@ class Registration:
     tasks: tuple[str, ...] = ()
     at_most_once: tuple[str, ...] = ()
     version: str = ""
+
+
+def read_registration(text: bytes) -> Registration | None:
+    """What a worker said of itself; ``None`` where that is no registration, or nothing that could be planned with."""
+    try:
+        read = msgspec.json.decode(text, type=Registration)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+    return read if 0 < read.concurrency <= CONCURRENCY_MAX and 0 < read.weight <= WEIGHT_MAX else None
 
 
 class BeatStatus(IntEnum):

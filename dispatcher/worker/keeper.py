@@ -135,7 +135,7 @@ class LeaseKeeper:
 
         After an error it may have been taken in Redis: it is not held here, so two beats later it is given back.
         """
-        name = lease_id.decode()
+        name = lease_id.decode(errors="replace")
         with self._lock:
             if self.ended or name in self._past:
                 return None

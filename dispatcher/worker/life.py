@@ -262,7 +262,7 @@ class WorkerLife:
             self.keeper.resume()
             self._host.call_soon(_nothing)  # the loop may be asleep
         if beat.draining:
-            self.keeper.recall(beat.queued)
+            self.keeper.recall(beat.queued & beat.leases)
         if beat.draining == "exit" and not self._leaving:
             self._leaving = True
             self._host.stop_warm()

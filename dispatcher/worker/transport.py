@@ -124,7 +124,7 @@ class _LeaseMixin:
         life: WorkerLife = self.life
         deliver = self.connection._callbacks.get(life.queue_name)
         if deliver is None or life.keeper.paused:
-            life.keeper.return_untaken(lease_id.decode())
+            life.keeper.return_untaken(lease_id.decode(errors="replace"))
             return
         name = lease_id.decode()
         try:

@@ -15,6 +15,8 @@ from tests.simulation.server import Server
 
 CLOCK_SKEW = 0.1
 """A process' clock runs by so much faster or slower at most."""
+RECKONING_MS = 5_000
+"""A worker reckons when it took a job, from its last beat on; Redis says what is late."""
 UNHEARD_MS = 1_000
 """A leader that was held up for no longer than that does not know of an outage that came and went meanwhile."""
 PROBE = b'"dispatcher.probe"'
@@ -101,7 +103,7 @@ class Account:
         self.demand(job.due_ms <= self.now_ms() + 2_000, "a job began before it was due")
         taken_ms = self.server.hash(self.keys.taken(worker.epoch)).get(lease_id.encode())
         if entry.deadline_ms and taken_ms is not None:
-            self.demand(int(taken_ms) < entry.deadline_ms, "a job began after its deadline")
+            self.demand(int(taken_ms) < entry.deadline_ms + RECKONING_MS, "a job began after its deadline")
         others = self.runs_of.setdefault(message, [])
         live = [run for run in others if self._counts(run)]
         if len(live) >= job.copies:

@@ -31,19 +31,21 @@ class Mutant:
 
 LUA = "dispatcher/store/lua"
 GUARD = "if not held or (guard_value ~= '' and held ~= guard_value) then return -1 end"
-TAKEN = "if redis.call('HSETNX', taken, lease_id, string.format('%.0f', now)) == 0 then return false end"
+TAKEN = "if call('HSETNX', taken, lease_id, at_ms) == 0 then return false end"
 BEAT = "if beat_ttl_ms > 0 and redis.call('PTTL', alive) > beat_ttl_ms then return 0 end"
 UNTAKEN = "not (counter == 'recalls' and redis.call('HEXISTS', taken, id) == 1)"
+SAME = "if not is_same(waiting[length - i + 1], sub(records, at + 1, at + FINGERPRINT)) then break end"
+DIE = "    def _die(self) -> None:\n"
 MUTANTS = (
     Mutant("take: twice", f"{LUA}/take.lua", TAKEN,
-           "redis.call('HSETNX', taken, lease_id, string.format('%.0f', now))"),
+           "call('HSETNX', taken, lease_id, at_ms)"),
     Mutant("assign: no token", f"{LUA}/assign.lua", "if redis.call('GET', leader) ~= token then return { { -1 } } end", ""),
     Mutant("assign: to dead epochs", f"{LUA}/assign.lua", "redis.call('EXISTS', alive) == 1 and ", ""),
     Mutant("assign: room as the plan saw it", f"{LUA}/assign.lua", "window - redis.call('HLEN', leases)", "wanted"),
     Mutant("assign: keeps the job in its lane", f"{LUA}/assign.lua", "redis.call('LTRIM', lane_list, 0, -(#frames - left + 1))",
            "redis.call('LTRIM', lane_list, 0, -(#frames - left))"),
     Mutant("admit: no token", f"{LUA}/admit.lua", "if redis.call('GET', leader) ~= token then return { -1 } end", ""),
-    Mutant("admit: whatever is at the head", f"{LUA}/admit.lua", "if not same then break end", ""),
+    Mutant("admit: whatever is at the head", f"{LUA}/admit.lua", SAME, ""),
     Mutant("admit: forgets one", f"{LUA}/admit.lua", "redis.call('LTRIM', ingress, 0, -(matched + 1))",
            "redis.call('LTRIM', ingress, 0, -(matched + 2))"),
     Mutant("giveback: anybody may", f"{LUA}/giveback.lua", GUARD, ""),
@@ -56,7 +58,7 @@ MUTANTS = (
     Mutant("liveness: an outage is silence", "dispatcher/core/liveness.py", "elapsed is None or elapsed > self.gap_ms", "elapsed is None"),
     Mutant("keeper: one beat proves a lease lost", "dispatcher/worker/keeper.py", "sorted(loose & self._loose)", "sorted(loose)"),
     Mutant("keeper: forgets what it took", "dispatcher/worker/keeper.py", "                self._held[name] = held\n", ""),
-    Mutant("life: goes on when it is dead", "dispatcher/worker/life.py", "        self.keeper.ended = True\n", "        return\n"),
+    Mutant("life: goes on when it is dead", "dispatcher/worker/life.py", DIE, f"{DIE}        return\n"),
     Mutant("life: a goodbye before its acks", "dispatcher/worker/life.py", "if not self.keeper.unsent:", "if True:"),
 )  # fmt: skip
 

@@ -42,12 +42,12 @@ for _, epoch in ipairs(redis.call('SMEMBERS', workers)) do
   worker_rows[n + 1] = epoch
   worker_rows[n + 2] = remaining_ms < 0 and 0 or alive_ttl_ms - remaining_ms
   worker_rows[n + 3] = facts[1] or ''
-  worker_rows[n + 4] = tonumber(facts[2] or '0')
+  worker_rows[n + 4] = tonumber(facts[2] or '0') or 0
   worker_rows[n + 5] = #leases
   worker_rows[n + 6] = cost_ms
   worker_rows[n + 7] = redis.call('HLEN', cell .. 'taken:' .. epoch)
-  worker_rows[n + 8] = tonumber(facts[3] or '0')
-  worker_rows[n + 9] = tonumber(facts[4] or '0')
+  worker_rows[n + 8] = tonumber(facts[3] or '0') or 0
+  worker_rows[n + 9] = tonumber(facts[4] or '0') or 0
   worker_rows[n + 10] = remaining_ms < 0 and (redis.call('GET', cell .. 'dead:' .. epoch) or 'unknown') or ''
 end
 local leased_rows = {}
