@@ -61,7 +61,8 @@ class WorkerProcess(Process):
         self._leaving = False
         self._is_cut_off = False
         host = Host(
-            call_soon=self._soon.append, has_loop=has_loop, stop_warm=self._stop_warm, stop_dead=self._stop_dead, switch_queue=lambda: None,
+            call_soon=self._soon.append, has_loop=has_loop, stop_warm=self._stop_warm, stop_dead=self._stop_dead,
+            kill_pool=self._kill_pool, stop_short=self._stop_short, switch_queue=lambda: None,
             is_reserved=self._runs.__contains__, runs_at_most_once=self._runs_at_most_once, loop_runs_jobs=False,
         )  # fmt: skip
         dispatcher.worker.life.new_epoch = world.new_epoch
@@ -157,6 +158,15 @@ class WorkerProcess(Process):
         self.world.say(f"{self.name} learns that it is dead")
         self._exit(again=True)
 
+    def _stop_short(self) -> None:
+        self.world.say(f"{self.name} has no more time to stop")
+        self._exit(again=self._starts_again)
+
+    def _kill_pool(self) -> None:
+        """As when a life is cut short: nothing is told of what ran."""
+        self.world.account.lost_worker(self)
+        self._runs.clear()
+
     def _exit(self, *, again: bool) -> None:
         if not self.is_dead:
             self.is_dead = True
@@ -185,6 +195,8 @@ class WorkerProcess(Process):
         self.soon(seconds / self.registration.weight, lambda: self._end(lease_id, held.message, outcome))
 
     def _end(self, lease_id: str, message: bytes, outcome: str) -> None:
+        if lease_id not in self._runs:
+            return  # its process was killed meanwhile
         run, keeper = self._runs.pop(lease_id), self.life.keeper
         self.world.say(f"{self.name}: {name_of(message)} by lease {lease_id} is {outcome}")
         if outcome == "kills its worker":
