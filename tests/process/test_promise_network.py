@@ -61,6 +61,7 @@ def epochs_of(cluster: Cluster, processes: list[Process]) -> set[str]:
     return {cluster.epoch(worker) for worker in processes[1:]}
 
 
+@pytest.mark.long
 def test_killed_connections_lose_and_repeat_nothing(make_cluster: MakeCluster) -> None:
     """CLIENT KILL of every connection, of whatever type, five times under load: each of 200 jobs runs once."""
     cluster = make_cluster()
@@ -105,7 +106,7 @@ def test_connections_that_go_silent_lose_and_repeat_nothing(make_cluster: MakeCl
     all_is_well(cluster, processes, jobs, epochs)
 
 
-@pytest.mark.parametrize("on_cut_off", ["finish", "stop"])
+@pytest.mark.parametrize("on_cut_off", [pytest.param("finish", marks=pytest.mark.long), "stop"])
 def test_a_worker_that_alone_is_cut_off_does_as_it_was_told(make_cluster: MakeCluster, make_proxy: MakeProxy, on_cut_off: str) -> None:
     """Its connections go silent while it runs a job, the rest of the cell goes on: others get the job. Told to ``finish``, it runs it to
     the end all the same, and ends when it is back; told to ``stop``, it kills the job and ends while it is still cut off.
