@@ -2,7 +2,8 @@
 
 ``BENCH_REDIS_URL`` is the broker. Tasks: ``bench.job`` does nothing, ``bench.started`` notes when it began, ``bench.sleep`` takes
 ``cost / weight`` seconds, the weight being the worker's (``BENCH_WEIGHT``); ``bench.told`` sleeps so long and notes
-who had it; ``bench.answer`` fails as often as its version does; ``bench.faulty`` does its work until its worker is told of a fault.
+who had it; ``bench.noted`` notes in database 1 that it began; ``bench.answer`` fails as often as its version does; ``bench.faulty``
+does its work until its worker is told of a fault.
 """
 
 from __future__ import annotations
@@ -77,6 +78,19 @@ def told(cost: float, whose: str) -> None:
     """Work of ``cost`` seconds on any worker; then note for whom it was, where, and when it ended, in ms of this machine's clock."""
     time.sleep(cost)
     ledger().rpush("bench:told", f"{time.monotonic() * 1000:.0f} {whose} {os.environ.get('BENCH_NAME', '')}")
+
+
+@app.task(name="bench.noted")
+def noted(number: int, seconds: float) -> None:
+    """Note that the job began, in a database apart, which no dispatcher knows; then work."""
+    noted_in().xadd("bench:ran", {"number": number})
+    time.sleep(seconds)
+
+
+@cache
+def noted_in() -> redis.Redis:
+    """Where ``bench.noted`` writes: database 1 of the same server."""
+    return redis.Redis.from_url(client_url(URL).replace("db=0", "db=1"))
 
 
 _consumers: list[Any] = []

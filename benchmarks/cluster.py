@@ -40,11 +40,12 @@ def wait_for(what: Callable[[], bool], timeout_s: float, pause_s: float = 0.005)
 @contextmanager
 def fleet(
     url: str, workers: Sequence[WorkerSpec], *, dispatched: bool, prefetch: int = 1, acks_late: bool = True,
-    environ: Mapping[str, str] | None = None, options: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None, options: Sequence[str] = (), dispatchers: int = 1,
 ) -> Iterator[None]:  # fmt: skip
     """Those workers on ``url``; with ``dispatched``, a dispatcher and attached workers, else plain Celery.
 
-    ``environ``: settings, in the environment of all of them. ``options``: of `dispatcher run`.
+    ``environ``: settings, in the environment of all of them. ``options``: of `dispatcher run`. ``dispatchers``: 0 where the caller has
+    started some.
     """
     base = os.environ | dict(environ or {}) | {
         "BENCH_REDIS_URL": url,
@@ -56,7 +57,7 @@ def fleet(
     client, keys = connect(url), Keys()
     processes: list[subprocess.Popen[bytes]] = []
     try:
-        if dispatched:
+        for _ in range(dispatchers if dispatched else 0):
             command = [sys.executable, "-m", "dispatcher", "-A", "benchmarks.app", "run", *options]
             processes.append(subprocess.Popen(command, env=base, **QUIET, start_new_session=True))
         for spec in workers:

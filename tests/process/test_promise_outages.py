@@ -34,21 +34,6 @@ def test_a_killed_dispatcher_loses_and_repeats_nothing(make_cluster: MakeCluster
     assert [worker.exit_code for worker in workers] == [None, None]
 
 
-def test_a_standby_takes_over_from_a_killed_dispatcher(make_cluster: MakeCluster) -> None:
-    """Two dispatchers, one leads; it is killed: the other leads, and what both were in the middle of is done once."""
-    cluster = make_cluster()
-    first = cluster.start_dispatcher()
-    second = cluster.start_dispatcher(leads=False)
-    cluster.start_workers("w1", "w2")
-    jobs = cluster.send("nap", 0.02, count=300)
-    eventually(lambda: past(cluster, 50), PATIENCE_S)
-    first.kill()
-    cluster.all_succeed(jobs)
-    assert cluster.leader_pid() == second.pid
-    cluster.nothing_is_left()
-    cluster.each_ran_once(jobs)
-
-
 @pytest.mark.parametrize("sig", [pytest.param(signal.SIGTERM, marks=pytest.mark.long), signal.SIGKILL])
 def test_a_restart_of_redis_loses_and_repeats_nothing(make_cluster: MakeCluster, sig: signal.Signals) -> None:
     """Redis, with its append-only file synced always, ends and comes back under load, twice: dispatcher and workers come back by
