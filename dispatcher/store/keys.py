@@ -26,12 +26,12 @@ class KeyDoc:
 KEYS: tuple[KeyDoc, ...] = (
     KeyDoc("<queue>, <queue>\\x06\\x163, …6, …9", "list", "Ingress: Celery messages as the producer sent them, one list a "
            "priority step", "producers (Celery), release, requeue_dead", "read_ingress, admit", "until admitted"),
-    KeyDoc("<cell>:messages", "hash", "job number → raw message, from admission to the end of the job", "admit, ack, release, purge, "
-           "requeue_dead", "take, settle, dead list, find_job", "until acked, released or purged"),
+    KeyDoc("<cell>:messages", "hash", "job number → raw message, from admission to the end of the job", "admit, adopt, ack, release, "
+           "purge, requeue_dead", "take, settle, dead list, find_job", "until acked, released or purged"),
     KeyDoc("<cell>:lanes", "set", "names of the lanes that are not empty", "admit, promote_scheduled, assign, giveback, bury_late, "
-           "release, purge", "snapshot, ack", "permanent"),
+           "release, purge, adopt", "snapshot, ack", "permanent"),
     KeyDoc("<cell>:lane:<lane>", "list", "frames of waiting jobs of one kind; the right end is next", "admit, promote_scheduled, "
-           "assign, giveback, bury_late, release, purge", "snapshot, Flower", "while jobs wait"),
+           "assign, giveback, bury_late, release, purge, adopt", "snapshot, Flower", "while jobs wait"),
     KeyDoc("<cell>:scheduled", "zset", "frame+lane of jobs not yet due, scored by due time in ms", "admit, giveback, "
            "promote_scheduled, release, purge", "snapshot", "until due"),
     KeyDoc("<cell>:sequence", "string", "last number given to a job or a lease; µs of Redis time, never repeats", "admit, assign, "
@@ -46,9 +46,9 @@ KEYS: tuple[KeyDoc, ...] = (
     KeyDoc("<cell>:dead:<epoch>", "string", "why the epoch ended: silent, goodbye", "end_epoch", "heartbeat, snapshot", "a day"),
     KeyDoc("<cell>:wq:<epoch>", "list", "the worker's queue: lease ids, right end next", "assign, giveback", "the worker (BRPOP), "
            "heartbeat", "until forgotten"),
-    KeyDoc("<cell>:leases:<epoch>", "hash", "lease id → frame+lane: what this worker owes", "assign, ack, giveback",
+    KeyDoc("<cell>:leases:<epoch>", "hash", "lease id → frame+lane: what this worker owes", "assign, ack, giveback, adopt",
            "take, heartbeat, snapshot", "until forgotten"),
-    KeyDoc("<cell>:taken:<epoch>", "hash", "lease id → ms when the job was started", "take, ack, giveback", "giveback, snapshot",
+    KeyDoc("<cell>:taken:<epoch>", "hash", "lease id → ms when the job was started", "take, ack, giveback, adopt", "giveback, snapshot",
            "until forgotten"),
     KeyDoc("<cell>:totals", "hash", "epoch → JSON: what that worker did, by kind of job, and what it runs", "heartbeat, forget_worker",
            "dispatch", "until the epoch is forgotten"),

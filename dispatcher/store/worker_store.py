@@ -29,6 +29,9 @@ DEAD_TTL_MS = 24 * 3600 * 1000
 CONCURRENCY_MAX = 1_000_000
 WEIGHT_MAX = 1e9
 
+ADOPT_MAX = 50
+"""Jobs in one call of ``adopt``, for it carries their messages."""
+
 STORY_TTL_MS = 7 * 24 * 3600 * 1000
 
 
@@ -174,6 +177,23 @@ class WorkerStore:
                 ],
             )
         )
+
+    def adopt(self, jobs: Sequence[tuple[str, bytes, bytes]]) -> int:
+        """Have jobs that run here, (lease id, entry, message) of each, leased to this life: Redis lost the one they were leased to.
+
+        How many are; the others are elsewhere in Redis too. Raises :class:`EpochEnded`.
+        """
+        adopted = 0
+        for at in range(0, len(jobs), ADOPT_MAX):
+            part = self._run(
+                "adopt",
+                [self._alive, self._leases, self._taken, self.keys.messages, self.keys.lanes],
+                [self.keys.lane_prefix, *(part for job in jobs[at : at + ADOPT_MAX] for part in job)],
+            )
+            if part < 0:
+                raise EpochEnded(f"worker life {self.epoch} was declared dead")
+            adopted += part
+        return adopted
 
     def heartbeat(self, facts: dict[str, Any], totals: bytes = b"") -> Beat:
         """Beat once, with numbers to show and to plan by: ``done, failed, busy_ms, running, consume_age_ms, loop_lag_ms``.

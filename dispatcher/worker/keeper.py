@@ -307,7 +307,7 @@ class LeaseKeeper:
     def move(self, store: WorkerStore, pipe: LeasePipe) -> None:
         """A new life begins in this process: Redis lost the old one.
 
-        What is held runs on. Its leases went with the old life, so that ending it changes nothing in Redis.
+        What is held runs on, under the ids that it has, and is adopted by the new life.
         """
         with self._flushing, self._lock:
             self._store, old, self._pipe = store, self._pipe, pipe

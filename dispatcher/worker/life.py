@@ -25,7 +25,7 @@ from dispatcher.store.lease_pipe import LeasePipe
 from dispatcher.store.revoke_store import RevokeStore
 from dispatcher.store.worker_store import Beat, BeatStatus, GiveBack, Registration, WorkerStore, after_death, new_epoch
 from dispatcher.worker.cut_off import CutOffWatch
-from dispatcher.worker.keeper import Held, LeaseKeeper
+from dispatcher.worker.keeper import LeaseKeeper
 from dispatcher.worker.lifeline import Lifeline
 from dispatcher.worker.models import ModelMemory
 from dispatcher.worker.revokes import Revokes
@@ -97,6 +97,7 @@ class WorkerLife:
         self._lag_ms = 0
         self._away = False
         self._told_totals = b""
+        self._unadopted = False
         self._revoke_store = RevokeStore(client, keys, kept_s=settings.revokes_kept_s)
         self._heard_revokes: SimpleQueue[list[str]] = SimpleQueue()
         self.revokes = Revokes(self._revoke_store)
@@ -239,6 +240,8 @@ class WorkerLife:
             self._begin_anew()
         else:
             self._told_totals = totals
+            if self._unadopted:
+                self._adopt()
             self._obey(beat)
             self.keeper.answered(beat)
             self._tell_revokes()  # last: a Redis that is full refuses it, and must not miss a beat for it
@@ -300,13 +303,17 @@ class WorkerLife:
         self.keeper.move(self._store, pipe)
         self._told_totals = b""
         self._register()
-        self._adopt(self.keeper.held())
+        self._unadopted = True
         self._host.call_soon(self._host.switch_queue)
+        self._adopt()
 
-    def _adopt(self, held: dict[str, Held]) -> None:
-        """Where jobs that are running here would be leased to the new life, so that others do not run them too."""
-        if held:
-            log.warning("%d jobs that run here are not leased any more", len(held))
+    def _adopt(self) -> None:
+        """Have the jobs that are running here leased to the new life: were it to die now, they must run again."""
+        jobs = [(lease_id, held.entry, held.message) for lease_id, held in self.keeper.held().items()]
+        adopted = self._store.adopt(jobs)
+        self._unadopted = False
+        if adopted < len(jobs):
+            log.warning("%d of %d jobs that run here came back with Redis' older state and may run again", len(jobs) - adopted, len(jobs))
 
     def _loop_lag_ms(self) -> int:
         """How late the consumer's loop is: its last turn's delay, or that of the one it still owes."""

@@ -61,7 +61,7 @@ def test_a_leader_that_was_replaced_stands_by_and_says_so_once(stage: Stage) -> 
 
     stage.send(2)
     for _ in range(5):
-        stage.clock.now_ms += 1_000
+        stage.clock.now_ms += 100
         standby.step()
         assert not stage.step().leads
     assert leads_and_losses(stage) == [LeadLost("leader-1")]

@@ -275,14 +275,15 @@ def test_a_declared_dead_worker_in_a_users_process_stops_and_spares_the_process(
 
 
 def test_a_redis_that_lost_its_state_gets_the_worker_anew(cell: Cell) -> None:
-    """After a FLUSHALL the worker registers a new life, lets its running job finish, and serves jobs again."""
+    """After a FLUSHALL the worker registers a new life, which owes what it runs, and serves jobs again."""
     with cell.in_process():
         epoch = cell.epoch_of("inner@test")
-        [running] = cell.send("work", 0.6)
+        [running] = cell.send("work", 3.0)
         eventually(lambda: cell.client.hlen(cell.keys.taken(epoch)))
         cell.client.flushall()
         new = eventually(lambda: cell.epoch_of("inner@test"))
         assert new != epoch
+        eventually(lambda: cell.client.hlen(cell.keys.taken(new)) == 1)
         assert cell.send("work")[0].get()
         assert running.get() == running.id
         eventually(cell.no_leases)

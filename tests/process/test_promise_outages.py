@@ -99,3 +99,25 @@ def test_jobs_longer_than_every_timeout_run_once_over_a_restart_and_a_connection
     cluster.each_ran_once(jobs)
     assert {cluster.epoch(worker) for worker in workers} == epochs
     assert [one.exit_code for one in workers] == [None, None, None]
+
+
+@pytest.mark.long
+def test_what_runs_while_redis_loses_everything_is_owed_again(make_cluster: MakeCluster) -> None:
+    """The workers begin new lives and adopt what they run. One that lives ends its jobs once; of one that is then killed they run again,
+    though Redis had forgotten them.
+    """
+    cluster = make_cluster(lease_ttl_s=3, heartbeat_s=0.5)
+    cluster.start_dispatcher()
+    lives, dies = cluster.start_workers("w1", "w2")
+    jobs = cluster.send("nap", 8, count=4)
+    eventually(lambda: len(cluster.ledger.running()) == 4, PATIENCE_S)
+    before = {cluster.epoch(lives), cluster.epoch(dies)}
+    cluster.client.flushall()
+    eventually(lambda: cluster.taken(cluster.epoch(lives)) == cluster.taken(cluster.epoch(dies)) == 2, PATIENCE_S, dies.tail)
+    assert not before & {cluster.epoch(lives), cluster.epoch(dies)}
+    lost = {entry.job for entry in cluster.ledger.running() if entry.worker.startswith("w2")}
+    dies.kill()
+    cluster.all_succeed(jobs)
+    cluster.nothing_is_left()
+    assert cluster.ledger.runs() == {job: 2 if job in lost else 1 for job in jobs}
+    assert len(lost) == 2
