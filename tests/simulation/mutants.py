@@ -57,7 +57,7 @@ MUTANTS = (
            "(remaining_ms < 0 or remaining_ms > alive_ttl_ms) and (redis.call"),
     Mutant("liveness: an outage is silence", "dispatcher/core/liveness.py", "elapsed is None or elapsed > self.gap_ms", "elapsed is None"),
     Mutant("keeper: one beat proves a lease lost", "dispatcher/worker/keeper.py", "sorted(loose & self._loose)", "sorted(loose)"),
-    Mutant("keeper: forgets what it took", "dispatcher/worker/keeper.py", "                self._held[name] = held\n", ""),
+    Mutant("keeper: forgets what it took", "dispatcher/worker/keeper.py", "self._held[name] = held\n", "pass\n"),
     Mutant("life: goes on when it is dead", "dispatcher/worker/life.py", DIE, f"{DIE}        return\n"),
     Mutant("life: a goodbye before its acks", "dispatcher/worker/life.py", "if not self.keeper.unsent:", "if True:"),
 )  # fmt: skip
