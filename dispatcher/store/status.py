@@ -100,7 +100,7 @@ def _worker(
 ) -> dict[str, Any]:
     registration = msgspec.json.decode(facts.get("registration") or NOBODY, type=Registration)
     memory = msgspec.json.decode(totals, type=WorkerTotals).memory if totals else None
-    alive = row is not None and row[1] >= 0
+    alive = row is not None and not row[9]
     if not alive:
         state = "dead"
     elif facts.get("draining"):
@@ -125,7 +125,7 @@ def _worker(
         "speeds": learned.get("speeds", {}),
         "warmth": learned.get("warmth", 1.0),
         "ejected": learned.get("ejected", ""),
-        "beat_age_s": round(row[1] / 1000, 3) if alive and row is not None else None,
+        "beat_age_s": round(max(0, row[1]) / 1000, 3) if alive and row is not None else None,
         "pid": registration.pid,
         "models": list(registration.models),
         "resident": memory.resident if memory is not None else msgspec.to_builtins(registration.resident),
