@@ -30,8 +30,9 @@ from dispatcher.provision.processes import BACKOFF_S, ProcessProvisioner, how_it
 from dispatcher.service.autoscale import Autoscaler
 from dispatcher.settings import Settings, load_settings, settings_environ
 from dispatcher.store.admin_store import AdminStore
-from dispatcher.store.connection import connect, redact
+from dispatcher.store.connection import connect
 from dispatcher.store.keys import Keys
+from dispatcher.store.redaction import redact
 
 APP: Final = "workers.app"
 SUPERVISE_S: Final = 0.2

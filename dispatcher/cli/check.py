@@ -82,7 +82,7 @@ def _unknown_variables(session: Session) -> Iterator[str]:
 
 
 def _server(session: Session, settings: Settings) -> dict[str, Any]:
-    from dispatcher.store.connection import redact
+    from dispatcher.store.redaction import redact
     from dispatcher.store.server import read_server_facts
     from dispatcher.wiring import connect_cell
 

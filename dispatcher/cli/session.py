@@ -13,7 +13,8 @@ import redis
 from dispatcher.embedded import find_redis_url
 from dispatcher.errors import Invalid, Unavailable
 from dispatcher.settings import Settings, load_settings
-from dispatcher.store.connection import point_broker_at, point_results_at, redact
+from dispatcher.store.connection import point_broker_at, point_results_at
+from dispatcher.store.redaction import redact
 
 if TYPE_CHECKING:
     from celery import Celery

@@ -8,15 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
+from urllib.parse import parse_qs, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from dispatcher.errors import Invalid
+from dispatcher.store.redaction import redact, refuse_unquoted
 from dispatcher.store.sentinel import (
-    SEPARATOR,
     is_sentinel,
     master_of,
     patient_enough,
@@ -104,6 +104,7 @@ def tls_options(broker_use_ssl: Any) -> dict[str, Any]:
 
 def client_url(url: str) -> str:
     """The form redis-py understands. Sentinels have none."""
+    refuse_unquoted(url)
     parts = urlsplit(url)
     if parts.scheme in _SOCKET_SCHEMES:
         query = parse_qs(parts.query)
@@ -138,14 +139,3 @@ def point_results_at(conf: Any, url: str) -> None:
     """The same for its result backend."""
     conf.result_backend = celery_url(url)
     conf.result_backend_transport_options = dict(conf.result_backend_transport_options or {}) | transport_options(url)
-
-
-def redact(url: str) -> str:
-    """``url`` without its password, fit for logs and messages."""
-    if SEPARATOR in url:
-        return SEPARATOR.join(redact(one) for one in url.split(SEPARATOR))
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.netloc.rsplit("@", 1)[1]
-    return urlunsplit(parts._replace(netloc=f"{quote(parts.username or '')}:***@{host}"))

@@ -17,6 +17,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from dispatcher.errors import Invalid
+from dispatcher.store.redaction import refuse_unquoted
 
 SEPARATOR = ";"
 SENTINEL_PORT = 26379
@@ -41,6 +42,7 @@ def is_sentinel(url: str) -> bool:
 
 def read_sentinel_url(url: str) -> SentinelUrl:
     """Raises :class:`Invalid` for what is none."""
+    refuse_unquoted(url)
     parts = [urlsplit(one.strip()) for one in url.split(SEPARATOR) if one.strip()]
     if any(one.scheme != "sentinel" or not one.hostname for one in parts):
         raise Invalid("the URL of a sentinel is sentinel://host:26379, several are separated by ';', the last may end in /0?master_name=…")

@@ -6,7 +6,8 @@ import pytest
 from celery import Celery
 
 from dispatcher.errors import Invalid
-from dispatcher.store.connection import bound_waits, celery_url, connect, point_broker_at, point_results_at, redact
+from dispatcher.store.connection import bound_waits, celery_url, connect, point_broker_at, point_results_at
+from dispatcher.store.redaction import redact
 from dispatcher.store.sentinel import read_sentinel_url
 
 URL = "sentinel://:secret@a:26380;sentinel://b;sentinel://c/2?master_name=cell"
