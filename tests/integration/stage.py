@@ -214,3 +214,13 @@ def _id_in(raw: bytes) -> str | None:
         return str(json.loads(raw)["headers"]["id"])
     except (ValueError, LookupError, TypeError):
         return None
+
+
+def in_turn(stub: Stub, stage: Stage) -> list[str]:
+    """Task ids in the order in which a worker of one slot is given them."""
+    ran: list[str] = []
+    while True:
+        stage.step()
+        if not (now := stub.run_all()):
+            return ran
+        ran += now

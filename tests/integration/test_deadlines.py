@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,13 +13,6 @@ from dispatcher.events import JobsLate
 from dispatcher.store.worker_store import GiveBack, late
 from tests.integration.stage import Stage, Stub
 from tests.support import eventually
-
-
-@pytest.fixture
-def stage(redis_url: str) -> Iterator[Stage]:
-    made = Stage(redis_url)
-    yield made
-    made.close()
 
 
 def soon(**more: Any) -> dict[str, Any]:

@@ -19,13 +19,6 @@ from tests.integration.stage import Stage
 from tests.support import eventually
 
 
-@pytest.fixture
-def stage(redis_url: str) -> Iterator[Stage]:
-    one = Stage(redis_url)
-    yield one
-    one.close()
-
-
 def test_one_frame(stage: Stage) -> None:
     """Where the output is no terminal, too; nothing is cut there."""
     stage.worker("w1", models=("chat",)).beat()

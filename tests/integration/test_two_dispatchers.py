@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,13 +16,6 @@ from dispatcher.service.settle import Settler
 from dispatcher.store.admin_store import AdminStore
 from dispatcher.store.unsettled_store import UnsettledStore
 from tests.integration.stage import Stage, task_id
-
-
-@pytest.fixture
-def stage(redis_url: str) -> Iterator[Stage]:
-    made = Stage(redis_url)
-    yield made
-    made.close()
 
 
 def leads_and_losses(stage: Stage) -> list[object]:

@@ -1,0 +1,178 @@
+"""What cannot be a job becomes a dead letter with a reason, and whoever waits for its result is told."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import redis
+from celery import chord
+from celery.exceptions import ChordError
+from celery.result import AsyncResult
+
+from dispatcher.errors import JobDead
+from dispatcher.events import JobsRefused
+from tests.integration.stage import Stage
+from tests.messages import TASK, envelope, message
+
+
+def test_bad_messages_are_dead_letters_and_good_ones_go_on(stage: Stage) -> None:
+    """Each with its reason, in the same step as the good ones around them."""
+    worker = stage.worker(models=("minilm",), concurrency=10)
+    bad = {
+        "bad-eta": message("bad-eta", eta="tomorrow"),
+        "bad-limit": message("bad-limit", timelimit=5),
+        "no-model": message("no-model", dispatch={"model": "gpt-99"}),
+        "bad-cost": message("bad-cost", dispatch={"cost": -1}),
+    }
+    nameless = [b"not json", b"{}", b"\xff\x00", b"", b"!", b"!77", json.dumps(envelope() | {"properties": {}}).encode()]
+    good = [message(f"good-{i}") for i in range(3)]
+    stage.client.lpush("dispatch", good[0], *bad.values(), good[1], *nameless, good[2])
+
+    report = stage.step()
+
+    assert report.admitted == 3 + len(bad) + len(nameless)
+    assert worker.run_all() == ["good-0", "good-1", "good-2"]
+    reasons = stage.reasons()
+    assert {name: reasons[name] for name in bad} == {
+        "bad-eta": "bad_eta", "bad-limit": "bad_timelimit", "no-model": "unknown_model", "bad-cost": "bad_header",
+    }  # fmt: skip
+    assert len(reasons) == len(bad) + len(nameless)
+    refused = {event.reason: event.count for event in stage.events if isinstance(event, JobsRefused)}
+    assert sum(refused.values()) == len(reasons)
+    assert refused["not_json"] == 5
+
+
+def test_a_dead_job_raises_where_it_is_waited_for(stage: Stage) -> None:
+    """AsyncResult.get() of each dead job that had an id raises JobDead with the reason, and does not hang."""
+    stage.worker(models=("minilm",))
+    (no_model,) = stage.send(headers={"dispatch": {"model": "gpt-99"}})
+    stage.client.lpush("dispatch", b"garbage without an id", message("bad-eta", eta="tomorrow"))
+    stage.steps()
+
+    assert stage.settler.step() == 2
+    assert stage.settler.step() == 0
+    for id_, reason in ((no_model, "unknown_model"), ("bad-eta", "bad_eta")):
+        with pytest.raises(JobDead) as raised:
+            AsyncResult(id_, app=stage.app).get(timeout=10)
+        assert raised.value.reason == reason
+    assert stage.text.zcard(stage.keys.dead_letters) == 3
+    assert stage.kinds().count("JobSettled") == 2
+
+
+def test_a_settler_that_dies_is_followed_by_one_that_settles(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mark goes after the result is stored, so nothing is lost between them (scenario 59)."""
+    (sent,) = stage.send(headers={"dispatch": {"cost": -1}})
+    stage.steps()
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.app.backend, "mark_as_failure", _raise_connection_error)
+        with pytest.raises(redis.ConnectionError):
+            stage.settler.step()
+    assert stage.text.scard(stage.keys.unsettled) == 1
+
+    stage.settler.step()
+    assert AsyncResult(sent, app=stage.app).state == "FAILURE"
+
+
+def _raise_connection_error(*args: object, **kwargs: object) -> None:
+    raise redis.ConnectionError("away")
+
+
+def test_the_errbacks_of_a_dead_job_are_called(stage: Stage) -> None:
+    """As Celery calls them for any failed job: with its id."""
+    errback = stage.app.tasks["demo.errback"]
+    sent = stage.app.tasks[TASK].apply_async(headers={"dispatch": {"cost": -1}}, link_error=errback.s())
+    stage.steps()
+    stage.settler.step()
+
+    (raw,) = stage.client.lrange("dispatch", 0, -1)
+    called = json.loads(raw)
+    assert called["headers"]["task"] == "demo.errback"
+    assert sent.id in called["headers"]["argsrepr"]
+
+
+def test_the_chord_of_a_dead_job_fails(stage: Stage) -> None:
+    """Its other part runs, the body does not, and who waits for it is told."""
+    worker = stage.worker()
+    job, callback = stage.app.tasks[TASK], stage.app.tasks["demo.callback"]
+    result = chord([job.s(1), job.s(2).set(headers={"dispatch": {"cost": -1}})])(callback.s())
+    stage.steps()
+    assert len(worker.run_all()) == 1
+    stage.settler.step()
+
+    with pytest.raises(ChordError):
+        AsyncResult(result.id, app=stage.app).get(timeout=10)
+
+
+def test_a_broken_canvas_does_not_keep_a_dead_job_waiting(stage: Stage) -> None:
+    """Its errbacks are nonsense; its own state is stored all the same."""
+    stage.client.lpush("dispatch", message("broken", eta="tomorrow", embed={"errbacks": "nonsense", "chord": 5}))
+    stage.steps()
+    stage.settler.step()
+
+    with pytest.raises(JobDead):
+        AsyncResult("broken", app=stage.app).get(timeout=10)
+    assert stage.text.scard(stage.keys.unsettled) == 0
+
+
+def test_a_message_that_is_too_large(redis_url: str) -> None:
+    """It is a dead letter without having been read, kept whole; its id is found when its state is stored."""
+    stage = Stage(redis_url, message_bytes_max=2_000)
+    worker = stage.worker(concurrency=2)
+    large, good = message("large", args=("x" * 3_000,)), message("good")
+    stage.client.lpush("dispatch", large, good)
+    stage.step()
+
+    assert worker.run_all() == ["good"]
+    assert stage.reasons() == {"large": "too_large"}
+    stage.settler.step()
+    with pytest.raises(JobDead, match="too_large"):
+        AsyncResult("large", app=stage.app).get(timeout=10)
+    stage.close()
+
+
+@pytest.mark.long
+def test_a_message_of_100_mb(stage: Stage) -> None:
+    """As above, at its real size, with the default limit."""
+    worker = stage.worker(concurrency=2)
+    large = message("large", args=("x" * 75_000_000,))
+    assert len(large) > 100_000_000
+    stage.client.lpush("dispatch", large)
+    stage.client.lpush("dispatch", message("good"))
+    stage.steps()
+
+    assert worker.run_all() == ["good"]
+    stage.settler.step()
+    with pytest.raises(JobDead, match="too_large"):
+        AsyncResult("large", app=stage.app).get(timeout=10)
+
+
+def test_a_model_is_unknown_only_once_models_are_known(stage: Stage) -> None:
+    """Before any worker named one, its jobs wait; a worker that serves it makes it known for good."""
+    sent = stage.send(headers={"dispatch": {"model": "minilm"}})
+    stage.steps()
+    assert len(stage.waiting()) == 1
+    plain = stage.worker("plain")
+    stage.steps()
+    assert plain.run_all() == []
+
+    server = stage.worker("server", models=("minilm",))
+    stage.steps()
+    assert server.run_all() == sent
+    server.store.goodbye()
+    stage.steps()
+    stage.send(headers={"dispatch": {"model": "minilm"}})
+    (unknown,) = stage.send(headers={"dispatch": {"model": "minilm@2"}})
+    stage.steps()
+    assert len(stage.waiting()) == 1
+    assert stage.reasons() == {unknown: "unknown_model"}
+
+
+def test_an_unknown_header_field_is_said_once(stage: Stage) -> None:
+    """However many jobs carry it."""
+    stage.worker(concurrency=9)
+    for _ in range(3):
+        stage.send(2, headers={"dispatch": {"shard": 5}})
+        stage.step()
+
+    assert stage.kinds().count("UnknownHeaderField") == 1
