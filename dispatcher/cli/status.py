@@ -36,6 +36,8 @@ def _print(facts: dict[str, Any], paused: set[str]) -> None:
     )
     if facts["unroutable"]:
         console.print(f"{count(facts['unroutable'], 'lane')} that no worker may serve: `dispatcher explain JOB` says why")
+    if facts["unreadable"]:
+        console.print(f"cannot be read, and is passed over: {escape(', '.join(facts['unreadable']))}")
     if paused:
         queues = "every queue" if "*" in paused else ", ".join(sorted(paused))
         console.print(f"paused: {queues} (`dispatcher resume` goes on)")

@@ -6,14 +6,14 @@ import os
 import socket
 import threading
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 import redis
 
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.observe.node import LiveWorker
-from dispatcher.store.keys import Keys
+from dispatcher.store.keys import Keys, text_names
 from dispatcher.store.worker_store import ALIVE_TTL_MS, Registration
 
 REMEMBER_S: Final = 60.0
@@ -42,7 +42,7 @@ class CellLook:
             pipe.smembers(keys.ingress_queues)
             pipe.smembers(keys.lanes)
             pipe.smembers(keys.workers)
-            named, lanes, epochs = pipe.execute()
+            named, lanes, epochs = map(text_names, pipe.execute())
         names = [*sorted({*self._ingress, *named})]
         names += [keys.queue_name(keys.lane(lane)) for lane in self._recent(lanes)]
         names += [keys.queue_name(keys.worker_queue(epoch)) for epoch in sorted(epochs)]
@@ -51,7 +51,7 @@ class CellLook:
     def live_workers(self) -> list[LiveWorker]:
         """Every worker that has not been reaped. What changes in a life is read of those alone for whom the node stands in."""
         keys = self._keys
-        epochs: list[str] = sorted(self._client.smembers(keys.workers))  # type: ignore[arg-type]
+        epochs = sorted(text_names(cast("set[str]", self._client.smembers(keys.workers))))
         known = self._learn(epochs)
         solo = [epoch for epoch in epochs if epoch in known and known[epoch].pool == "solo"]
         with self._client.pipeline(transaction=False) as pipe:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import ceil
 from random import Random
@@ -337,14 +337,14 @@ class Dispatcher:
             self._set_ingress()
             lost = [row.epoch for row in rows if row.epoch not in self._registrations and not row.ended]
             self._pass_over([f"the registration of worker {epoch}" for epoch in lost])
-        self._pass_over([f"lane {name!r}" for name in look.unreadable])
+        self._pass_over(look.unreadable)
         if len(self._registrations) > len(rows):
             alive = {row.epoch for row in rows}
             self._registrations = {e: r for e, r in self._registrations.items() if e in alive}
             self._windows.forget(alive)
         return tuple(self._view(row, look.now_ms) for row in rows)
 
-    def _pass_over(self, unreadable: list[str]) -> None:
+    def _pass_over(self, unreadable: Iterable[str]) -> None:
         for what in unreadable:
             if what not in self._passed_over:
                 self._passed_over.add(what)

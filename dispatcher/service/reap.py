@@ -9,7 +9,7 @@ from dispatcher.core.lane import parse_lane
 from dispatcher.core.liveness import Liveness
 from dispatcher.core.poison import Attempt
 from dispatcher.core.snapshot import WorkerView
-from dispatcher.events import Event, FleetSilent, WorkerDraining, WorkerReaped, WorkerSilent
+from dispatcher.events import Event, FleetSilent, Unreadable, WorkerDraining, WorkerReaped, WorkerSilent
 from dispatcher.settings import Settings
 from dispatcher.store.dispatch_store import DispatchStore
 from dispatcher.store.frame import Entry
@@ -30,6 +30,7 @@ class Reaper:
         self._stall_ms = round(settings.stall_s * 1000)
         self._fleet_was_silent = False
         self._draining: set[str] = set()
+        self._unreadable: set[str] = set()
         self.liveness = Liveness(self._lease_ttl_ms)
 
     def step(self, workers: Sequence[WorkerView], *, now_ms: int, monotonic_ms: int) -> int:
@@ -77,6 +78,9 @@ class Reaper:
         if self._store.forget_worker(worker.epoch):
             self._draining.discard(worker.epoch)
             self._emit(WorkerReaped(worker.name, worker.epoch, reason, ended - buried, buried))
+        elif not leases and worker.leases and worker.epoch not in self._unreadable:
+            self._unreadable.add(worker.epoch)
+            self._emit(Unreadable(f"a lease in {self._store.keys.leases(worker.epoch)!r}"))
         return ended
 
     def _return(self, worker: WorkerView, lease_id: str, entry: Entry, reason: str, *, alone: bool) -> GiveBack:

@@ -13,7 +13,7 @@ from dispatcher.clock import Clock, SystemClock
 from dispatcher.core.lane import parse_lane
 from dispatcher.errors import Invalid, Unavailable
 from dispatcher.store.frame import Entry, parse_entry
-from dispatcher.store.keys import Keys
+from dispatcher.store.keys import Keys, text_names
 from dispatcher.store.rollout_store import RolloutStore
 from dispatcher.store.scripts import Scripts
 from dispatcher.store.status import lane_ingress, read_status
@@ -131,7 +131,7 @@ class AdminStore:
 
     def ingress_queues(self) -> set[str]:
         """Every ingress queue that is known of."""
-        return {*self._queues, *cast("set[str]", self._client.smembers(self.keys.ingress_queues))}
+        return {*self._queues, *text_names(cast("set[str]", self._client.smembers(self.keys.ingress_queues)))}
 
     def _check_queue(self, queue: str | None) -> None:
         known = self.ingress_queues()

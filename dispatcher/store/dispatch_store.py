@@ -6,6 +6,7 @@ The client must answer with bytes (``connect(url, text=False)``): messages are r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import chain, groupby
@@ -77,7 +78,8 @@ class WorkerRow(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Look:
     """What one look found. ``messages``: per ingress list (its index) the next raw messages, next first. ``leased_ms``: cost by
-    lane, where it was asked for. ``unreadable``: lanes whose name or first job is none of ours; they are left alone.
+    lane, where it was asked for. ``unreadable``: in words, lanes whose name or first job is none of ours, and keys of lanes and workers of
+    another type; these lanes and workers are left out.
     """
 
     now_ms: int
@@ -321,13 +323,16 @@ class DispatchStore:
         return bool(self._led(reply))
 
     def leases(self, epoch: str) -> list[tuple[str, Entry, bool]]:
-        """(lease id, entry, was taken) of all leases of a worker, newest job first."""
+        """(lease id, entry, was taken) of all leases of a worker that can be read, newest job first."""
         with self._client.pipeline(transaction=False) as pipe:
             pipe.hgetall(self.keys.leases(epoch))
             pipe.hkeys(self.keys.taken(epoch))
             leases, taken = pipe.execute()
         started = set(taken)
-        found = [(id_.decode(), parse_entry(entry.decode()), id_ in started) for id_, entry in leases.items()]
+        found: list[tuple[str, Entry, bool]] = []
+        for id_, entry in leases.items():
+            with suppress(ValueError):
+                found.append((id_.decode(), parse_entry(entry.decode()), id_ in started))
         return sorted(found, key=lambda lease: lease[1].job, reverse=True)
 
     def giveback(self, epoch: str, leases: Sequence[GiveBack]) -> int:
@@ -356,14 +361,14 @@ class DispatchStore:
 
 
 def _as_look(snapshot: list[Any], found: Sequence[list[bytes]] = ()) -> Look:
-    now_ms, leads, paused, lanes, workers, next_due, leased = snapshot
+    now_ms, leads, paused, lanes, workers, next_due, leased, others = snapshot
     views: list[LaneView] = []
-    unreadable: list[str] = []
+    unreadable = [f"key {key.decode(errors='backslashreplace')!r}" for key in others]
     for i in range(0, len(lanes), 3):
         try:
             views.append(_lane_view(*lanes[i : i + 3]))
         except (Invalid, ValueError):
-            unreadable.append(lanes[i].decode(errors="backslashreplace"))
+            unreadable.append(f"lane {lanes[i].decode(errors='backslashreplace')!r}")
     return Look(
         now_ms=now_ms,
         leads=bool(leads),

@@ -8,6 +8,7 @@ queue names; their queue name is the key without the ``global_keyprefix``.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -88,6 +89,11 @@ KEYS: tuple[KeyDoc, ...] = (
     KeyDoc("<cell>:submission:<digest>", "hash", "a resumable `submit`: chunk → task id", "submit", "submit --resume",
            "30 days"),
 )
+
+
+def text_names(members: Iterable[str]) -> set[str]:
+    """The members of a set that are text. Bytes that somebody else put there name nothing of ours, and no client could send them."""
+    return {one for one in members if not any("\ud800" <= character <= "\udfff" for character in one)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,19 +8,20 @@ from typing import Any
 import msgspec
 import redis
 
-from dispatcher.core.evidence import WorkerTotals
+from dispatcher.core.evidence import Memory, WorkerTotals
 from dispatcher.core.explain import in_words
 from dispatcher.core.lane import parse_lane
+from dispatcher.errors import Invalid
 from dispatcher.store.frame import parse_entry
-from dispatcher.store.keys import Keys
+from dispatcher.store.keys import Keys, text_names
 from dispatcher.store.leader_view import HeldLane, LeaderView, read_leader_view
 from dispatcher.store.scripts import Scripts
-from dispatcher.store.worker_store import ALIVE_TTL_MS, Registration
+from dispatcher.store.worker_store import ALIVE_TTL_MS, Registration, read_registration
 
 SNAPSHOT_WORKER_FIELDS = 10
 
-NOBODY = '{"name": "", "host": "", "pid": 0, "concurrency": 0}'
-"""Stands for a registration that Redis has lost."""
+NOBODY = Registration("", "", 0, 0)
+"""Stands for a registration that Redis has lost, or that cannot be read."""
 
 STATES = ("starting", "ready", "draining", "ejected", "dead")
 """*starting*: registered, has not beaten yet. *dead*: its life has ended; shown for a minute."""
@@ -33,14 +34,16 @@ def read_status(client: redis.Redis, scripts: Scripts, keys: Keys, queues: Seque
     are ``null`` where it does not say. ``leader`` is ``null`` or has the ``host`` and ``pid`` of the leading dispatcher. What only the
     leader knows is as of its last second, and missing while there is none: ``why`` a lane's jobs wait, ``unroutable`` (lanes that no
     worker may serve, for ``unroutable_after_s``), and of a worker its ``window``, measured ``speeds``, ``warmth``, and why it is
-    ``ejected``. Costs one script and two pipelines, whatever the number of jobs.
+    ``ejected``. ``unreadable`` names lanes and keys that hold what nothing of ours has written: they are passed over. Costs one script
+    and two pipelines, whatever the number of jobs.
     """
-    now_ms, _, _, lanes, workers, _, _ = scripts(
+    now_ms, _, _, lanes, workers, _, _, unreadable = scripts(
         "snapshot",
         [keys.leader, keys.lanes, keys.workers, keys.paused, keys.scheduled],
         ["", keys.lane_prefix.removesuffix("lane:"), ALIVE_TTL_MS, ""],
     )
-    rows = {workers[i]: workers[i : i + SNAPSHOT_WORKER_FIELDS] for i in range(0, len(workers), SNAPSHOT_WORKER_FIELDS)}
+    all_rows = [workers[i : i + SNAPSHOT_WORKER_FIELDS] for i in range(0, len(workers), SNAPSHOT_WORKER_FIELDS)]
+    rows = {row[0]: row for row in all_rows if row[0].isascii() and row[0].isalnum()}  # nothing else is an epoch
     with client.pipeline(transaction=False) as pipe:
         pipe.exists(keys.leader)
         pipe.hget(keys.leader_info, "info")
@@ -52,7 +55,7 @@ def read_status(client: redis.Redis, scripts: Scripts, keys: Keys, queues: Seque
     view = (read_leader_view(client, keys) if leads else None) or LeaderView("")
     holds = {hold.lane: hold for hold in view.holds}
     epochs = [*rows, *(epoch for epoch in gone if epoch not in rows)]
-    lists = [one for queue in sorted({*queues, *named}) for one in keys.ingress(queue)]
+    lists = [one for queue in sorted({*queues, *text_names(named)}) for one in keys.ingress(queue)]
     with client.pipeline(transaction=False) as pipe:
         for one in lists:
             pipe.llen(one)
@@ -66,19 +69,27 @@ def read_status(client: redis.Redis, scripts: Scripts, keys: Keys, queues: Seque
         for epoch, facts in zip(epochs, known, strict=True)
         if facts
     ]
+    shown_lanes: list[dict[str, Any]] = []
+    for i in range(0, len(lanes), 3):
+        try:
+            shown_lanes.append(_lane(lanes[i : i + 3], now_ms, holds))
+        except (Invalid, ValueError):
+            unreadable.append(keys.lane(lanes[i]))
     return {
         "leader": (msgspec.json.decode(info) if info else {}) if leads else None,
         "ingress": sum(replies[: len(lists)]),
         "scheduled": scheduled,
         "dead": dead,
         "unroutable": view.unroutable,
-        "lanes": sorted((_lane(lanes[i : i + 3], now_ms, holds) for i in range(0, len(lanes), 3)), key=lambda lane: lane["lane"]),
+        "unreadable": sorted(key.encode(errors="surrogateescape").decode(errors="backslashreplace") for key in unreadable),
+        "lanes": sorted(shown_lanes, key=lambda lane: str(lane["lane"])),
         "workers": sorted(shown, key=lambda worker: (worker["state"] == "dead", worker["name"], worker["epoch"])),
     }
 
 
 def _lane(row: Sequence[Any], now_ms: int, holds: Mapping[str, HeldLane]) -> dict[str, Any]:
     name, depth, frame = row
+    parse_lane(name)
     oldest_s = max(0.0, round((now_ms - parse_entry(frame).admitted_ms) / 1000, 3))
     return {"lane": name, "depth": depth, "oldest_s": oldest_s, "why": _why(holds.get(name))}
 
@@ -98,8 +109,8 @@ def _why(hold: HeldLane | None) -> dict[str, Any] | None:
 def _worker(
     epoch: str, row: Sequence[Any] | None, facts: dict[str, str], totals: str | None, learned: Mapping[str, Any]
 ) -> dict[str, Any]:
-    registration = msgspec.json.decode(facts.get("registration") or NOBODY, type=Registration)
-    memory = msgspec.json.decode(totals, type=WorkerTotals).memory if totals else None
+    registration = read_registration(facts.get("registration", "").encode(errors="surrogateescape")) or NOBODY
+    memory = _memory(totals)
     alive = row is not None and not row[9]
     if not alive:
         state = "dead"
@@ -119,8 +130,8 @@ def _worker(
         "concurrency": registration.concurrency,
         "leased": row[4] if row is not None else 0,
         "running": row[6] if row is not None else 0,
-        "done": int(facts.get("done", 0)),
-        "failed": int(facts.get("failed", 0)),
+        "done": _count(facts.get("done", "")),
+        "failed": _count(facts.get("failed", "")),
         "window": learned.get("window"),
         "speeds": learned.get("speeds", {}),
         "warmth": learned.get("warmth", 1.0),
@@ -132,6 +143,17 @@ def _worker(
         "models_max": registration.models_max,
         "labels": registration.labels,
     }
+
+
+def _memory(totals: str | None) -> Memory | None:
+    try:
+        return msgspec.json.decode(totals.encode(errors="surrogateescape"), type=WorkerTotals).memory if totals else None
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+
+
+def _count(text: str) -> int:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
 
 
 def lane_ingress(keys: Keys, lane: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dispatcher.store.admin_store import AdminStore
 from tests.integration.stage import Stage
 from tests.messages import envelope
 
@@ -113,14 +114,36 @@ def into_queues(stage: Stage, rng: Random) -> None:
     stage.client.rpush(stage.keys.wake, bytes_of(rng))
 
 
+def into_types(stage: Stage, rng: Random) -> None:
+    """Keys of lanes and workers that are of another type."""
+    for number in range(6):
+        stub = stage.worker(f"odd{number}", tasks=("demo.job",))
+        key = rng.choice((stage.keys.worker, stage.keys.leases, stage.keys.taken))(stub.epoch)
+        stage.client.delete(key)
+        stage.client.sadd(key, bytes_of(rng))
+    for lane in (b"dispatch/demo.job/default/p9/c10", bytes_of(rng)):
+        stage.client.sadd(stage.keys.lanes, lane)
+        stage.client.set(stage.keys.lane_prefix.encode() + lane, bytes_of(rng))
+
+
+def into_leases(stage: Stage, rng: Random) -> None:
+    """Leases that nobody gave, of workers that live and of one that is silent from now on."""
+    for number in range(4):
+        stub = stage.worker(f"odd{number}", tasks=("other.task",))
+        stage.client.hset(stage.keys.leases(stub.epoch), bytes_of(rng), bytes_of(rng))
+        if number == 0:
+            stage.client.delete(stage.keys.alive(stub.epoch))
+
+
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize(
     "write",
-    [into_ingress, into_registrations, into_epochs, into_facts, into_totals, into_names, into_rollouts, into_queues],
+    [into_ingress, into_registrations, into_epochs, into_facts, into_totals, into_names, into_rollouts, into_queues, into_types,
+     into_leases],
     ids=lambda write: write.__name__,
 )
 def test_the_loop_goes_on_and_the_neighbour_is_done(stage: Stage, write: Callable[[Stage, Random], None], seed: int) -> None:
-    """Whoever leads, and whoever takes the lead next."""
+    """Whoever leads, whoever takes the lead next, and whoever asks for the status."""
     worker = stage.worker("good", concurrency=64)
     stage.step()
     write(stage, Random(seed))
@@ -144,4 +167,5 @@ def test_the_loop_goes_on_and_the_neighbour_is_done(stage: Stage, write: Callabl
             ran.append(json.loads(taken.message)["headers"]["id"])
 
     assert {first, second} <= set(ran)
+    assert "good" in json.dumps(AdminStore(stage.text, stage.keys, ["dispatch"]).status()["workers"])
     assert all(reason for reason in stage.reasons().values())
