@@ -64,8 +64,8 @@ def make_redis(redis_executable: str) -> Iterator[MakeRedis]:
     """``make_redis("--appendonly", "yes")`` starts a server of the test's own, which it may stop, kill, freeze and restart."""
     servers: list[RedisServer] = []
 
-    def make(*options: str) -> RedisServer:
-        servers.append(RedisServer(redis_executable, _short_folder(), *options))
+    def make(*options: str, login: tuple[str, str] | None = None) -> RedisServer:
+        servers.append(RedisServer(redis_executable, _short_folder(), *options, login=login))
         return servers[-1]
 
     yield make

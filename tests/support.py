@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 from typing import TypeVar
 
@@ -55,11 +56,12 @@ def find_redis_server() -> str | None:
 class RedisServer:
     """One real server in ``folder``, reached through a unix socket; empty and without persistence unless ``options`` say so.
 
-    Any test may stop, kill, freeze or restart the one it made.
+    Any test may stop, kill, freeze or restart the one it made. ``login``: user and password, where it has users.
     """
 
-    def __init__(self, executable: str, folder: Path, *options: str) -> None:
+    def __init__(self, executable: str, folder: Path, *options: str, login: tuple[str, str] | None = None) -> None:
         self.folder = folder
+        self._login = login
         self.socket = folder / "redis.sock"  # a unix socket path holds at most 107 bytes: keep the folder's name short
         self._command = [
             executable, "--port", "0", "--unixsocket", str(self.socket), "--dir", str(folder), "--save", "",
@@ -70,11 +72,20 @@ class RedisServer:
 
     def url(self, db: int = 0) -> str:
         """redis-py's form; ``dispatcher.store.connection.celery_url`` makes Celery's of it."""
-        return f"unix://{self.socket}?db={db}"
+        return f"unix://{self._userinfo()}{self.socket}?db={db}"
 
     def celery_url(self, db: int = 0) -> str:
         """Celery's form of :meth:`url`."""
-        return f"redis+socket://{self.socket}?virtual_host={db}"
+        return f"redis+socket://{self._userinfo()}{self.socket}?virtual_host={db}"
+
+    def as_user(self, user: str, password: str) -> RedisServer:
+        """The same server, for somebody else: only the URLs and clients it gives differ."""
+        other = copy(self)
+        other._login = (user, password)
+        return other
+
+    def _userinfo(self) -> str:
+        return "" if self._login is None else f"{self._login[0]}:{self._login[1]}@"
 
     @property
     def pid(self) -> int:
@@ -83,7 +94,10 @@ class RedisServer:
 
     def client(self, db: int = 0, *, decode_responses: bool = False) -> redis.Redis:
         """A new client; the caller closes it, or the server's end does."""
-        return redis.Redis(unix_socket_path=str(self.socket), db=db, decode_responses=decode_responses)
+        user, password = self._login or (None, None)
+        return redis.Redis(
+            unix_socket_path=str(self.socket), db=db, decode_responses=decode_responses, username=user, password=password
+        )
 
     def start(self) -> None:
         """Start the server and wait until it answers."""

@@ -14,7 +14,7 @@ import redis
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.observe.node import LiveWorker
 from dispatcher.store.keys import Keys, text_names
-from dispatcher.store.worker_store import ALIVE_TTL_MS, Registration
+from dispatcher.store.worker_store import ALIVE_TTL_MS, Registration, read_registration
 
 REMEMBER_S: Final = 60.0
 """A lane that has emptied is still named for this long: Flower shows 0 for it, and asks no anew when it fills again."""
@@ -87,7 +87,8 @@ class CellLook:
             for epoch in new:
                 pipe.hget(self._keys.worker(epoch), "registration")
             found = dict(zip(new, pipe.execute(), strict=True))
-        known = self._registrations | {e: msgspec.json.decode(text, type=Registration) for e, text in found.items() if text}
+        read = {e: read_registration(text.encode(errors="surrogateescape")) for e, text in found.items() if text}
+        known = self._registrations | {e: registration for e, registration in read.items() if registration is not None}
         self._registrations = {epoch: known[epoch] for epoch in epochs if epoch in known}
         return self._registrations
 

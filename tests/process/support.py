@@ -27,8 +27,11 @@ from dispatcher.store.sentinel import transport_options
 from tests.proxy import Proxy
 from tests.sentinels import Sentinels
 from tests.support import RedisServer, eventually
+from tests.tls import TlsProxy
 
 ROOT = Path(__file__).parent.parent.parent
+Way = RedisServer | Proxy | Sentinels | TlsProxy
+"""What has the URLs by which a process of the cell gets to Redis."""
 PATIENCE_S = 60.0
 """How long a test waits for what must happen at some time: the machine may be busy."""
 
@@ -175,7 +178,7 @@ class Cluster:
 
     # -- processes
 
-    def start_dispatcher(self, *, leads: bool = True, via: Proxy | None = None) -> Process:
+    def start_dispatcher(self, *, leads: bool = True, via: Way | None = None) -> Process:
         """A dispatcher; with ``leads``, one that leads by now. ``via``: its way to Redis."""
         count = sum(one.name.startswith("dispatcher") for one in self.processes)
         command = [sys.executable, "-m", "dispatcher", "-A", self._app, "run"]
@@ -208,7 +211,7 @@ class Cluster:
         return json.loads(info)["pid"] if info and self.client.exists(self.keys.leader) else None
 
     def start_worker(
-        self, name: str, *options: str, pool: str = "prefork", concurrency: int = 2, ready: bool = True, via: Proxy | None = None
+        self, name: str, *options: str, pool: str = "prefork", concurrency: int = 2, ready: bool = True, via: Way | None = None
     ) -> Process:
         """``celery worker``, with Celery's own options; with ``ready``, waits until it is registered. ``via``: its way to Redis."""
         command = [
@@ -227,7 +230,7 @@ class Cluster:
             self.epoch(worker)
         return workers
 
-    def _start(self, name: str, command: Sequence[str], via: Proxy | None = None) -> Process:
+    def _start(self, name: str, command: Sequence[str], via: Way | None = None) -> Process:
         environ = self.environ | (broker_environ(via) if via else {})
         process = Process(name, command, environ, self.folder / f"{name}.log")
         self.processes.append(process)
@@ -246,9 +249,9 @@ class Cluster:
 
         return eventually(registered, PATIENCE_S, worker.tail)
 
-    def command(self, *arguments: str) -> str:
-        """What ``dispatcher ARGUMENTS`` prints, run as an operator would."""
-        environ = self.environ | {"DISPATCHER_REDIS_URL": self.broker.url()}
+    def command(self, *arguments: str, via: Way | None = None) -> str:
+        """What ``dispatcher ARGUMENTS`` prints, run as an operator would. ``via``: its way to Redis."""
+        environ = self.environ | {"DISPATCHER_REDIS_URL": (via or self.broker).url()}
         done = subprocess.run(
             [sys.executable, "-m", "dispatcher", *arguments], cwd=ROOT, env=environ, capture_output=True, text=True,
             timeout=PATIENCE_S, check=False,
@@ -362,8 +365,8 @@ def freeze_with_a_popped_job(cluster: Cluster, worker: Process) -> list[str]:
     raise AssertionError("it was never waiting at its list")
 
 
-def broker_environ(way: RedisServer | Proxy | Sentinels) -> dict[str, str]:
-    """How a process of the cell gets to Redis: straight, or through a proxy."""
+def broker_environ(way: Way) -> dict[str, str]:
+    """How a process of the cell gets to Redis."""
     return {"PROMISE_BROKER": way.url(), "PROMISE_RESULTS": way.url(1)}
 
 
