@@ -21,6 +21,7 @@ from statistics import median
 from typing import Any, Final
 
 import redis
+from msgspec import structs
 
 from benchmarks.dispatch_rate import message
 from benchmarks.support import finish, private_redis
@@ -74,7 +75,7 @@ def plan_us(workers: int, lanes: int, settings: Settings, plans: int) -> float:
     found = []
     for _ in range(plans):
         before = one  # kept until the plan is over: to free the views of the tick before is no part of it
-        one = replace(before, workers=tuple(replace(worker) for worker in before.workers))
+        one = replace(before, workers=tuple(structs.replace(worker) for worker in before.workers))
         began = time.perf_counter()
         decided = plan(one, state, policy, rng=rng, jobs_max=JOBS)
         took = time.perf_counter() - began

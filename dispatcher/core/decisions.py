@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class Assign:
+
+class Assign(msgspec.Struct, frozen=True, gc=False):
     """``count`` jobs from the head of ``lane`` go to ``epoch``; ``score`` is the strategy's for the first of them."""
 
     lane: str

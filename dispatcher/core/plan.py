@@ -89,9 +89,9 @@ def plan(snapshot: Snapshot, state: PolicyState, policy: Policy, *, rng: Random,
     state.accounts.begin({view.lane.tenant for view in snapshot.lanes})
     for lanes in _by_priority(_unpaused(growing), policy.ageing_ms, snapshot.now_ms):
         _serve(lanes, growing)
-    workers, windows = snapshot.workers, fleet.windows
+    epochs, windows = state.memory.epochs, fleet.windows
     assignments = tuple(
-        Assign(lane, workers[index].epoch, int(count), windows[index], score)
+        Assign(lane, epochs[index], int(count), windows[index], score)
         for lane, waiting in growing.waiting.items()
         for index, (count, score) in waiting.placed.items()
     )

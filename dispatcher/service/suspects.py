@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from msgspec import structs
+
 from dispatcher.core.balancing.base import Filter
 from dispatcher.core.decisions import Hold, Plan
 from dispatcher.core.evidence import PROBE_TASK
@@ -77,7 +79,7 @@ class Suspects:
         kept = self._alone | found.emptying
         return Others(
             tuple(view for view in lanes if not view.lane.alone),
-            tuple(replace(worker, ejected=KEPT) if worker.epoch in kept else worker for worker in workers),
+            tuple(structs.replace(worker, ejected=KEPT) if worker.epoch in kept else worker for worker in workers),
             suspects,
             found.holds,
         )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
 from functools import lru_cache
 from typing import Any, Final, get_type_hints
 
 import msgspec
+from msgspec import structs
 
 from dispatcher.core.snapshot import WorkerView
 from dispatcher.store.dispatch_store import WorkerRow
@@ -17,7 +17,7 @@ _OF_ROW: Final = frozenset(
     {"epoch", "leases", "leased_cost_ms", "taken", "done", "draining", "beat_age_ms", "consume_age_ms", "loop_lag_ms", "ended"}
 )
 _OF_REGISTRATION: Final = frozenset({"name", "concurrency", "weight", "models", "tasks", "ingress", "at_most_once", "labels", "models_max"})
-_LEARNED: Final = tuple(one for one in fields(WorkerView) if one.name not in _OF_ROW | _OF_REGISTRATION)
+_LEARNED: Final = tuple(one for one in structs.fields(WorkerView) if one.name not in _OF_ROW | _OF_REGISTRATION)
 _TYPES: Final = get_type_hints(WorkerView)
 
 
@@ -56,8 +56,8 @@ def _set(names: tuple[str, ...]) -> frozenset[str]:
 def lost_worker_view(row: WorkerRow) -> WorkerView:
     """A worker whose registration is gone: it can only be reaped."""
     return WorkerView(
-        row.epoch, row.epoch, 0, 1.0, frozenset(), frozenset(), frozenset(), row.leases, row.leased_cost_ms, row.taken, 0,
-        ended=row.ended, beat_age_ms=row.beat_age_ms,
+        epoch=row.epoch, name=row.epoch, concurrency=0, weight=1.0, models=frozenset(), tasks=frozenset(), ingress=frozenset(), window=0,
+        leases=row.leases, leased_cost_ms=row.leased_cost_ms, taken=row.taken, ended=row.ended, beat_age_ms=row.beat_age_ms,
     )  # fmt: skip
 
 
@@ -73,4 +73,4 @@ def learned_from_json(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _default(one: Any) -> Any:
-    return one.default_factory() if one.default_factory is not MISSING else one.default
+    return one.default_factory() if callable(one.default_factory) else one.default

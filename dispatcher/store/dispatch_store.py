@@ -283,7 +283,7 @@ class DispatchStore:
     def _assign_call(self, assignments: Sequence[Assign]) -> Call:
         keys = self.keys
         names = [keys.leader, keys.lanes, keys.sequence]
-        args: list[Any] = [self.token]
+        args: list[Any] = [self.token, sum(one.count for one in assignments)]
         for lane, group in groupby(assignments, key=attrgetter("lane")):
             workers = list(group)
             names.append(keys.lane(lane))

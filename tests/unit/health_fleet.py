@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
+
+from msgspec import structs
 
 from dispatcher.core.evidence import Delta, Running, Told, WorkerTotals
 from dispatcher.core.health import Change, Ejected, Health, HealthRule, Panic, Returned
@@ -79,7 +81,7 @@ class Fleet:
         found = []
         for epoch, member in self.members.items():
             ejected, warmth = self.health.standing(epoch, self.now_ms)
-            found.append(replace(member.view, ejected=ejected, warmth=warmth))
+            found.append(structs.replace(member.view, ejected=ejected, warmth=warmth))
         return found
 
     def ejected(self, epoch: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from dispatcher.core.deadlines import JOBS_MAX, LANES_MAX, LOOK_MS, Lateness
 from dispatcher.core.snapshot import LaneView
@@ -17,7 +18,7 @@ LATER_MS = 9_999_999
 
 def timed(name: str, depth: int, deadline_ms: int = LATER_MS) -> LaneView:
     view = lane_view(task=name, depth=depth)
-    return replace(view, name=name, lane=replace(view.lane, deadline_class=10), deadline_ms=deadline_ms)
+    return structs.replace(view, name=name, lane=replace(view.lane, deadline_class=10), deadline_ms=deadline_ms)
 
 
 def look(lanes: dict[str, list[bool]], where: list[tuple[str, int]]) -> list[tuple[int, int]]:

@@ -9,6 +9,7 @@ from random import Random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from dispatcher.core.balancing import STRATEGIES
 from dispatcher.core.balancing.filters import standard_filters
@@ -78,7 +79,7 @@ def test_priority_ages() -> None:
     middle = lane_view(tenant="middle", step=3, cost_ms=100, depth=5)
     for waited_ms, first in ((0, "high"), (119_999, "high"), (120_000, "low")):
         high = lane_view(tenant="high", step=0, cost_ms=100, admitted_ms=waited_ms, depth=5)
-        later = replace(middle, admitted_ms=waited_ms)
+        later = structs.replace(middle, admitted_ms=waited_ms)
         state = PolicyState()
         state.accounts.given = {"low": 0.0, "high": 1.0, "middle": 1.0}
         state.accounts.waited = frozenset({"low", "high", "middle"})
@@ -91,7 +92,7 @@ def test_the_earliest_deadline_goes_first_once_it_is_urgent() -> None:
     for now_ms, first in ((500, short), (60_000, None)):
         soon = lane_view(cost_ms=10_000, deadline_ms=100_000, deadline_class=17)
         later = lane_view(cost_ms=10_000, deadline_ms=110_000, deadline_class=18)
-        waiting = [replace(short, admitted_ms=now_ms - 500), later, soon]
+        waiting = [structs.replace(short, admitted_ms=now_ms - 500), later, soon]
         worker = worker_view(window=1)
         decided = plan(Snapshot(now_ms, True, frozenset(), tuple(waiting), (worker,)), PolicyState(), POLICY, rng=Random(1))
         assert [one.lane for one in decided.assignments] == [(first or soon).name]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from dispatcher.core.evidence import PROBE_TASK, Running
 from dispatcher.core.health import WARMTH_MIN, Ejected, Health, HealthRule, Panic, Returned
@@ -92,12 +91,12 @@ def test_one_whose_loop_hangs_is_found() -> None:
     """And does not return while it hangs, though its time is over."""
     fleet = Fleet(4)
     fleet.tick(3)
-    fleet[0].view = replace(fleet[0].view, loop_lag_ms=4_000)
+    fleet[0].view = structs.replace(fleet[0].view, loop_lag_ms=4_000)
 
     assert ticks_until_ejected(fleet) == 1
     fleet.tick(40)
     assert fleet.who() == ["e0"]
-    fleet[0].view = replace(fleet[0].view, loop_lag_ms=0)
+    fleet[0].view = structs.replace(fleet[0].view, loop_lag_ms=0)
     fleet.tick(1)
     assert fleet.who() == []
 
@@ -106,7 +105,7 @@ def test_one_that_fails_its_probes_is_found() -> None:
     """Idle workers do nothing that could be compared; a probe is a job."""
     fleet = Fleet(3, probing=Probing(2_000, 2_000))
     for member in fleet.members.values():
-        member.view, member.jobs = replace(member.view, tasks=frozenset({PROBE_TASK})), 0
+        member.view, member.jobs = structs.replace(member.view, tasks=frozenset({PROBE_TASK})), 0
     for _ in range(20):
         for worker in fleet.health.probing.due(fleet.views(), fleet.now_ms, 1_000):
             fleet.health.probing.sent(worker.epoch, fleet.now_ms)
@@ -261,7 +260,7 @@ def test_an_ejected_worker_must_pass_a_probe_to_return() -> None:
     """Its time is over, and its last probe, sent since it was ejected, was good."""
     fleet = Fleet(4, probing=Probing(5_000, 5_000))
     for member in fleet.members.values():
-        member.view = replace(member.view, tasks=frozenset({PROBE_TASK}))
+        member.view = structs.replace(member.view, tasks=frozenset({PROBE_TASK}))
     fleet.tick(5)
     fleet[0].fails = 1.0
     ticks_until_ejected(fleet)
@@ -293,7 +292,7 @@ def test_the_cap_holds(data: st.DataObject) -> None:
     for _ in range(30):
         for member in fleet.members.values():
             if data.draw(st.integers(0, 9)) == 0:
-                member.view = replace(member.view, loop_lag_ms=data.draw(st.sampled_from([0, 10_000])))
+                member.view = structs.replace(member.view, loop_lag_ms=data.draw(st.sampled_from([0, 10_000])))
         fleet.tick()
         assert len(fleet.who()) <= max(1, len(fleet.members) // 10)
 
@@ -306,12 +305,12 @@ def test_with_too_few_healthy_workers_ejections_are_ignored() -> None:
     ticks_until_ejected(fleet)
     fleet[0].fails = 0.0
     for index in (1, 2):
-        fleet[index].view = replace(fleet[index].view, consume_age_ms=10_000)
+        fleet[index].view = structs.replace(fleet[index].view, consume_age_ms=10_000)
     fleet.tick(2)
     assert fleet.of(Panic) == [Panic(True, 1, 4)]
     assert fleet.who() == []
     for index in (1, 2):
-        fleet[index].view = replace(fleet[index].view, consume_age_ms=0)
+        fleet[index].view = structs.replace(fleet[index].view, consume_age_ms=0)
     fleet.tick(2)
     assert fleet.of(Panic)[1:] == [Panic(False, 3, 4)]
     assert fleet.who() == ["e0"]

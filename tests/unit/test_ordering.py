@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import fields, replace
+from dataclasses import fields
 from itertools import pairwise
 from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from dispatcher.core.balancing import STRATEGIES
 from dispatcher.core.balancing.base import Load
@@ -130,7 +131,7 @@ def test_a_light_job_does_not_wait() -> None:
 
 def test_a_hold_is_worth_its_ratio() -> None:
     """At twice as soon a ratio of 1.5 holds, one of 2.5 does not: an idle slot costs the jobs to come."""
-    lane, slow = lane_view(cost_ms=10_000), replace(WEAK, weight=10 / 6)
+    lane, slow = lane_view(cost_ms=10_000), structs.replace(WEAK, weight=10 / 6)
 
     assert decide([lane], [STRONG, slow], hold=RULE).assignments == ()
     assert given_by(decide([lane], [STRONG, slow], hold=HoldRule(2.5, 30_000)), "epoch") == {"weak": 1}
@@ -153,7 +154,7 @@ def test_who_waits_counts_for_those_behind() -> None:
 
 def test_nobody_is_held_for_an_unfit_worker() -> None:
     """Draining, dead, or with a window of none: it will not take the job, however strong."""
-    for unfit in (replace(STRONG, draining="exit"), replace(STRONG, ended="silent"), replace(STRONG, window=0)):
+    for unfit in (structs.replace(STRONG, draining="exit"), structs.replace(STRONG, ended="silent"), structs.replace(STRONG, window=0)):
         assert given_by(decide([lane_view(cost_ms=10_000)], [unfit, WEAK], hold=RULE), "epoch") == {"weak": 1}
 
 
@@ -172,7 +173,7 @@ workers = st.lists(
         draining=st.sampled_from(["", "", "", "exit"]),
     ),
     max_size=6,
-).map(lambda found: [replace(one, epoch=f"e{i}", name=f"w{i}") for i, one in enumerate(found)])
+).map(lambda found: [structs.replace(one, epoch=f"e{i}", name=f"w{i}") for i, one in enumerate(found)])
 lanes = st.lists(
     st.builds(
         lane_view,

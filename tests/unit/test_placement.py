@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from dispatcher.core.balancing.filters import Requires
 from dispatcher.core.labels import Wanted, fulfilled, wanted
@@ -65,7 +66,7 @@ def test_only_a_worker_with_everything_preferred_costs_nothing(prefers: Wanted, 
 def test_what_is_required_is_required(requires: Wanted, labels: dict[str, str]) -> None:
     """The filter lets through exactly the workers with all of it, and names what lacks."""
     lane = lane_view()
-    lane = replace(lane, lane=replace(lane.lane, requires=requires))
+    lane = structs.replace(lane, lane=replace(lane.lane, requires=requires))
     refusal = Requires().refuses(lane.lane, worker_view(labels=labels))
 
     assert (refusal is None) == (fulfilled(requires, labels) == 1)

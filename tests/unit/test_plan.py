@@ -9,6 +9,7 @@ from unittest import mock
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from dispatcher.core import fleet
 from dispatcher.core.balancing import STRATEGIES
@@ -61,7 +62,7 @@ lanes = st.builds(
 
 @st.composite
 def snapshots(draw: st.DrawFn) -> Snapshot:
-    fleet = [replace(one, epoch=f"e{i}", name=f"w{i}@h") for i, one in enumerate(draw(st.lists(workers, max_size=7)))]
+    fleet = [structs.replace(one, epoch=f"e{i}", name=f"w{i}@h") for i, one in enumerate(draw(st.lists(workers, max_size=7)))]
     waiting = {one.name: one for one in draw(st.lists(lanes, max_size=8))}
     paused = draw(st.sampled_from([frozenset(), frozenset(), frozenset({"gpu"}), frozenset({"*"})]))
     load_ms = draw(st.sampled_from([{}, {}, {"minilm": 20}, {"minilm": 5_000, "chat": 60_000}]))
@@ -284,13 +285,13 @@ def test_what_is_kept_from_plan_to_plan_changes_no_decision(case: Case, other: W
     """One worker of many is not as it was: the plan that remembers the others decides as one that has seen none of them before."""
     snapshot, name, seed, jobs_max = case
     policy = Policy(STRATEGIES[name], FILTERS, hold=HoldRule(1.5, 2_000_000), sticky=Stickiness(1_000, 2_000_000))
-    many = [replace(one, epoch=f"{one.epoch}.{i}", name=f"{i}.{one.name}") for i in range(4) for one in snapshot.workers]
+    many = [structs.replace(one, epoch=f"{one.epoch}.{i}", name=f"{i}.{one.name}") for i in range(4) for one in snapshot.workers]
     state = PolicyState()
     with mock.patch.object(fleet, "SMALL", 0 if as_arrays else fleet.SMALL):
         plan(replace(snapshot, workers=tuple(many)), state, policy, rng=Random(seed), jobs_max=jobs_max)
         if many:
             before = many[changed % len(many)]
-            many[changed % len(many)] = replace(
+            many[changed % len(many)] = structs.replace(
                 before, leases=other.leases, leased_cost_ms=other.leased_cost_ms, window=other.window, draining=other.draining,
                 ended=other.ended, ejected=other.ejected, speeds={"default": 3.0} if other.taken else {}, warmth=1.0 / (1 + other.leases),
             )  # fmt: skip

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from random import Random
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from dispatcher.core.balancing import strategy
 from dispatcher.core.balancing.filters import standard_filters
@@ -79,7 +79,7 @@ def test_a_model_is_loaded_once_its_jobs_have_waited_for_so_many_loads_longer() 
     long_ms = PATIENCE_LOADS * LOAD_MS
     for waits_ms, model in ((long_ms - 1, "a"), (long_ms, "b")):
         assert given(planned([lane("b", waits_ms=waits_ms), lane("a", 9)], [worker("w1", "a")])) == {(model, "w1"): 1}
-    urgent = replace(lane("b", waits_ms=1_000), deadline_ms=NOW_MS + 500)
+    urgent = structs.replace(lane("b", waits_ms=1_000), deadline_ms=NOW_MS + 500)
     assert given(planned([urgent, lane("a", 9)], [worker("w1", "a")])) == {("b", "w1"): 1}
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from random import Random
 from unittest import mock
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from dispatcher.core import fleet as arrays
 from dispatcher.core.balancing import STRATEGIES
@@ -45,7 +45,7 @@ fleets = st.lists(
     max_size=7,
 ).map(
     lambda found: [
-        replace(one, epoch=f"e{i} {sorted(one.models)} {sorted(one.labels.items())}", name=f"w{i}@h")
+        structs.replace(one, epoch=f"e{i} {sorted(one.models)} {sorted(one.labels.items())}", name=f"w{i}@h")
         for i, one in enumerate(found)
     ]
 )
@@ -107,7 +107,7 @@ def test_a_job_that_nobody_may_run_waits_however_idle_the_others_are() -> None:
     us = worker_view("e1", name="us@h", labels={"region": "us"}, window=100)
     lanes = (lane_view(depth=5, requires=wanted({"region": "eu"})), lane_view(depth=5))
     policy = policy_of(Settings())
-    for gone in (replace(eu, window=0), replace(eu, draining="exit"), replace(eu, ended="silent"), None):
+    for gone in (structs.replace(eu, window=0), structs.replace(eu, draining="exit"), structs.replace(eu, ended="silent"), None):
         fleet = (us,) if gone is None else (gone, us)
         decided = plan(Snapshot(1_000_000, True, frozenset(), lanes, fleet), PolicyState(), policy, rng=Random(1))
 

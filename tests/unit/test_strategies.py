@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import fields, replace
+from dataclasses import fields
 from itertools import groupby, pairwise
 from random import Random
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from dispatcher.core.balancing import STRATEGIES, strategy
 from dispatcher.core.balancing.base import Load, Strategy
@@ -187,7 +188,7 @@ def test_round_robin_gives_a_newcomer_one_turn_not_all() -> None:
     """It comes first once; it does not make up for the turns it was not there for."""
     state, workers = PolicyState(), fleet(1, 1, window=1_000)
     choose(STRATEGIES["round_robin"], [lane_view(depth=100)], workers, state=state)
-    newcomer = replace(workers[0], epoch="new", name="new")
+    newcomer = structs.replace(workers[0], epoch="new", name="new")
     placed = choose(STRATEGIES["round_robin"], [lane_view(depth=30)], [*workers, newcomer], state=state)
 
     assert set(placed.values()) == {10}
@@ -234,8 +235,8 @@ def test_weighted_round_robin_does_not_make_up_for_turns_missed() -> None:
     state, workers = PolicyState(), fleet(1, 1, window=1_000)
     one = STRATEGIES["weighted_round_robin"]
     choose(one, [lane_view(depth=10)], workers, state=state)
-    choose(one, [lane_view(depth=90)], [workers[0], replace(workers[1], leases=1_000)], state=state)
-    newcomer = replace(workers[0], epoch="new", name="new")
+    choose(one, [lane_view(depth=90)], [workers[0], structs.replace(workers[1], leases=1_000)], state=state)
+    newcomer = structs.replace(workers[0], epoch="new", name="new")
     placed = choose(one, [lane_view(depth=90)], [*workers, newcomer], state=state)
 
     assert all(28 <= placed[name] <= 32 for name in ("w0", "w1", "new"))
@@ -293,7 +294,7 @@ def test_earliest_completion_respects_slots() -> None:
     assert one.score(1_000, Load(4, 4_000, 4), 1.0) == 1_250
     assert one.score(1_000, Load(7, 7_000, 4), 1.0) == 2_000
     assert one.score(1_000, Load(1, 1_000, 1), 2.0) == 1_000
-    assert choose(one, [lane_view(cost_ms=1_000)], [replace(slots, leases=4, leased_cost_ms=4_000), fast]) == {"fast": 1}
+    assert choose(one, [lane_view(cost_ms=1_000)], [structs.replace(slots, leases=4, leased_cost_ms=4_000), fast]) == {"fast": 1}
 
 
 @every_strategy

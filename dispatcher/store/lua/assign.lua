@@ -4,38 +4,42 @@ KEYS[2] lanes     SET
 KEYS[3] sequence  STRING
 KEYS[*] per lane: its list, then for each of its workers alive:<epoch>, worker:<epoch>, leases:<epoch>, wq:<epoch>
 ARGV[1] token
+ARGV[2] jobs_max  all jobs that are wanted below, together
 ARGV[*] per lane: its name, how many workers follow; then for each worker: epoch, jobs wanted, window
 Returns {{-1}} NOT_LEADER, else {counts, frames}. counts: per worker of each lane, in order, how many jobs were assigned: less than
 wanted where the lane was shorter or the worker had less room, 0 where it is draining or dead. frames: per lane those of the assigned
 jobs, end to end in one string, the one given first at the end.
 Room is window minus the leases in Redis now, never the caller's view of them: no worker's leases pass its window.
 Each lane's checks come before its writes, and the lease is written before the job leaves its lane. A worker
-stands once in a lane's list, and at most 1000 jobs in a call: the caller's duty. ]]
+stands once in a lane's list, and jobs_max is at most 1000: the caller's duty. ]]
 local leader, lanes, sequence = KEYS[1], KEYS[2], KEYS[3]
-local token = ARGV[1]
+local token, jobs_max = ARGV[1], tonumber(ARGV[2])
 if redis.call('GET', leader) ~= token then return { { -1 } } end
-local assigned, frames_of, k, a = {}, {}, 4, 2
+local call, format = redis.call, string.format
+local assigned, frames_of, k, a = {}, {}, 4, 3
+local number = reserve_numbers(sequence, jobs_max)  -- those that are not used are skipped
 while a <= #ARGV do
   local lane_list, lane, workers = KEYS[k], ARGV[a], tonumber(ARGV[a + 1])
   k, a = k + 1, a + 2
   local wanted_in_all = 0
   for i = 0, workers - 1 do wanted_in_all = wanted_in_all + tonumber(ARGV[a + i * 3 + 1]) end
-  local frames = redis.call('LRANGE', lane_list, -wanted_in_all, -1)
+  -- One more than is wanted tells whether the lane will be empty.
+  local frames = call('LRANGE', lane_list, -wanted_in_all - 1, -1)
+  local beyond = #frames > wanted_in_all and table.remove(frames, 1)
   local left = #frames
-  local number = reserve_numbers(sequence, left)
   local given = {}
   for i = 0, workers - 1 do
     local alive, worker, leases, queue = KEYS[k], KEYS[k + 1], KEYS[k + 2], KEYS[k + 3]
     local epoch, wanted, window = ARGV[a], tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2])
     k, a = k + 4, a + 3
     local count = 0
-    if left > 0 and redis.call('EXISTS', alive) == 1 and redis.call('HEXISTS', worker, 'draining') == 0 then
-      count = math.max(0, math.min(wanted, left, window - redis.call('HLEN', leases)))
+    if left > 0 and call('EXISTS', alive) == 1 and call('HEXISTS', worker, 'draining') == 0 then
+      count = math.max(0, math.min(wanted, left, window - call('HLEN', leases)))
     end
     if count > 0 then
       local fields, ids = {}, {}
       for j = 1, count do
-        local id = epoch .. string.format('.%d', number)
+        local id = format('%s.%d', epoch, number)
         ids[j], fields[2 * j - 1], fields[2 * j] = id, id, frames[left] .. lane
         number, left = number + 1, left - 1
       end
@@ -44,12 +48,12 @@ while a <= #ARGV do
     assigned[#assigned + 1] = count
   end
   -- An id without its lease starts nothing, so what might still fail (a key of the wrong type) comes first.
-  for _, one in ipairs(given) do redis.call('LPUSH', one[1], unpack(one[2])) end
-  for _, one in ipairs(given) do redis.call('HSET', one[3], unpack(one[4])) end
+  for _, one in ipairs(given) do call('LPUSH', one[1], unpack(one[2])) end
+  for _, one in ipairs(given) do call('HSET', one[3], unpack(one[4])) end
   frames_of[#frames_of + 1] = table.concat(frames, '', left + 1)
   if left < #frames then
-    redis.call('LTRIM', lane_list, 0, -(#frames - left + 1))
-    if redis.call('EXISTS', lane_list) == 0 then redis.call('SREM', lanes, lane) end
+    call('LTRIM', lane_list, 0, -(#frames - left + 1))
+    if left == 0 and not beyond then call('SREM', lanes, lane) end
   end
 end
 return { assigned, frames_of }

@@ -13,27 +13,17 @@ Returns {now_ms, leads (1 or 0), paused, lanes, workers, next_due_ms or "", leas
   workers  flat: epoch, beat_age_ms (below 0 where Redis' clock was set back since; 0 where it ended), draining ("", "exit", "keep"),
            consume_age_ms, leases, leased cost ms, taken, done, loop_lag_ms, reason it ended ("" while it lives)
   leased   flat: lane, cost in ms of its jobs that are leased; empty unless by_lane
-  unreadable  keys of lanes and workers that hold what this never writes: those lanes and workers are left out, the rest is there
+  unreadable  keys of lanes, and patterns of those of workers, that are of another type: these are left out, the rest is there
 Writes nothing. ]]
 local leader, lanes, workers, paused, scheduled = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local token, cell, alive_ttl_ms, by_lane = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
 local now = now_ms()  -- before the TTLs are read: a beat must not look newer for the time this takes
 local lane_rows, worker_rows, leased, unreadable = {}, {}, {}, {}
 
--- The reply, or nil where the key is of another type.
-local function read(command, key, ...)
-  local reply = redis.pcall(command, key, ...)
-  if type(reply) == 'table' and reply.err then
-    unreadable[#unreadable + 1] = key
-    return nil
-  end
-  return reply
-end
-
-for _, lane in ipairs(redis.call('SMEMBERS', lanes)) do
+local function add_lane(lane)
   local key = cell .. 'lane:' .. lane
-  local depth = read('LLEN', key)
-  if depth and depth > 0 then
+  local depth = redis.call('LLEN', key)
+  if depth > 0 then
     local n = #lane_rows
     lane_rows[n + 1], lane_rows[n + 2], lane_rows[n + 3] = lane, depth, redis.call('LINDEX', key, -1)
   end
@@ -41,10 +31,10 @@ end
 
 local function add_worker(epoch)
   local remaining_ms = redis.call('PTTL', cell .. 'alive:' .. epoch)
-  local facts = read('HMGET', cell .. 'worker:' .. epoch, 'draining', 'consume_age_ms', 'done', 'loop_lag_ms')
-  local leases = facts and read('HVALS', cell .. 'leases:' .. epoch)
-  local taken = leases and read('HLEN', cell .. 'taken:' .. epoch)
-  if not taken then return end
+  local facts = redis.call('HMGET', cell .. 'worker:' .. epoch, 'draining', 'consume_age_ms', 'done', 'loop_lag_ms')
+  local leases = redis.call('HVALS', cell .. 'leases:' .. epoch)
+  local taken = redis.call('HLEN', cell .. 'taken:' .. epoch)
+  local ended = remaining_ms < 0 and (redis.call('GET', cell .. 'dead:' .. epoch) or 'unknown') or ''
   local cost_ms = 0
   for _, entry in ipairs(leases) do
     local cost = cost_ms_of(entry) or 0
@@ -64,10 +54,16 @@ local function add_worker(epoch)
   worker_rows[n + 7] = taken
   worker_rows[n + 8] = tonumber(facts[3] or '0') or 0
   worker_rows[n + 9] = tonumber(facts[4] or '0') or 0
-  worker_rows[n + 10] = remaining_ms < 0 and (read('GET', cell .. 'dead:' .. epoch) or 'unknown') or ''
+  worker_rows[n + 10] = ended
 end
 
-for _, epoch in ipairs(redis.call('SMEMBERS', workers)) do add_worker(epoch) end
+-- What is of another type raises before its row is begun.
+for _, lane in ipairs(redis.call('SMEMBERS', lanes)) do
+  if not pcall(add_lane, lane) then unreadable[#unreadable + 1] = cell .. 'lane:' .. lane end
+end
+for _, epoch in ipairs(redis.call('SMEMBERS', workers)) do
+  if not pcall(add_worker, epoch) then unreadable[#unreadable + 1] = cell .. '*:' .. epoch end
+end
 local leased_rows = {}
 for lane, cost in pairs(leased) do
   leased_rows[#leased_rows + 1] = lane
