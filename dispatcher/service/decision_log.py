@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Sequence
-from itertools import groupby
-from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -75,27 +73,30 @@ class DecisionLog:
         if not decided.assignments:
             return []
         names = {worker.epoch: worker.name for worker in snapshot.workers}
-        lanes = {lane.name: lane for lane in snapshot.lanes}
-        counts = iter(applied.assigned)
-        found = []
-        for (name, group), frames in zip(groupby(decided.assignments, key=attrgetter("lane")), applied.frames, strict=True):
-            given = [
-                Given(names.get(one.epoch, one.epoch), one.epoch, count, round(one.score, 3))
-                for one, count in zip(group, counts, strict=False)
-                if count
-            ]
-            if given:
-                strategy = self._policy.strategy_of(parse_lane(name).model).name
-                decision = Decision(snapshot.now_ms, name, given, frames.decode(), strategy)
-                found.append(self._with_ranking(decision, lanes.get(name), snapshot))
-        return found
+        found: list[Decision] = []
+        given: list[Given] = []
+        frames, lane = iter(applied.frames), ""
+        for one, count in zip(decided.assignments, applied.assigned, strict=True):
+            if one.lane != lane:
+                lane, given = one.lane, []
+                strategy = self._policy.strategy_of(parse_lane(lane).model).name
+                found.append(Decision(snapshot.now_ms, lane, given, next(frames).decode(), strategy))
+            if count:
+                given.append(Given(names.get(one.epoch, one.epoch), one.epoch, count, round(one.score, 3)))
+        return self._with_rankings([one for one in found if one.given], snapshot)
 
-    def _with_ranking(self, decision: Decision, lane: LaneView | None, snapshot: Snapshot) -> Decision:
+    def _with_rankings(self, found: list[Decision], snapshot: Snapshot) -> list[Decision]:
         """Only while there is time for it: at full speed most decisions are alike."""
         workers = len(snapshot.workers)
-        if lane is None or self._pairs <= 0 or workers > RANKED_WORKERS_MAX:
+        if self._pairs <= 0 or workers > RANKED_WORKERS_MAX:
+            return found
+        lanes = {lane.name: lane for lane in snapshot.lanes}
+        return [self._with_ranking(one, lanes.get(one.lane), snapshot) if self._pairs > 0 else one for one in found]
+
+    def _with_ranking(self, decision: Decision, lane: LaneView | None, snapshot: Snapshot) -> Decision:
+        if lane is None:
             return decision
-        self._pairs -= workers
+        self._pairs -= len(snapshot.workers)
         best = [
             Ranked(one.worker, one.score, one.terms, bool(one.refused))
             for one in candidates(lane, snapshot, self._policy)[:RANKED]

@@ -198,7 +198,7 @@ class DispatchStore:
     def wish(self, ingress: Sequence[IngressList], *, limit: int, message_bytes_max: int, by_lane: bool = False) -> LookWish:
         """A look that Redis takes later, when whoever sends the wish is woken up."""
         calls = self._look_calls(ingress, limit, message_bytes_max, by_lane=by_lane)
-        return LookWish(tuple(ingress), b"".join(chain.from_iterable(map(self._scripts.pack, calls))), len(calls))
+        return LookWish(tuple(ingress), b"".join(map(self._scripts.pack, calls)), len(calls))
 
     def _look_calls(self, ingress: Sequence[IngressList], limit: int, message_bytes_max: int, *, by_lane: bool) -> list[Call]:
         keys = self.keys
