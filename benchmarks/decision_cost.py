@@ -3,8 +3,8 @@
 The plan alone, with the default settings: 500 jobs to place, each fleet with room for at least 2,000; every plan is given views of its
 own, as the live dispatcher makes them, so that nothing it could keep from the plan before is of use but what workers said once. Then
 whole ticks of a real dispatcher over a real Redis, 1,000 lanes and 1,000 workers of one slot that have ended their jobs since the tick
-before; the 500 oldest jobs are given out: Redis and the client (the two round trips, their Lua, replies into rows), the plan, and the
-rest of Python. The value is the cost of a job with 10,000 workers over that with 10, one lane, each the best of its plans; ok only if
+before, so that each is given one (``batch_size``): Redis and the client (the two round trips, their Lua, replies into rows), the plan,
+and the rest of Python. The value is the cost of a job with 10,000 workers over that with 10, one lane, each the best of its plans; ok only if
 the median tick keeps its limit too.
 
     python -m benchmarks.decision_cost [--runs 5] [--strategy NAME]
@@ -116,7 +116,8 @@ def tick_ms(url: str, *, workers: int, lanes: int, ticks: int, strategy: str) ->
         emit=lambda event: None,
     )  # fmt: skip
     leader.step()
-    fill(client, lanes, jobs=JOBS * (ticks + 3) + 10 * lanes)
+    wanted = min(workers, settings.batch_size)
+    fill(client, lanes, jobs=wanted * (ticks + 3) + 10 * lanes)
     while client.llen("dispatch"):
         leader.step()
     found = []
@@ -132,7 +133,7 @@ def tick_ms(url: str, *, workers: int, lanes: int, ticks: int, strategy: str) ->
         began = time.perf_counter()
         report = leader.step()
         took = (time.perf_counter() - began) * 1e3
-        if report.assigned < JOBS:
+        if report.assigned < wanted:
             raise SystemExit(f"only {report.assigned} jobs were assigned: this is not the tick to measure")
         found.append((redis_time.ms - plan_time.ms, plan_time.ms, took - redis_time.ms))  # the plan is made inside `apply`
     return found
