@@ -4,8 +4,8 @@ The plan alone, with the default settings: 500 jobs to place, each fleet with ro
 own, as the live dispatcher makes them, so that nothing it could keep from the plan before is of use but what workers said once. Then
 whole ticks of a real dispatcher over a real Redis, 1,000 lanes and 1,000 workers of one slot that have ended their jobs since the tick
 before, so that each is given one (``batch_size``): Redis and the client (the two round trips, their Lua, replies into rows), the plan,
-and the rest of Python. The value is the cost of a job with 10,000 workers over that with 10, one lane, each the best of its plans; ok only if
-the median tick keeps its limit too.
+and the rest of Python. The value is the cost of a job with 10,000 workers over that with 10, one lane, each the best of its plans; ok
+only if the median tick keeps its limit too.
 
     python -m benchmarks.decision_cost [--runs 5] [--strategy NAME]
 """
