@@ -304,7 +304,7 @@ class DispatchStore:
     def assign_probe(self, epoch: str, *, lane: str, window: int, message: bytes) -> bool:
         """Lease a probe to a worker that holds fewer than ``window`` leases; False: not now."""
         keys = self.keys
-        names = [keys.leader, *self._epoch_keys(epoch), keys.sequence, keys.messages]
+        names = [keys.leader, *self._epoch_keys(epoch), keys.sequence, keys.messages, keys.alone]
         facts = f"{PROBE_COST_MS:09d}{NEW}"
         return bool(self._led(self._run("assign_probe", names, [self.token, epoch, window, facts, lane, message])))
 

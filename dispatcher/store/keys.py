@@ -64,7 +64,7 @@ KEYS: tuple[KeyDoc, ...] = (
     KeyDoc("<cell>:story:<job>", "list", "JSON of each run that ended with its worker or process: which, when, how", "giveback",
            "giveback (into the reason of a burial), explain", "7 days after the last line, or until buried"),
     KeyDoc("<cell>:alone", "hash", "epoch → lease id of the suspect that runs there with nothing beside it", "assign_alone, free_alone",
-           "dispatch", "until the suspect's lease has ended"),
+           "dispatch, assign_probe", "until the suspect's lease has ended"),
     KeyDoc("<cell>:ingress_queues", "set", "ingress queues that workers have named", "register_worker", "dispatch, status",
            "permanent"),
     KeyDoc("<cell>:models", "set", "models any worker has ever served; what is in neither here nor the settings is unknown",

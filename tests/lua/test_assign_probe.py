@@ -55,6 +55,17 @@ def test_a_full_a_draining_and_a_dead_worker_get_none(cell: Cell) -> None:
         assert not any(probe(cell, worker) for worker in (full, draining, dead))
 
 
+def test_a_suspect_stays_alone(cell: Cell) -> None:
+    """Whatever the leader thought when it looked: a probe beside it would be blamed, or blame it."""
+    worker = cell.worker()
+    cell.client.hset(cell.keys.alone, worker.epoch, f"{worker.epoch}.1")
+
+    with nothing_written(cell):
+        assert not probe(cell, worker, window=10)
+    cell.client.hdel(cell.keys.alone, worker.epoch)
+    assert probe(cell, worker, window=10)
+
+
 def test_a_probe_that_comes_back_is_dropped(cell: Cell) -> None:
     """It waits in no lane, and is no dead letter: it was for that worker alone."""
     worker, other = cell.worker(), cell.worker("bbbbbbbbbbbb")

@@ -21,6 +21,9 @@ LISTS = tuple(key for queue in QUEUES for key in (queue, f"{queue}\x06\x163", f"
 HELD_UP_IN_WHICH_MAX = 2
 """While a process is held up inside a command others run, and may be held up in turn; so deep."""
 
+HELD_UP_LONG = 0.0006
+"""How often a command takes so long that a lease may end meanwhile."""
+
 
 class Killed(BaseException):
     """The process that runs is killed, here and now."""
@@ -37,8 +40,8 @@ class Process:
         self.overlaps = False
         """It is held up where another of its threads may run."""
         self.frozen_until_us = 0
-        self.holds_up = 0.002
-        """How often a command of it takes long."""
+        self.holds_up = world.holds_up
+        """How often others run while a command of it is on its way."""
         self.clock = ProcessClock(self, world.rng)
         self.line = Line(world.rng, lambda _: world.hold_up(self), world.sent, lambda: world.outages > 0)
         world.processes.append(self)
@@ -97,6 +100,8 @@ class World:
         self.is_faulty = True
         self.processes: list[Process] = []
         self.said: deque[str] = deque(maxlen=10_000)
+        # What is wrong between a look and what follows from it shows only where others run in between.
+        self.holds_up = self.rng.choice((0.002, 0.01, 0.05))
         self.server = Server(Random(seed + 1), self._command_takes_time)
         self.keys = Keys()
         rng = self.rng
@@ -197,17 +202,18 @@ class World:
         """A process may be held up at any command: a slow network, or a SIGSTOP just here. Or killed."""
         if process.is_dead:
             raise Killed
-        if not self.is_faulty or self._held_up >= HELD_UP_IN_WHICH_MAX or self.rng.random() >= process.holds_up:
-            return
         luck = self.rng.random()
-        seconds = self.rng.uniform(0, 0.3) if luck < 0.7 else self.rng.uniform(0.3, 2 * self.settings.lease_ttl_s)
+        if not self.is_faulty or self._held_up >= HELD_UP_IN_WHICH_MAX or luck >= process.holds_up:
+            return
+        is_long = luck < min(HELD_UP_LONG, process.holds_up)
+        seconds = self.rng.uniform(0.3, 2 * self.settings.lease_ttl_s) if is_long else self.rng.uniform(0, 0.3)
         self.say(f"{process.name} is held up for {seconds:.2f} s in a command")
         self._held_up += 1
         try:
             self.run_for(seconds)
         finally:
             self._held_up -= 1
-        if luck > 0.97:
+        if is_long and self.rng.random() < 0.1:
             process.kill()
         if process.is_dead:
             raise Killed
