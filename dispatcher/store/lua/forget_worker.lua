@@ -17,10 +17,10 @@ local alive, gone, totals = KEYS[7], KEYS[8], KEYS[9]
 local token, epoch, keep_ms = ARGV[1], ARGV[2], ARGV[3]
 if redis.call('GET', leader) ~= token then return -1 end
 if redis.call('EXISTS', alive, leases) > 0 then return 0 end
+redis.call('PEXPIRE', worker, keep_ms)  -- first: it may be refused
 redis.call('DEL', taken, queue)
 redis.call('SREM', workers, epoch)
 redis.call('HDEL', totals, epoch)
-redis.call('PEXPIRE', worker, keep_ms)
 redis.call('ZREMRANGEBYSCORE', gone, '-inf', now_ms() - keep_ms)
 redis.call('ZADD', gone, now_ms(), epoch)
 redis.call('PEXPIRE', gone, keep_ms)

@@ -14,6 +14,7 @@ if last then
   -- The fields come in the order they were written: n first.
   logged = tonumber(string.match(last[1], '^%d+')) + tonumber(last[2][2]) - 1
 end
+redis.call('PEXPIRE', decisions, lifetime_ms)  -- before the log is there this only refuses what is no number
 for i = 4, #ARGV, 2 do
   local first = logged + 1
   logged = logged + tonumber(ARGV[i])
