@@ -129,6 +129,7 @@ class Dispatcher:
         )
         self._wish: LookWish | None = None
         self._granted: Granted | None = None
+        self._waits_since_ms = 0
         self._paused: frozenset[str] = frozenset()
         self._warned_fields: set[str] = set()
         self._passed_over: set[str] = set()
@@ -179,6 +180,7 @@ class Dispatcher:
                 self._wish = None
             elif self._wish is None or self._wish.ingress != tuple(ingress):
                 self._wish = self._store.wish(ingress, **self._look_at)
+            self._waits_since_ms = self._clock.monotonic_ms()
             self._granted = self._waker.wait([one.key for one in ingress], report.wait_s, self._wish)
         # Under a stream of small arrivals every look would find one job; a rest makes the next batch larger. After a quiet time the
         # rest is over already.
@@ -206,9 +208,10 @@ class Dispatcher:
         settings = self._settings
         began_ms = self._clock.monotonic_ms()
         ingress = self._unpaused()  # as of the last look: the backlog of a paused queue must not use up this one
-        look = None if granted is None else granted.look(ingress)
+        look, asked_ms = None if granted is None else granted.look(ingress), self._waits_since_ms
         if look is None:
-            look = self._store.look(ingress, **self._look_at)
+            look, asked_ms = self._store.look(ingress, **self._look_at), began_ms
+        heard_ms = self._clock.monotonic_ms()
         if not look.leads:
             raise NotLeader("the lead expired")
         self._paused = look.paused
@@ -243,7 +246,7 @@ class Dispatcher:
         self._decisions.step(planned, batches, decided, applied, monotonic_ms=self._clock.monotonic_ms())
         self._teller.step(*others.told(planned, decided), monotonic_ms=self._clock.monotonic_ms())
         self._late.tell(applied.late)
-        returned = self._reaper.step(workers, now_ms=look.now_ms, monotonic_ms=self._clock.monotonic_ms())
+        returned = self._reaper.step(workers, now_ms=look.now_ms, asked_ms=asked_ms, heard_ms=heard_ms)
         given = (one.epoch for one in decided.assignments)
         returned += self._recaller.step(others.workers, given, look.now_ms, self._residency.load_ms)
         self._evidence.step(look.now_ms, workers)

@@ -33,10 +33,12 @@ class Reaper:
         self._unreadable: set[str] = set()
         self.liveness = Liveness(self._lease_ttl_ms)
 
-    def step(self, workers: Sequence[WorkerView], *, now_ms: int, monotonic_ms: int) -> int:
-        """Look at every worker once; how many leases were ended."""
+    def step(self, workers: Sequence[WorkerView], *, now_ms: int, asked_ms: int, heard_ms: int) -> int:
+        """Look at every worker once, as Redis showed them (at ``now_ms`` of its clock) between two monotonic times; how many leases were
+        ended.
+        """
         beats = {worker.epoch: now_ms - worker.beat_age_ms for worker in workers if worker.ended is None}
-        verdict = self.liveness.look(beats, monotonic_ms=monotonic_ms)
+        verdict = self.liveness.look(beats, asked_ms=asked_ms, heard_ms=heard_ms)
         if verdict.waiting and not self._fleet_was_silent:
             self._emit(FleetSilent(verdict.silent, verdict.total))
         self._fleet_was_silent = verdict.waiting

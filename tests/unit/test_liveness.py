@@ -21,7 +21,7 @@ class Fleet:
         self.redis_ms = 77_000_000
 
     def look(self) -> Verdict:
-        return self.liveness.look(dict(self.beats), monotonic_ms=self.monotonic_ms)
+        return self.liveness.look(dict(self.beats), asked_ms=self.monotonic_ms, heard_ms=self.monotonic_ms)
 
     def run(self, for_ms: int, *, beating: tuple[str, ...] = ()) -> Verdict:
         """Looks every tick; those in ``beating`` beat between looks. The last verdict."""
@@ -161,7 +161,7 @@ def test_nobody_dies_who_was_not_silent_for_a_ttl_of_looking(events: list[tuple[
     beats = dict.fromkeys("abcd", 1_000)
     monotonic_ms, redis_ms = 0, 1_000
     watched_ms = dict.fromkeys("abcd", 0)
-    liveness.look(beats, monotonic_ms=0)
+    liveness.look(beats, asked_ms=0, heard_ms=0)
     for later_ms, beating, takeover in events:
         monotonic_ms, redis_ms = monotonic_ms + later_ms, redis_ms + later_ms + 2
         if takeover:
@@ -169,5 +169,19 @@ def test_nobody_dies_who_was_not_silent_for_a_ttl_of_looking(events: list[tuple[
         beats |= dict.fromkeys(beating, redis_ms)
         heard = later_ms <= liveness.gap_ms and not takeover
         watched_ms = {name: watched_ms[name] + later_ms if heard and name not in beating else 0 for name in watched_ms}
-        for name in liveness.look(dict(beats), monotonic_ms=monotonic_ms).dead:
+        for name in liveness.look(dict(beats), asked_ms=monotonic_ms, heard_ms=monotonic_ms).dead:
             assert watched_ms[name] >= TTL_MS - JITTER_MS
+
+
+@given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 400), st.booleans(), st.integers(0, 100)), max_size=60))
+def test_a_beat_that_came_while_a_look_was_on_its_way_counts(looks: list[tuple[int, int, bool, int]]) -> None:
+    """SAFETY, however slow the looks are: the dead had not beaten for a TTL when Redis was last asked."""
+    liveness = Liveness(TTL_MS // 5)
+    now_ms = beat_ms = 0
+    for pause_ms, takes_ms, beats, at in looks:
+        asked_ms, now_ms = now_ms + pause_ms, now_ms + pause_ms + takes_ms
+        made_ms = asked_ms + takes_ms * at // 100
+        beat_ms = made_ms if beats else beat_ms
+        verdict = liveness.look({"a": 10**9 + beat_ms}, asked_ms=asked_ms, heard_ms=now_ms)
+        if verdict.dead:
+            assert made_ms - beat_ms >= TTL_MS // 5 - JITTER_MS
