@@ -87,6 +87,10 @@ class Ledger:
         seconds, microseconds = self._client.time()
         return int(seconds) * 1000 + int(microseconds) // 1000
 
+    def say(self, what: str) -> None:
+        """Tasks that wait for this word go on."""
+        self._client.lpush(what, "1")
+
     def length(self) -> int:
         """Cheaper than reading it."""
         return int(self._client.xlen("ledger"))

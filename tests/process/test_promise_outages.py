@@ -74,6 +74,26 @@ def test_redis_away_for_longer_than_the_leases_live_kills_nobody(make_cluster: M
     assert {cluster.epoch(worker) for worker in workers} == epochs
 
 
+def test_a_retry_that_is_sent_in_an_outage_is_sent_once(make_cluster: MakeCluster) -> None:
+    """Redis stands still for longer than any connection waits, while jobs retry by the first connections of their processes: each runs
+    once, and once more as its retry.
+    """
+    cluster = make_cluster(lease_ttl_s=3, heartbeat_s=0.5)
+    cluster.start_dispatcher()
+    workers = [cluster.start_worker(pool, pool=pool, concurrency=2) for pool in ("prefork", "threads")]
+    jobs = cluster.send("knock", count=4)
+    eventually(lambda: len(cluster.ledger.running()) == 4, PATIENCE_S)
+    cluster.broker.freeze()
+    began_ms = cluster.ledger.now_ms()
+    cluster.ledger.say("retry now")
+    eventually(lambda: cluster.ledger.now_ms() - began_ms > 12_000, PATIENCE_S)
+    cluster.broker.thaw()
+    cluster.all_succeed(jobs)
+    cluster.nothing_is_left()
+    assert cluster.ledger.runs() == dict.fromkeys(jobs, 2)
+    assert [one.exit_code for one in workers] == [None, None]
+
+
 LONG_JOB_S = 7.0
 """Longer than every timeout: visibility (1 s), a beat's answer (1.5 s), leases and lead (3 s), a socket's silence (5 s)."""
 
