@@ -2,7 +2,8 @@
 
 1 KB Celery messages wait in the ingress; 100 registered stub workers, in another process, take and ack what they are given. Beside
 it, on the same Redis and in the same run, the ceiling: one Lua loop of LMOVE over the same messages, which decides nothing and
-records nothing. The value is the ratio of the two, median over the runs.
+records nothing. The value is the ratio of the two, median over the runs. It goes with the version of Redis, which stands in the last line:
+an LMOVE in a loop takes Redis 7.0 twice as long as 6.2, and the rest about the same.
 
     python -m benchmarks.dispatch_rate [--jobs 60000] [--runs 3] [--profile]
 """
@@ -27,7 +28,7 @@ from urllib.parse import urlsplit
 
 import hiredis
 
-from benchmarks.support import finish, private_redis
+from benchmarks.support import finish, private_redis, redis_version
 from dispatcher.clock import SystemClock
 from dispatcher.core.admission import Admission
 from dispatcher.service.dispatch import Dispatcher, new_token
@@ -205,6 +206,7 @@ def main() -> None:
             print(f"dispatcher {rate:9,.0f} jobs/s   one Lua loop of LMOVE {ceiling:11,.0f}/s   ratio {rate / ceiling:.3f}")
     ratios = [rate / ceiling for rate, ceiling in rates]
     more: dict[str, Any] = {"jobs_per_s": round(median(rate for rate, _ in rates)), "message_bytes": len(messages[0])}
+    more["redis"] = redis_version()
     finish("dispatch_rate", value=median(ratios), limit=LIMIT, ok=median(ratios) >= LIMIT, runs=ratios, **more)
 
 

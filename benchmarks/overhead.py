@@ -14,7 +14,7 @@ from statistics import median, quantiles
 
 from benchmarks.cluster import WorkerSpec, celery_broker, fleet, outstanding, wait_for
 from benchmarks.dispatch_rate import message
-from benchmarks.support import finish, private_redis
+from benchmarks.support import finish, private_redis, redis_version
 from dispatcher.store.connection import connect
 
 LATENCY_RATIO_MAX = 1.5
@@ -82,6 +82,7 @@ def main() -> None:
         ok = ok and median(latencies) <= LATENCY_RATIO_MAX and median(throughputs) >= THROUGHPUT_RATIO_MIN[pool]
         runs += throughputs
     value = max(float(str(v)) for k, v in figures.items() if k.endswith("latency_p50_ratio"))
+    figures["redis"] = redis_version()
     finish("overhead", value=value, limit=LATENCY_RATIO_MAX, ok=ok, runs=runs, throughput_limits=THROUGHPUT_RATIO_MIN, **figures)
 
 

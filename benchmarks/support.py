@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,13 @@ def find_redis_server() -> str:
         if path := shutil.which(name):
             return path
     return str(Path(sys.executable).parent / "redis-server")
+
+
+def redis_version() -> str:
+    """Of the server that benchmarks run on. What a script's calls cost differs twofold between versions, and so do ratios to them."""
+    said = subprocess.run([find_redis_server(), "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"v=(\S+)", said)
+    return found[1] if found else "unknown"
 
 
 @contextmanager
