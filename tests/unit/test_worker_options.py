@@ -102,25 +102,55 @@ def test_only_an_explicit_acks_late_false_means_at_most_once() -> None:
     assert all(task.acks_late and task.reject_on_worker_lost for task in app.tasks.values())
 
 
-@pytest.mark.parametrize("name", FORCED)
+NEEDED: dict[str, object] = {
+    "task_acks_late": True,
+    "task_reject_on_worker_lost": True,
+    "worker_prefetch_multiplier": 1,
+    "worker_disable_prefetch": False,
+    "worker_cancel_long_running_tasks_on_connection_loss": False,
+    "worker_enable_prefetch_count_reduction": False,
+    "broker_channel_error_retry": True,
+    "broker_connection_retry": True,
+    "broker_connection_retry_on_startup": True,
+    "broker_connection_max_retries": None,
+    "result_backend_always_retry": True,
+    "task_publish_retry": True,
+    "worker_deduplicate_successful_tasks": False,
+}
+"""By hand: a line that goes missing from what is forced must be missed here."""
+
+
+@pytest.mark.parametrize("name", NEEDED)
 def test_each_setting_that_the_promises_rest_on_is_forced(name: str) -> None:
     """Whatever the app says, a worker has the value that the promises need."""
     app = Celery("forced", set_as_current=False)
-    wanted = FORCED[name]
+    wanted = NEEDED[name]
     app.conf[name] = not wanted if isinstance(wanted, bool) else 8
     assert app.conf[name] != wanted
     force_settings(app.conf)
-    assert app.conf[name] == FORCED[name]
+    assert app.conf[name] == wanted
+
+
+def test_what_a_task_sends_is_tried_for_an_hour() -> None:
+    """About once a second, from at once on."""
+    app = Celery("forced", set_as_current=False)
+    force_settings(app.conf)
+    policy = app.conf.task_publish_retry_policy
+    assert policy["max_retries"] * policy["interval_max"] >= 3600
+    assert policy["interval_start"] == 0
+    assert {*NEEDED, "task_publish_retry_policy"} == set(FORCED), "what is forced has a test here"
 
 
 def test_only_pools_whose_jobs_can_be_counted_on_are_accepted() -> None:
     """prefork, threads and solo, and what is derived from them; any other pool is refused with the remedy."""
     from celery.concurrency.base import BasePool
+    from celery.concurrency.gevent import TaskPool as GeventPool
     from celery.concurrency.thread import TaskPool
 
     assert pool_name(type("Own", (TaskPool,), {})) == "threads"
-    with pytest.raises(WorkerRefused, match="choose -P prefork, threads or solo"):
-        pool_name(type("Green", (BasePool,), {}))
+    for green in (GeventPool, type("Own", (BasePool,), {})):
+        with pytest.raises(WorkerRefused, match="choose -P prefork, threads or solo"):
+            pool_name(green)
 
 
 def test_a_broker_other_than_redis_is_refused() -> None:
