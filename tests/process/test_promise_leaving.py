@@ -101,3 +101,45 @@ def test_workers_that_come_and_go_under_load_repeat_nothing(make_cluster: MakeCl
     cluster.all_succeed(jobs)
     cluster.nothing_is_left()
     cluster.each_ran_once(jobs)
+
+
+def test_two_workers_of_one_name_are_two_lives(make_cluster: MakeCluster) -> None:
+    """Neither ends the other or takes its jobs. One that is frozen past its lease and thawed beside the other exits; the other lives on."""
+    cluster = make_cluster(lease_ttl_s=3, heartbeat_s=0.5)
+    cluster.start_dispatcher()
+    one, other = (cluster.start_worker("w1", concurrency=1) for _ in range(2))
+    gone, stays = cluster.epoch(one), cluster.epoch(other)
+    jobs = cluster.send("nap", 0.05, count=60)
+    cluster.all_succeed(jobs)
+    assert len({entry.pid for entry in cluster.ledger.starts()}) == 2
+    one.freeze()
+    eventually(lambda: cluster.gone_at_ms(gone), PATIENCE_S)
+    jobs += cluster.send("nap", 0.05, count=20)
+    cluster.all_succeed(jobs)
+    one.thaw()
+    assert one.wait() == EXIT_DECLARED_DEAD
+    jobs += cluster.send("noop", count=10)
+    cluster.all_succeed(jobs)
+    cluster.nothing_is_left()
+    cluster.each_ran_once(jobs)
+    assert cluster.epoch(other) == stays
+
+
+def test_a_retry_of_a_run_that_is_stale_makes_at_most_one_line_more(make_cluster: MakeCluster) -> None:
+    """What a task sends cannot be fenced: frozen in a job that ran elsewhere meanwhile, then thawed, it may send its retry too. That one
+    runs at most once more; the result is there, nothing is left.
+    """
+    cluster = make_cluster(lease_ttl_s=3, heartbeat_s=0.5)
+    cluster.start_dispatcher()
+    frozen = cluster.start_worker("w1", concurrency=1)
+    [job] = cluster.send("knock")
+    eventually(lambda: cluster.ledger.runs()[job] == 1, PATIENCE_S)
+    frozen.freeze()
+    cluster.start_worker("w2", concurrency=1)
+    eventually(lambda: cluster.ledger.runs()[job] == 2, PATIENCE_S)
+    cluster.ledger.say("retry now")
+    frozen.thaw()
+    assert frozen.wait() == EXIT_DECLARED_DEAD
+    cluster.all_succeed([job])
+    cluster.nothing_is_left()
+    assert 3 <= cluster.ledger.runs()[job] <= 4
