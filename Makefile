@@ -8,7 +8,7 @@ SEEDS ?= 0-99999
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-compose check docs bench battle soak build install clean
+.PHONY: help demo test test-valkey test-long test-compose check docs bench battle soak build install clean
 .DELETE_ON_ERROR:
 
 help: ## Print these targets
@@ -21,6 +21,9 @@ demo: $(VENV)/.installed-demo ## Run a real embedding job on three unequal worke
 test: $(VENV)/.installed-test ## Run the whole test suite, two files at a time
 	@scripts/need_redis.sh $(VENV)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+test-valkey: $(VENV)/.installed-test ## Run the tests of scripts, stores and loops over a Valkey
+	@TEST_REDIS_SERVER="$$(scripts/valkey_server.sh $(VENV))" $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS) tests/lua tests/integration
 
 test-long: $(VENV)/.installed-test ## Run the tests that take minutes each
 	@scripts/need_redis.sh $(VENV)

