@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 from celery.result import AsyncResult
 
+from dispatcher.errors import EpochEnded
+from dispatcher.store.worker_store import Taken
 from tests.integration.stage import Stage, in_turn, task_id
-from tests.messages import message
+from tests.messages import TASK, message
 from tests.support import eventually
 
 
@@ -134,3 +138,49 @@ def test_9000_jobs_and_ten_workers(stage: Stage) -> None:
                 worker.store.ack(ids)
 
     assert sorted(ran) == sorted(f"id-{i}" for i in range(9_000))
+
+
+@pytest.mark.parametrize("countdown", [None, 3600])
+def test_a_retry_and_the_job_that_sent_it_may_both_be_there(stage: Stage, countdown: int | None) -> None:
+    """A worker dies between its job's retry and its ack: two messages of one task id. Each runs once more, under a lease of its own that
+    the end of the other does not touch, and then nothing is left (scenario 69).
+    """
+    worker = stage.worker()
+    for name in ("w2", "w3"):
+        stage.worker(name, ingress=("elsewhere",))
+    (sent,) = stage.send()
+    stage.steps()
+    begun = worker.take()
+    assert begun is not None
+    stage.app.send_task(TASK, task_id=sent, retries=1, countdown=countdown)
+    stage.pass_ms(6_000, silent=(worker,))
+    assert worker.leases() == {}
+    scheduled = cast("list[str]", stage.text.zrange(stage.keys.scheduled, 0, -1))
+    assert (len(scheduled), len(stage.waiting())) == ((0, 2) if countdown is None else (1, 1))
+    if scheduled:
+        stage.text.zadd(stage.keys.scheduled, dict.fromkeys(scheduled, 1))
+
+    successor = stage.worker("w4", concurrency=2)
+    stage.steps()
+    first, second = successor.take(), successor.take()
+    assert first is not None
+    assert second is not None
+    assert [task_id(first), task_id(second)] == [sent, sent]
+    attempts = {retries_of(one): one.entry.attempts for one in (first, second)}
+    assert attempts == {0: 1, 1: 0}
+
+    successor.end(first)
+    with pytest.raises(EpochEnded):
+        worker.store.ack([begun.lease_id])
+    stage.steps()
+    assert set(successor.leases()) == {second.lease_id}
+    successor.end(second)
+    stage.steps()
+    assert successor.queued() == []
+    assert stage.is_empty()
+    assert AsyncResult(sent, app=stage.app).state == "SUCCESS"
+
+
+def retries_of(taken: Taken) -> int:
+    """How often Celery's ``retry()`` had sent the job before this message."""
+    return int(json.loads(taken.message)["headers"]["retries"])

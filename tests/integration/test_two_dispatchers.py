@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import socket
 from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import redis
+from celery import Celery
 from celery.result import AsyncResult
 
 from dispatcher.core.job import job_headers
 from dispatcher.events import LeadGained, LeadLost, StandsBy
 from dispatcher.service.dispatch import Dispatcher
 from dispatcher.service.settle import Settler
+from dispatcher.settings import Settings
 from dispatcher.store.admin_store import AdminStore
+from dispatcher.store.connection import connect
+from dispatcher.store.keys import Keys
+from dispatcher.store.lease_pipe import LeasePipe
 from dispatcher.store.unsettled_store import UnsettledStore
+from dispatcher.worker.broker import client_of
 from tests.integration.stage import Stage, task_id
+from tests.proxy import CHUNK_BYTES, Proxy
+from tests.support import RedisServer
 
 
 def leads_and_losses(stage: Stage) -> list[object]:
@@ -210,3 +221,71 @@ def test_a_leader_that_dies_at_any_call_is_followed(stage: Stage, *, after: bool
     else:
         raise AssertionError("a step never ended")
     assert at > 10
+
+
+# -- an answer is lost on the way
+
+
+class AnswerLoser(Proxy):
+    """Breaks a connection when Redis has answered and before the answer is passed on, once for each :meth:`lose_next`."""
+
+    _losing = False
+
+    def lose_next(self) -> None:
+        self._losing = True
+
+    @property
+    def has_lost(self) -> bool:
+        return not self._losing
+
+    def _forward(self, source: socket.socket) -> None:
+        if self._losing and source.family == socket.AF_UNIX and source.recv(CHUNK_BYTES):
+            self._losing = False
+            self._reset(source)
+        else:
+            super()._forward(source)
+
+
+@pytest.fixture
+def loser(redis_server: RedisServer, redis_url: str) -> Iterator[AnswerLoser]:
+    made = AnswerLoser(redis_server.socket)
+    yield made
+    made.close()
+
+
+def a_workers_client(url: str) -> redis.Redis:
+    app = Celery("theirs", broker=url, set_as_current=False)
+    with app.connection_for_read() as connection:
+        return client_of(connection.default_channel, Settings())
+
+
+CLIENTS: dict[str, Callable[[str], redis.Redis]] = {"the dispatcher's": connect, "a worker's": a_workers_client}
+CALLS: dict[str, Callable[[redis.Redis], Callable[[], object]]] = {
+    "eval": lambda client: partial(client.eval, "return redis.call('INCR', KEYS[1])", 1, "counter"),
+    "evalsha": lambda client: partial(LeasePipe(client, Keys(), "0" * 12).ack, [f"{'0' * 12}.1"]),
+    "incrby": lambda client: partial(client.incrby, "counter", 1),
+}
+
+
+@pytest.mark.parametrize("command", CALLS)
+@pytest.mark.parametrize("whose", CLIENTS)
+def test_a_call_whose_answer_is_lost_is_not_made_again(stage: Stage, loser: AnswerLoser, whose: str, command: str) -> None:
+    """It may have been carried out, and whoever asked for 2 would get 4: it raises, and Redis has been called once (scenario 51)."""
+    client = CLIENTS[whose](loser.url())
+    call = CALLS[command](client)
+    call()  # connected, and the script is known, before the answer that counts
+    stage.text.config_resetstat()
+    loser.lose_next()
+    with pytest.raises(redis.ConnectionError):
+        call()
+    assert loser.has_lost
+    assert calls_of(command, stage) == 1
+
+    call()
+    assert calls_of(command, stage) == 2
+    client.close()
+
+
+def calls_of(command: str, stage: Stage) -> int:
+    """How often Redis was asked to carry it out since its counters were reset."""
+    return int(stage.text.info("commandstats")[f"cmdstat_{command}"]["calls"])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dispatcher.store.frame import FRAME_BYTES
 from dispatcher.store.keys import Keys
 from dispatcher.worker import attach
 from tests.support import eventually
@@ -144,6 +145,54 @@ def test_an_ack_that_redis_lost_is_sent_again(cell: Cell) -> None:
         cell.client.hset(cell.keys.leases(epoch), *lease)
         eventually(cell.no_leases)
         assert set(cell.runs().values()) == {1}
+
+
+def test_a_job_whose_assignment_redis_lost_runs_twice_and_no_more(cell: Cell) -> None:
+    """An append-only file that lost an assignment: the job waits again while its worker runs it, and runs a second time; the end of
+    the first run takes nothing from the second, and then there is one SUCCESS and nothing is left (scenario 33).
+    """
+    begun: list[str] = []
+    gates = {"first": threading.Event(), "second": threading.Event()}
+    app = cell.make_app()
+
+    @app.task(name="gated", shared=False)
+    def gated() -> str:
+        run = list(gates)[len(begun)] if len(begun) < 2 else "one too many"
+        begun.append(run)
+        assert gates[run].wait(30)
+        return run
+
+    with cell.in_process(app=app) as worker:
+        epoch = cell.epoch_of("inner@test")
+        keeper = worker.consumer.life.keeper
+        [result] = cell.send("gated")
+        eventually(lambda: begun == ["first"])
+        [(lost, entry)] = cell.client.hgetall(cell.keys.leases(epoch)).items()
+        frame, lane = entry[:FRAME_BYTES], entry[FRAME_BYTES:]
+        with cell.client.pipeline() as undo:
+            undo.hdel(cell.keys.taken(epoch), lost)
+            undo.hdel(cell.keys.leases(epoch), lost)
+            undo.rpush(cell.keys.lane(lane), frame)
+            undo.sadd(cell.keys.lanes, lane)
+            undo.set(cell.keys.sequence, int(lost.partition(".")[2]) - 1)
+            assert undo.execute()[:2] == [1, 1]
+
+        eventually(lambda: begun == ["first", "second"])
+        [again] = cell.leases(epoch)
+        assert again != lost
+        gates["first"].set()
+        eventually(lambda: set(keeper.held()) == {again} and not keeper.unsent)
+        assert cell.client.hgetall(cell.keys.leases(epoch)) == {again: entry}
+        assert cell.client.hkeys(cell.keys.taken(epoch)) == [again]
+        assert cell.client.hlen(cell.keys.messages) == 1
+
+        gates["second"].set()
+        eventually(cell.no_leases)
+        assert (result.state, result.get()) == ("SUCCESS", "first")  # Celery keeps the SUCCESS that it has
+        assert cell.client.exists(cell.keys.messages, cell.keys.lanes, cell.keys.taken(epoch), cell.keys.dead_letters) == 0
+        assert cell.send("work")[0].get()
+        assert begun == ["first", "second"]
+        assert cell.epoch_of("inner@test") == epoch
 
 
 def test_a_pop_whose_answer_was_lost_is_given_back(cell: Cell) -> None:

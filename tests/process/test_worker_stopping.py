@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,6 +68,49 @@ def test_a_cold_stop_gives_back_what_ran(cell: Cell) -> None:
     [lane] = eventually(lambda: cell.client.keys(cell.keys.lane("*")))
     [frame] = cell.client.lrange(lane, 0, -1)
     assert frame[38:44] == "000000"
+
+
+LOOP_BREAKER = """
+from celery.worker.control import control_command
+
+def fail():
+    raise ValueError("a bug in the loop")
+
+@control_command()
+def break_loop(state):
+    state.consumer.hub.call_soon(fail)
+"""
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_an_unrecoverable_error_ends_like_a_stop(cell: Cell, monkeypatch: pytest.MonkeyPatch, pool: str) -> None:
+    """The consumer's loop raises what Celery does not recover from: what was not started is back in line while the last job still runs,
+    uncounted; that job is finished, and the worker says goodbye and exits with 1 (scenario 43).
+    """
+    (cell.folder / "loop_breaker.py").write_text(LOOP_BREAKER)
+    monkeypatch.setenv("PYTHONPATH", str(cell.folder), prepend=os.pathsep)
+    worker = cell.spawn(pool=pool, concurrency=1, options=("-I", "loop_breaker"))
+    epoch = cell.epoch_of(worker.name)
+    [running] = cell.send("work", 3.0)
+    eventually(cell.ledger.started)
+    cell.send("work", count=5)
+    eventually(lambda: len(cell.leases(epoch)) > 1)
+    cell.app.control.broadcast("break_loop", destination=[worker.name])
+    eventually(lambda: len(cell.leases(epoch)) == 1 and cell.waiting() == 5, message=worker.output)
+    assert cell.ledger.ended() == []
+    frames = [frame for lane in cell.client.keys(cell.keys.lane("*")) for frame in cell.client.lrange(lane, 0, -1)]
+    assert [frame[38:44] for frame in frames] == ["000000"] * 5
+
+    assert worker.wait() == 1
+    assert log_lines(worker, "Unrecoverable error: ValueError")
+    assert cell.client.get(cell.keys.dead(epoch)) == "goodbye"
+    assert running.state == "SUCCESS"
+    assert cell.leases() == []
+    monkeypatch.undo()
+    cell.spawn("w2")
+    eventually(lambda: len(cell.ledger.ended()) == 6)
+    eventually(cell.no_leases)
+    assert set(cell.runs().values()) == {1}
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
