@@ -1,7 +1,7 @@
 """The Celery app that worker tests start real workers of: ``celery -A tests.worker_app worker``.
 
 ``TEST_BROKER`` names the Redis, ``TEST_LEDGER`` a file that every run of a task is written to, so that what a worker says of itself
-can be compared with what it did.
+can be compared with what it did. With ``TEST_DIES_BEFORE_ACK`` it kills itself where it would ack its first job.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from celery.signals import worker_ready
 from dispatcher.settings import load_settings
 from dispatcher.store.connection import celery_url
 from dispatcher.worker import attach, report_models
+from dispatcher.worker.keeper import LeaseKeeper
 from workers.runtimes import ResidentModels
 
 consumers: list[Any] = []
@@ -216,8 +217,19 @@ def add_tasks(app: Celery, ledger: Ledger) -> None:
         time.sleep(60)
 
 
+def die_before_ack() -> None:
+    """Make this worker kill itself where it would ack its first job: by then the task has ended and its result is stored."""
+
+    def ack(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    LeaseKeeper.ack = ack
+
+
 if broker := os.environ.get("TEST_BROKER"):
     timeout_s = int(os.environ.get("TEST_VISIBILITY_TIMEOUT", "3600"))
     options = {"visibility_timeout": timeout_s, "unacked_restore_interval": 1}
     app = make_app(broker, Path(os.environ["TEST_LEDGER"]), broker_transport_options=options)
     report_models(())  # its processes begin with none, and will tell what they load
+    if "TEST_DIES_BEFORE_ACK" in os.environ:
+        die_before_ack()

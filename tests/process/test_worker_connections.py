@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +13,9 @@ import redis
 from celery import chord
 
 from tests.conftest import MakeRedis
+from tests.process.test_worker_deaths import children
 from tests.support import eventually
-from tests.worker_harness import Cell, Sent, open_cell
+from tests.worker_harness import Cell, Sent, WorkerProcess, log_lines, open_cell
 
 POOLS = ["prefork", "threads", "solo"]
 
@@ -50,6 +53,56 @@ def test_a_job_that_runs_over_a_broken_connection_runs_once(cell: Cell, pool: st
     assert cell.epoch_of(worker.name) == epoch
 
 
+def break_and_wait(cell: Cell, worker: WorkerProcess) -> None:
+    """Kill every connection, those that subscribe too, and wait until the worker has made new ones and listens to remote control,
+    which is the last thing that it does before it looks for jobs.
+    """
+    connected = len(log_lines(worker, "Connected to"))
+    newest = max(int(one["id"]) for one in cell.client.client_list())
+    cell.kill_connections()
+    cell.client.client_kill_filter(_type="pubsub")
+
+    def is_back() -> bool:
+        assert len(log_lines(worker, "Connected to")) > connected
+        return any(int(one["id"]) > newest and int(one["psub"]) for one in cell.client.client_list(_type="pubsub"))
+
+    eventually(is_back, 20, worker.output)
+
+
+def test_a_job_written_to_a_pool_process_and_not_accepted_survives_broken_connections(cell: Cell) -> None:
+    """Every connection breaks twice while a job lies in the pipe of a pool process that is frozen: once that thaws it runs the job,
+    once, the lease is freed, and the next job runs too.
+    """
+    worker = cell.spawn(concurrency=1)
+    epoch = cell.epoch_of(worker.name)
+    [before] = cell.send("work")
+    eventually(lambda: cell.ledger.ended() == [before.id] and cell.no_leases(), 15, worker.output)
+    [child] = children(worker.pid)
+    os.kill(child, signal.SIGSTOP)
+    [job] = cell.send("work")
+
+    def is_in_doubt() -> bool:
+        assert cell.client.hmget(cell.keys.worker(epoch), "held", "running") == ["1", "0"]
+        assert len(cell.leases(epoch)) == 1
+        assert cell.client.hkeys(cell.keys.taken(epoch)) == cell.leases(epoch)
+        return bool(log_lines(worker, rf"Task work\[{job.id}\] received"))
+
+    eventually(is_in_doubt, 15, worker.output)
+    for _ in range(2):
+        break_and_wait(cell, worker)
+        assert is_in_doubt()
+        assert children(worker.pid) == [child]
+    os.kill(child, signal.SIGCONT)
+    eventually(lambda: cell.ledger.ended() == [before.id, job.id] and cell.no_leases(), 15, worker.output)
+    [after] = cell.send("work")
+    eventually(lambda: after.state == "SUCCESS" and cell.no_leases(), 15, worker.output)
+    assert cell.runs() == {before.id: 1, job.id: 1, after.id: 1}
+    assert cell.waiting() == 0
+    assert cell.dead_letters() == {}
+    assert cell.epoch_of(worker.name) == epoch
+    assert worker.lives
+
+
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_no_lease_is_left_and_no_job_runs_twice_over_connection_kills_under_load(cell: Cell, pool: str) -> None:
     """16 kills of all connections over 300 short jobs, some of them large: reserved, half-written and unaccepted jobs included."""
@@ -65,13 +118,14 @@ def test_no_lease_is_left_and_no_job_runs_twice_over_connection_kills_under_load
     assert worker.lives
 
 
-def test_rate_limited_jobs_survive_a_broken_connection(cell: Cell) -> None:
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_rate_limited_jobs_survive_a_broken_connection(cell: Cell, pool: str) -> None:
     """Jobs that wait in this worker for their rate limit are neither dropped nor run twice by a reconnect."""
-    worker = cell.spawn(pool="threads", concurrency=4)
+    worker = cell.spawn(pool=pool, concurrency=4)
+    taken = cell.keys.taken(cell.epoch_of(worker.name))
     cell.send("limited", count=6)
-    eventually(lambda: len(cell.leases()) >= 3)
-    eventually(cell.ledger.started)
-    cell.kill_connections()
+    eventually(lambda: cell.ledger.started() and cell.client.hlen(taken) >= 3)  # one may run, so two wait here, not in Redis
+    break_and_wait(cell, worker)  # without the kill of what subscribes, a worker that has no credit would notice nothing
     eventually(lambda: len(cell.ledger.started()) == 6, 20, worker.output)
     eventually(cell.no_leases)
     assert set(cell.runs().values()) == {1}

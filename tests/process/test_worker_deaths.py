@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+from kombu import Exchange, Queue
 
 from dispatcher.worker.host import EXIT_DECLARED_DEAD
 from tests.support import eventually
-from tests.worker_harness import Cell, open_cell
+from tests.worker_harness import Cell, Sent, open_cell
 
 
 @pytest.fixture
@@ -51,6 +54,39 @@ def test_a_killed_worker_loses_nothing_and_only_what_ran_is_repeated(cell: Cell,
     assert {job for job, runs in cell.runs().items() if runs > 1} <= running
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_worker_killed_between_result_and_ack_has_its_job_run_once_more(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch, pool: str
+) -> None:
+    """SIGKILL of a worker after its task ended and the result was stored, before the ack: another worker runs the job, once, and
+    nothing is left of it but its result.
+    """
+    monkeypatch.setenv("TEST_DIES_BEFORE_ACK", "1")
+    dying = cell.spawn(pool=pool, concurrency=1)
+    epoch = cell.epoch_of(dying.name)
+    monkeypatch.delenv("TEST_DIES_BEFORE_ACK")
+    [job] = cell.send("work")
+    assert dying.wait() == -signal.SIGKILL
+    assert cell.ledger.ended() == [job.id]
+    assert job.state == "SUCCESS"
+    assert cell.client.hlen(cell.keys.messages) == 1  # what an ack removes
+    other = cell.spawn("w2", pool=pool, concurrency=1)
+
+    def nothing_is_left() -> bool:
+        assert cell.ledger.ended() == [job.id, job.id]
+        assert cell.client.hlen(cell.keys.messages) == 0
+        assert not cell.client.exists(cell.keys.leases(epoch), cell.keys.taken(epoch), cell.keys.worker_queue(epoch))
+        assert cell.waiting() == 0
+        return cell.no_leases()
+
+    eventually(nothing_is_left, 20, other.output)
+    assert cell.runs() == {job.id: 2}
+    assert cell.ledger.redelivered() == [False, True]
+    assert job.state == "SUCCESS"
+    assert cell.dead_letters() == {}
+    assert other.lives
+
+
 def test_a_job_that_kills_its_process_is_counted_and_buried(cell: Cell) -> None:
     """A pool process that dies takes its job back to the line, counted in the job's frame, until the limit: then it is a dead
     letter, and the worker has lived on.
@@ -64,6 +100,68 @@ def test_a_job_that_kills_its_process_is_counted_and_buried(cell: Cell) -> None:
     eventually(cell.no_leases)
     cell.send("work")
     eventually(cell.ledger.ended)
+    assert worker.lives
+
+
+@pytest.fixture
+def exchange() -> Exchange:
+    """A named exchange, of its own for each test: kombu binds nothing twice in one process."""
+    return Exchange(f"named-{uuid4()}", type="direct")
+
+
+def binding_of(exchange: Exchange) -> str:
+    """The key where kombu looks up which queues the exchange is bound to."""
+    return f"_kombu.binding.{exchange.name}"
+
+
+def bind(cell: Cell, exchange: Exchange, queue: str) -> None:
+    """Declare the exchange, the queue, and that it gets what is published to the exchange."""
+    with cell.app.connection_for_write() as connection:
+        Queue(queue, exchange, routing_key="jobs").bind(connection.default_channel).declare()
+
+
+def send_through(cell: Cell, exchange: Exchange, task: str) -> Sent:
+    """A job whose producer binds ``dispatch`` to the exchange and publishes to that; the dispatcher has admitted it."""
+    bind(cell, exchange, "dispatch")
+    assert cell.client.scard(binding_of(exchange)) == 1
+    sent = cell.app.send_task(task, (), exchange=exchange.name, routing_key="jobs", declare=[])
+    [message] = eventually(lambda: cell.client.hvals(cell.keys.messages))
+    assert json.loads(message)["properties"]["delivery_info"]["exchange"] == exchange.name
+    return Sent(cell.client, sent.id)
+
+
+def is_buried_after_three_runs(cell: Cell, job: Sent) -> bool:
+    """It was counted each time that it came back, became a dead letter, and nothing else is left of it."""
+    assert [letter["reason"] for letter in cell.dead_letters().values()] == ["process_died"]
+    assert cell.runs() == {job.id: 3}
+    assert cell.ledger.redelivered() == [False, True, True]
+    assert cell.waiting() == 0
+    return cell.no_leases()
+
+
+def test_a_job_of_a_named_exchange_whose_binding_is_gone_is_counted_and_buried(cell: Cell, exchange: Exchange) -> None:
+    """A job came through a named exchange, and nothing is bound to that any more when its process dies: it comes back all the same,
+    counted, until the limit: then it is a dead letter, not lost.
+    """
+    job = send_through(cell, exchange, "die")
+    assert cell.client.delete(binding_of(exchange)) == 1
+    worker = cell.spawn(concurrency=1)
+    eventually(lambda: is_buried_after_three_runs(cell, job), 40, worker.output)
+    assert not cell.client.exists(binding_of(exchange))
+    assert worker.lives
+
+
+def test_a_job_that_comes_back_does_not_go_to_what_else_its_exchange_is_bound_to(cell: Cell, exchange: Exchange) -> None:
+    """A job came through a named exchange that by now is bound to a second queue: given back when its process dies, it goes to its
+    own line only.
+    """
+    job = send_through(cell, exchange, "die")
+    bind(cell, exchange, "other")
+    assert cell.client.scard(binding_of(exchange)) == 2
+    worker = cell.spawn(concurrency=1)
+    eventually(lambda: is_buried_after_three_runs(cell, job), 40, worker.output)
+    assert cell.client.scard(binding_of(exchange)) == 2
+    assert cell.client.llen("other") == 0
     assert worker.lives
 
 
