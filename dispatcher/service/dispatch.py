@@ -26,13 +26,7 @@ from dispatcher.core.snapshot import LaneView, Snapshot, WorkerView
 from dispatcher.core.speed import Speeds
 from dispatcher.core.window import Windows
 from dispatcher.errors import NotLeader
-from dispatcher.events import (
-    Event,
-    JobsRefused,
-    UnknownHeaderField,
-    Unreadable,
-    WorkerRegistered,
-)
+from dispatcher.events import Event, JobsRefused, UnknownHeaderField, Unreadable, WorkerRegistered
 from dispatcher.policy import policy_of
 from dispatcher.service.decision_log import DecisionLog
 from dispatcher.service.evidence import Evidence
