@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,11 @@ from celery import Celery
 
 from dispatcher.store.connection import celery_url, connect
 from dispatcher.worker.chords import keep_chords
+from tests.proxy import Proxy
+from tests.support import RedisServer
+
+AWAY_S = 2.0
+"""Longer than redis-py tries by itself."""
 
 
 class Killed(BaseException):
@@ -79,4 +85,37 @@ def test_a_chord_whose_headers_all_end_well_sends_its_body_once(app: Celery, red
     count(app, "header0")
     assert sent(redis_url) == 0
     count(app, "header1")
+    assert sent(redis_url) == 1
+
+
+@pytest.mark.parametrize("script", ["_chord_part_return_script", "_chord_claim_extend_script", "_chord_cleanup_script"])
+@pytest.mark.parametrize("answered", [False, True])
+def test_an_outage_costs_no_body(
+    redis_url: str, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, script: str, answered: bool
+) -> None:
+    """It begins before a script of the chord has reached Redis, or after it has run there and before its answer: the body is sent once."""
+    proxy = Proxy(redis_server.socket)
+    keep_chords()
+    app = Celery("chords", broker=celery_url(redis_url), backend=proxy.url(), set_as_current=False)
+    app.conf.update(task_default_queue="dispatch", result_backend_thread_safe=True)
+    app.backend.on_task_call = app.backend.remove_pending_result = lambda *_: None
+    app.backend.set_chord_size("group", 2)
+    count(app, "header0")
+    real, asked = getattr(app.backend, script), []
+
+    def breaks(*, keys: list[str], args: list[Any], client: redis.Redis) -> Any:
+        if not asked:
+            if answered:
+                real(keys=keys, args=args, client=client)
+            proxy.refuse()
+            threading.Timer(AWAY_S, proxy.accept).start()
+        asked.append(keys)
+        return real(keys=keys, args=args, client=client)
+
+    monkeypatch.setitem(app.backend.__dict__, script, breaks)
+    try:
+        count(app, "header1")
+    finally:
+        proxy.close()
+    assert asked
     assert sent(redis_url) == 1
