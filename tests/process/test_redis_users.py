@@ -153,6 +153,10 @@ def test_each_role_does_its_work(cluster: Cluster) -> None:
     command("resume")
     command("purge", "--force")
     assert refusals(cluster) == []
+    for app in (producer, operator):
+        # Results unsubscribe when they are collected, and retry for long where Redis has gone before.
+        app.backend.result_consumer.subscribed_to.clear()
+        app.close()
 
 
 FORBIDDEN: dict[str, tuple[tuple[str, ...], ...]] = {
