@@ -43,7 +43,7 @@ class Ranked(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Jobs of one lane went to workers. ``frames``: the jobs, end to end, the one given first at the end. ``ranking``: the best few
+    """Jobs of one lane went to workers. ``frames``: the jobs, end to end, in the order they were given. ``ranking``: the best few
     workers; ``refused``: filter → how many it kept out, and an example. Both are empty where there was too much to tell.
     """
 
@@ -123,7 +123,7 @@ def _assignments(decision: Decision, number: str) -> list[tuple[Entry, Given]]:
     jobs = len(decision.frames) // FRAME_BYTES
     if jobs * FRAME_BYTES != len(decision.frames):
         return []  # frames of another version
-    frames = [decision.frames[at * FRAME_BYTES : (at + 1) * FRAME_BYTES] for at in reversed(range(jobs))]
+    frames = [decision.frames[at * FRAME_BYTES : (at + 1) * FRAME_BYTES] for at in range(jobs)]
     owners = [given for given in decision.given for _ in range(given.jobs)]
     return [
         (parse_entry(frame + decision.lane), given) for frame, given in zip(frames, owners, strict=False) if frame.startswith(number)

@@ -129,7 +129,7 @@ class Applied:
     """What came of a batch of decisions: per admit batch and per assignment, how many jobs were moved.
 
     ``first_jobs``: per admit batch, the number that its first job got; the others' follow on it. ``frames``: per lane that was assigned
-    from, the frames of the jobs, end to end, the one given first at the end. ``late``: how many of the promoted went to dead letters.
+    from, the frames of the jobs, end to end, in the order they were given. ``late``: how many of the promoted went to dead letters.
     """
 
     admitted: list[int] = field(default_factory=list)

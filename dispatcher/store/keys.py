@@ -31,7 +31,7 @@ KEYS: tuple[KeyDoc, ...] = (
            "purge, requeue_dead", "take, settle, dead list, find_job", "until acked, released or purged"),
     KeyDoc("<cell>:lanes", "set", "names of the lanes that are not empty", "admit, promote_scheduled, assign, giveback, bury_late, "
            "release, purge, adopt", "snapshot, ack", "permanent"),
-    KeyDoc("<cell>:lane:<lane>", "list", "frames of waiting jobs of one kind; the right end is next", "admit, promote_scheduled, "
+    KeyDoc("<cell>:lane:<lane>", "list", "frames of waiting jobs of one kind; the left end is next", "admit, promote_scheduled, "
            "assign, giveback, bury_late, release, purge, adopt", "snapshot, Flower", "while jobs wait"),
     KeyDoc("<cell>:scheduled", "zset", "frame+lane of jobs not yet due, scored by due time in ms", "admit, giveback, "
            "promote_scheduled, release, purge", "snapshot", "until due"),

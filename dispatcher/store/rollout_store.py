@@ -96,7 +96,8 @@ class RolloutStore:
 
     def waiting(self, lane: str, start: int, count: int) -> list[tuple[bytes, bytes]]:
         """(frame, message) of jobs of a lane, newest first; without those whose message has gone."""
-        frames = [_bytes(frame) for frame in cast("list[Any]", self._client.lrange(self._keys.lane(lane), start, start + count - 1))]
+        found = self._client.lrange(self._keys.lane(lane), -start - count, -start - 1)
+        frames = [_bytes(frame) for frame in reversed(cast("list[Any]", found))]
         if not frames:
             return []
         messages = cast("list[Any]", self._client.hmget(self._keys.messages, [frame[:16] for frame in frames]))

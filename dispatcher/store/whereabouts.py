@@ -137,8 +137,8 @@ class Finder:
         keys, number = self._keys, job.encode()
         for lane in sorted(one.decode() for one in cast("set[bytes]", self._client.smembers(keys.lanes))):
             before = 0
-            while page := cast("list[bytes]", self._client.lrange(keys.lane(lane), -before - FRAMES_A_CALL, -before - 1)):
-                for at, frame in enumerate(reversed(page)):
+            while page := cast("list[bytes]", self._client.lrange(keys.lane(lane), before, before + FRAMES_A_CALL - 1)):
+                for at, frame in enumerate(page):
                     if frame.startswith(number):
                         return InLane(parse_entry(frame.decode() + lane), before + at, self._client.llen(keys.lane(lane)))
                 before += len(page)

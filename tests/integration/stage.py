@@ -159,7 +159,7 @@ class Stage:
         found: list[Entry] = []
         for lane in sorted(cast("set[str]", self.text.smembers(self.keys.lanes))):
             frames = cast("list[str]", self.text.lrange(self.keys.lane(lane), 0, -1))
-            found += [parse_entry(frame + lane) for frame in reversed(frames)]
+            found += [parse_entry(frame + lane) for frame in frames]
         return found
 
     def reasons(self) -> dict[str, str]:

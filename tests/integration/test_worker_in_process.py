@@ -172,7 +172,7 @@ def test_a_job_whose_assignment_redis_lost_runs_twice_and_no_more(cell: Cell) ->
         with cell.client.pipeline() as undo:
             undo.hdel(cell.keys.taken(epoch), lost)
             undo.hdel(cell.keys.leases(epoch), lost)
-            undo.rpush(cell.keys.lane(lane), frame)
+            undo.lpush(cell.keys.lane(lane), frame)
             undo.sadd(cell.keys.lanes, lane)
             undo.set(cell.keys.sequence, int(lost.partition(".")[2]) - 1)
             assert undo.execute()[:2] == [1, 1]

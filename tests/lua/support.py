@@ -75,7 +75,7 @@ class Cell:
 
     def waiting(self, lane: str = LANE) -> list[Entry]:
         """Frames of a lane, next first."""
-        return [parse_entry(frame + lane) for frame in reversed(cast("list[str]", self.text.lrange(self.keys.lane(lane), 0, -1)))]
+        return [parse_entry(frame + lane) for frame in cast("list[str]", self.text.lrange(self.keys.lane(lane), 0, -1))]
 
     def jobs(self, count: int) -> list[str]:
         """``count`` jobs waiting in :data:`LANE`; their numbers, next first."""

@@ -41,7 +41,7 @@ def test_the_reply_holds_the_frames_of_what_was_assigned(cell: Cell) -> None:
     applied = cell.store.apply([], lambda: (to(first, 2), to(second, 1)), promote=0)
 
     (frames,) = applied.frames
-    assert [frames[at : at + 16].decode() for at in range(0, len(frames), FRAME_BYTES)][::-1] == jobs[:3]
+    assert [frames[at : at + 16].decode() for at in range(0, len(frames), FRAME_BYTES)] == jobs[:3]
     assert cell.store.apply([], lambda: (to("cccccccccccc", 1),), promote=0).frames == [b""]
 
 

@@ -104,7 +104,7 @@ def test_kills_with_default_settings(make_cluster: MakeCluster) -> None:
 def waiting_ids(cluster: Cluster) -> list[str]:
     """Task ids in the one lane there is, the next to be assigned first."""
     [lane] = cluster.client.keys(cluster.keys.lane("*"))
-    frames = cluster.client.lrange(lane, 0, -1)[::-1]
+    frames = cluster.client.lrange(lane, 0, -1)
     return [json.loads(cluster.client.hget(cluster.keys.messages, frame[:16]))["headers"]["id"] for frame in frames]
 
 

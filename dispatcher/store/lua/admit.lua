@@ -77,7 +77,7 @@ for i = 1, matched do
 end
 redis.call('HSET', messages, unpack(stored))
 for lane, list in pairs(pushes) do
-  redis.call('LPUSH', KEYS[9 + tonumber(lane)], unpack(list))
+  redis.call('RPUSH', KEYS[9 + tonumber(lane)], unpack(list))
   redis.call('SADD', lanes, ARGV[3 + tonumber(lane)])
 end
 redis.call('LTRIM', ingress, 0, -(matched + 1))

@@ -8,7 +8,7 @@ ARGV[2] jobs_max  all jobs that are wanted below, together
 ARGV[*] per lane: its name, how many workers follow; then for each worker: epoch, jobs wanted, window
 Returns {{-1}} NOT_LEADER, else {counts, frames}. counts: per worker of each lane, in order, how many jobs were assigned: less than
 wanted where the lane was shorter or the worker had less room, 0 where it is draining or dead. frames: per lane those of the assigned
-jobs, end to end in one string, the one given first at the end.
+jobs, end to end in one string, in the order they were given.
 Room is window minus the leases in Redis now, never the caller's view of them: no worker's leases pass its window.
 Each lane's checks come before its writes, and the lease is written before the job leaves its lane. A worker
 stands once in a lane's list, and jobs_max is at most 1000: the caller's duty. ]]
@@ -24,36 +24,36 @@ while a <= #ARGV do
   local wanted_in_all = 0
   for i = 0, workers - 1 do wanted_in_all = wanted_in_all + tonumber(ARGV[a + i * 3 + 1]) end
   -- One more than is wanted tells whether the lane will be empty.
-  local frames = call('LRANGE', lane_list, -wanted_in_all - 1, -1)
-  local beyond = #frames > wanted_in_all and table.remove(frames, 1)
-  local left = #frames
-  local given = {}
+  local frames = call('LRANGE', lane_list, 0, wanted_in_all)
+  local beyond = #frames > wanted_in_all and table.remove(frames)
+  local given, gone = {}, 0
   for i = 0, workers - 1 do
     local alive, worker, leases, queue = KEYS[k], KEYS[k + 1], KEYS[k + 2], KEYS[k + 3]
     local epoch, wanted, window = ARGV[a], tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2])
     k, a = k + 4, a + 3
     local count = 0
-    if left > 0 and call('EXISTS', alive) == 1 and call('HEXISTS', worker, 'draining') == 0 then
-      count = math.max(0, math.min(wanted, left, window - call('HLEN', leases)))
+    if gone < #frames and call('EXISTS', alive) == 1 and call('HEXISTS', worker, 'draining') == 0 then
+      count = math.max(0, math.min(wanted, #frames - gone, window - call('HLEN', leases)))
     end
     if count > 0 then
       local fields, ids = {}, {}
       for j = 1, count do
         local id = format('%s.%d', epoch, number)
-        ids[j], fields[2 * j - 1], fields[2 * j] = id, id, frames[left] .. lane
-        number, left = number + 1, left - 1
+        ids[j], fields[2 * j - 1], fields[2 * j] = id, id, frames[gone + j] .. lane
+        number = number + 1
       end
       given[#given + 1] = { queue, ids, leases, fields }
+      gone = gone + count
     end
     assigned[#assigned + 1] = count
   end
   -- An id without its lease starts nothing, so what might still fail (a key of the wrong type) comes first.
   for _, one in ipairs(given) do call('LPUSH', one[1], unpack(one[2])) end
   for _, one in ipairs(given) do call('HSET', one[3], unpack(one[4])) end
-  frames_of[#frames_of + 1] = table.concat(frames, '', left + 1)
-  if left < #frames then
-    call('LTRIM', lane_list, 0, -(#frames - left + 1))
-    if left == 0 and not beyond then call('SREM', lanes, lane) end
+  frames_of[#frames_of + 1] = table.concat(frames, '', 1, gone)
+  if gone > 0 then
+    call('LTRIM', lane_list, gone, -1)
+    if gone == #frames and not beyond then call('SREM', lanes, lane) end
   end
 end
 return { assigned, frames_of }

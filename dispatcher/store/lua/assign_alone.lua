@@ -18,12 +18,12 @@ local sequence, lanes, lane_list, alone = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local token, epoch, lane = ARGV[1], ARGV[2], ARGV[3]
 if redis.call('GET', leader) ~= token then return -1 end
 if redis.call('EXISTS', alive) == 0 or redis.call('HEXISTS', worker, 'draining') == 1 or redis.call('HLEN', leases) > 0 then return 0 end
-local frame = redis.call('LINDEX', lane_list, -1)
+local frame = redis.call('LINDEX', lane_list, 0)
 if not frame then return 0 end
 local id = epoch .. string.format('.%.0f', reserve_numbers(sequence, 1))
 redis.call('HSET', alone, epoch, id)
 redis.call('LPUSH', queue, id)  -- an id without its lease starts nothing
 redis.call('HSET', leases, id, frame .. lane)
-redis.call('RPOP', lane_list)
+redis.call('LPOP', lane_list)
 if redis.call('EXISTS', lane_list) == 0 then redis.call('SREM', lanes, lane) end
 return 1

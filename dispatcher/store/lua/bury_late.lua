@@ -17,19 +17,19 @@ if redis.call('GET', leader) ~= token then return { -1 } end
 local now, found = now_ms(), {}
 for i = 6, #KEYS do
   local lane_list, lane, pass_over = KEYS[i], ARGV[2 * i - 8], tonumber(ARGV[2 * i - 7])
-  local frames = left > 0 and redis.call('LRANGE', lane_list, -(pass_over + left), -(pass_over + 1)) or {}
+  local frames = left > 0 and redis.call('LRANGE', lane_list, pass_over, pass_over + left - 1) or {}
   left = left - #frames
   local late = {}
-  for j = #frames, 1, -1 do
-    if is_late(frames[j], now) then
-      bury(dead_letters, dead_reasons, unsettled, frames[j] .. lane, reason, now)
-      late[#late + 1] = -(pass_over + #frames - j + 1)
+  for j, frame in ipairs(frames) do
+    if is_late(frame, now) then
+      bury(dead_letters, dead_reasons, unsettled, frame .. lane, reason, now)
+      late[#late + 1] = pass_over + j - 1
     end
   end
   if #late > 0 then
     -- Marked by place, then removed in one go: a search for each would go over the lane again and again.
     for _, place in ipairs(late) do redis.call('LSET', lane_list, place, '') end
-    redis.call('LREM', lane_list, -#late, '')
+    redis.call('LREM', lane_list, #late, '')
     if redis.call('EXISTS', lane_list) == 0 then redis.call('SREM', lanes, lane) end
   end
   found[#found + 1], found[#found + 2] = #frames, #late

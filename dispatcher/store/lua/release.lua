@@ -22,7 +22,8 @@ if lane == '' then
   end
   return moved
 end
-for _, frame in ipairs(redis.call('LRANGE', source, 0, limit - 1)) do move(frame) end
-redis.call('LTRIM', source, moved, -1)
+local frames = redis.call('LRANGE', source, -limit, -1)
+for i = #frames, 1, -1 do move(frames[i]) end
+redis.call('LTRIM', source, 0, -(moved + 1))
 if redis.call('EXISTS', source) == 0 then redis.call('SREM', lanes, lane) end
 return moved

@@ -25,7 +25,7 @@ local function add_lane(lane)
   local depth = redis.call('LLEN', key)
   if depth > 0 then
     local n = #lane_rows
-    lane_rows[n + 1], lane_rows[n + 2], lane_rows[n + 3] = lane, depth, redis.call('LINDEX', key, -1)
+    lane_rows[n + 1], lane_rows[n + 2], lane_rows[n + 3] = lane, depth, redis.call('LINDEX', key, 0)
   end
 end
 
