@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from dispatcher.core.job import JobHeader, parse_header
+from dispatcher.core.job import JobHeader, parse_header, turn_of
 from dispatcher.core.labels import wanted
 from dispatcher.core.lane import Lane, lane_name, name_end, size_class
 from dispatcher.core.prefix import PrefixSlots, SlotOfPrefix, slot_of_text
@@ -51,6 +51,7 @@ class _Headers(msgspec.Struct, gc=False):
     expires: str | None = None
     timelimit: tuple[float | None, float | None] | None = None
     retries: int | None = 0
+    replaced_task_nesting: int | None = 0
     compression: str | None = None
     dispatch: msgspec.Raw = _ABSENT
 
@@ -74,13 +75,16 @@ _decode_body = msgspec.json.Decoder(tuple[list[msgspec.Raw], _Object, _Object | 
 
 
 class Admitted(NamedTuple):
-    """The job waits in ``lane``; not before ``due_ms`` and not after ``deadline_ms`` (Redis time) where those are given."""
+    """The job waits in ``lane``; not before ``due_ms`` and not after ``deadline_ms`` (Redis time) where those are given. ``turn``: see
+    :func:`~dispatcher.core.job.turn_of`.
+    """
 
     lane: str
     cost_ms: int
     due_ms: int | None = None
     task_id: str = ""
     deadline_ms: int = 0
+    turn: int = 0
 
 
 class Refused(NamedTuple):
@@ -164,7 +168,7 @@ class Admission:
         if headers.dispatch is _ABSENT:
             found = source.plain.get(headers.task)
             if found is not None:
-                return Admitted(found[0], found[1], due_ms, headers.id)
+                return Admitted(found[0], found[1], due_ms, headers.id, turn=turn_of(headers.retries, headers.replaced_task_nesting))
         model, session, cost_s, span_ms, lane_end = None, None, None, 0, ""
         said = bytes(headers.dispatch)
         if said != b"null":
@@ -191,7 +195,8 @@ class Admission:
         if said == b"null" and split is None:
             source.plain[headers.task] = lane, cost_ms
         deadline_ms = min(LATEST_DEADLINE_MS, (due_ms or source.now_ms) + span_ms) if span_ms else 0
-        return Admitted(lane, cost_ms, due_ms, headers.id, deadline_ms)
+        turn = turn_of(headers.retries, headers.replaced_task_nesting)
+        return Admitted(lane, cost_ms, due_ms, headers.id, deadline_ms, turn)
 
 
 @dataclass(slots=True)

@@ -19,6 +19,8 @@ LABELS_MAX: Final = 8
 LABEL_CHARS_MAX: Final = 64
 PREFIX_MAX: Final = 4096
 """Blocks of a prompt whose hashes a job may carry."""
+TURNS_MAX: Final = 1_000_000
+"""One replacement counts as more than all retries."""
 
 
 MODEL_HEADER = "dispatch_model"
@@ -135,3 +137,12 @@ def parse_header(raw: bytes) -> tuple[JobHeader, tuple[str, ...]]:
     if problem := header.problem():
         raise Invalid(f"header dispatch: {problem}")
     return header, tuple(name for name in names if name not in FIELDS)
+
+
+def turn_of(retries: int | None, replaced_task_nesting: int | None) -> int:
+    """Which of the messages of its task id this is: 0 for the first; more after each ``retry`` or ``replace`` of Celery's, which send
+    another one and leave the one before to be acked.
+    """
+    if not retries and not replaced_task_nesting:
+        return 0
+    return min(max(0, replaced_task_nesting or 0), TURNS_MAX) * TURNS_MAX + min(max(0, retries or 0), TURNS_MAX - 1)

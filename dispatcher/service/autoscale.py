@@ -24,8 +24,9 @@ from dispatcher.errors import Unavailable
 from dispatcher.events import Event, FleetScaled, ScalingAdvised
 from dispatcher.provision.base import Provisioner, WorkerKind
 from dispatcher.settings import Settings
-from dispatcher.store.dispatch_store import DispatchStore, Look
+from dispatcher.store.dispatch_store import DispatchStore
 from dispatcher.store.keys import Keys
+from dispatcher.store.look import Look
 from dispatcher.store.scripts import Scripts
 from dispatcher.store.worker_store import Registration
 

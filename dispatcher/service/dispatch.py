@@ -43,7 +43,8 @@ from dispatcher.service.views import lost_worker_view, worker_view
 from dispatcher.service.wake import Waker
 from dispatcher.settings import Settings
 from dispatcher.store.admit_batch import AdmitBatch, IngressList
-from dispatcher.store.dispatch_store import DispatchStore, Granted, Look, LookAt, LookWish, WorkerRow
+from dispatcher.store.dispatch_store import DispatchStore
+from dispatcher.store.look import Granted, Look, LookAt, LookWish, WorkerRow
 from dispatcher.store.rollout_store import SUBJECT
 from dispatcher.store.worker_store import Registration
 

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import structs
 
 from dispatcher.core.snapshot import WorkerView
-from dispatcher.store.dispatch_store import WorkerRow
+from dispatcher.store.look import WorkerRow
 from dispatcher.store.worker_store import Registration
 
 _OF_ROW: Final = frozenset(

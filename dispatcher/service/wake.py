@@ -13,7 +13,7 @@ from typing import Any
 import redis
 
 from dispatcher.clock import Clock, SystemClock
-from dispatcher.store.dispatch_store import Granted, LookWish
+from dispatcher.store.look import Granted, LookWish
 
 BLOCK_S = 5
 """How long a blocking command waits in Redis."""

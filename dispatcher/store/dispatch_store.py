@@ -11,21 +11,21 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import chain, groupby
 from operator import attrgetter
-from typing import Any, NamedTuple, TypedDict, cast
+from typing import Any, cast
 
 import msgspec
 import redis
 
+from dispatcher.core.admission import Admitted
 from dispatcher.core.decisions import Assign
-from dispatcher.core.lane import parse_lane
 from dispatcher.core.liveness import JITTER_MS
-from dispatcher.core.snapshot import LaneView
-from dispatcher.errors import Invalid, NotLeader
+from dispatcher.errors import NotLeader
 from dispatcher.store.admit_batch import AdmitBatch, IngressList, admit_records
 from dispatcher.store.decision_store import DECISIONS_LIFETIME_MS
-from dispatcher.store.frame import NEW, Entry, deadline_of, parse_entry
+from dispatcher.store.frame import NEW, Entry, parse_entry
 from dispatcher.store.keys import Keys
 from dispatcher.store.leader_view import EXPIRES_MS
+from dispatcher.store.look import Look, LookWish, as_look
 from dispatcher.store.policy_store import PolicyStore
 from dispatcher.store.rollout_store import RolloutStore
 from dispatcher.store.script_stream import Call, ScriptRunner
@@ -46,6 +46,9 @@ READ_BYTES_MAX = 8 * 1024 * 1024
 
 PROBE_COST_MS = 1
 
+TURN_TTL_MS = 24 * 3600 * 1000
+"""An earlier turn runs again soon after its worker died, or when there is a worker again at all."""
+
 SHOW_DEAD_MS = 60_000
 """How long `status` shows a worker that is gone."""
 
@@ -58,70 +61,6 @@ class Lead(IntEnum):
     KEPT = 1
     GAINED = 2
     """It did not lead a moment ago, whatever it thinks: others may have led in between."""
-
-
-class WorkerRow(NamedTuple):
-    """A worker's line of the snapshot; :class:`~dispatcher.core.snapshot.WorkerView` adds its registration."""
-
-    epoch: str
-    beat_age_ms: int
-    draining: str
-    consume_age_ms: int
-    leases: int
-    leased_cost_ms: int
-    taken: int
-    done: int
-    loop_lag_ms: int
-    ended: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What one look found. ``messages``: per ingress list (its index) the next raw messages, next first. ``leased_ms``: cost by
-    lane, where it was asked for. ``unreadable``: in words, lanes whose name or first job is none of ours, and keys of lanes and workers of
-    another type; these lanes and workers are left out.
-    """
-
-    now_ms: int
-    leads: bool
-    paused: frozenset[str]
-    lanes: tuple[LaneView, ...]
-    workers: tuple[WorkerRow, ...]
-    next_due_ms: int | None
-    leased_ms: dict[str, int]
-    messages: dict[int, list[bytes]]
-    unreadable: tuple[str, ...] = ()
-
-
-class LookAt(TypedDict):
-    """How much a look reads; see :meth:`DispatchStore.look`."""
-
-    limit: int
-    message_bytes_max: int
-    by_lane: bool
-
-
-@dataclass(frozen=True, slots=True)
-class LookWish:
-    """Commands that make a look of these lists, and how many replies they get."""
-
-    ingress: tuple[IngressList, ...]
-    packed: bytes
-    replies: int
-
-
-@dataclass(frozen=True, slots=True)
-class Granted:
-    """A wish, and the replies to it."""
-
-    wish: LookWish
-    replies: Sequence[Any]
-
-    def look(self, ingress: Sequence[IngressList]) -> Look | None:
-        """What it found; ``None`` if it is one of other lists, or Redis could not run it (it was restarted: it has no scripts)."""
-        if self.wish.ingress != tuple(ingress) or any(isinstance(reply, Exception) for reply in self.replies):
-            return None
-        return _as_look(*self.replies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +132,7 @@ class DispatchStore:
             replies = self._scripts.ask(calls)
         except redis.exceptions.NoScriptError:
             replies = self._scripts.ask(calls)  # the scripts are loaded now, and nothing was written
-        return _as_look(*replies)
+        return as_look(*replies)
 
     def wish(self, ingress: Sequence[IngressList], *, limit: int, message_bytes_max: int, by_lane: bool = False) -> LookWish:
         """A look that Redis takes later, when whoever sends the wish is woken up."""
@@ -241,10 +180,14 @@ class DispatchStore:
         """
         keys = self.keys
         with self._scripts.stream() as stream:
-            admits = 0
+            sent, admits = 0, []
             for batch in batches:
+                if turns := [one for one in batch.decisions if isinstance(one, Admitted) and one.turn]:
+                    stream.send(self._note_turns_call(turns))
+                    sent += 1
                 stream.send(self._admit_call(batch))
-                admits += 1
+                admits.append(sent)
+                sent += 1
             if promote:
                 names = [keys.leader, keys.scheduled, keys.lanes, *self._dead]
                 stream.send(("promote_scheduled", names, [self.token, keys.lane_prefix, promote, LATE_REASON]))
@@ -252,12 +195,12 @@ class DispatchStore:
             if decided := assignments():
                 stream.send(self._assign_call(decided))
             replies = stream.replies()
-        admitted = [reply[0] for reply in replies[:admits]]
-        promoted, *late = replies[admits] if promote else (0, 0)
+        admitted = [replies[at][0] for at in admits]
+        promoted, *late = replies[sent] if promote else (0, 0)
         assigned, *frames = replies[-1] if decided else ([],)
         if any(reply == -1 for reply in (*admitted, promoted, *assigned[:1])):
             raise NotLeader("another dispatcher leads this cell")
-        first_jobs = [reply[1] if reply[0] else 0 for reply in replies[:admits]]
+        first_jobs = [replies[at][1] if replies[at][0] else 0 for at in admits]
         return Applied(admitted, assigned, promoted, first_jobs, frames[0] if frames else [], late[0])
 
     def bury_late(self, lanes: Sequence[tuple[str, int]], *, limit: int) -> list[tuple[int, int]]:
@@ -279,6 +222,10 @@ class DispatchStore:
             keys.dead_reasons, keys.unsettled,
         ]  # fmt: skip
         return "admit", [*fixed, *map(keys.lane, lanes)], [self.token, records, len(lanes), *lanes, *verdicts]
+
+    def _note_turns_call(self, turns: Sequence[Admitted]) -> Call:
+        names = [self.keys.leader, *(self.keys.turn(one.task_id) for one in turns)]
+        return "note_turns", names, [self.token, TURN_TTL_MS, *(one.turn for one in turns)]
 
     def _assign_call(self, assignments: Sequence[Assign]) -> Call:
         keys = self.keys
@@ -358,39 +305,3 @@ class DispatchStore:
 
     def _run(self, name: str, keys: list[str], args: list[Any]) -> Any:
         return self._scripts.ask([(name, keys, args)])[0]
-
-
-def _as_look(snapshot: list[Any], found: Sequence[list[bytes]] = ()) -> Look:
-    now_ms, leads, paused, lanes, workers, next_due, leased, others = snapshot
-    views: list[LaneView] = []
-    unreadable = [f"key {key.decode(errors='backslashreplace')!r}" for key in others]
-    for i in range(0, len(lanes), 3):
-        try:
-            views.append(_lane_view(*lanes[i : i + 3]))
-        except (Invalid, ValueError):
-            unreadable.append(f"lane {lanes[i].decode(errors='backslashreplace')!r}")
-    return Look(
-        now_ms=now_ms,
-        leads=bool(leads),
-        paused=frozenset(name.decode(errors="replace") for name in paused),
-        lanes=tuple(views),
-        # What is not alphanumeric is no epoch.
-        workers=tuple(_worker_row(*workers[i : i + 10]) for i in range(0, len(workers), 10) if workers[i].isalnum()),
-        next_due_ms=int(float(next_due)) if next_due else None,
-        leased_ms={leased[i].decode(errors="backslashreplace"): leased[i + 1] for i in range(0, len(leased), 2)},
-        messages={index: messages for index, messages in enumerate(found) if messages},
-        unreadable=tuple(unreadable),
-    )
-
-
-def _lane_view(name: bytes, depth: int, frame: bytes) -> LaneView:
-    text = name.decode()
-    return LaneView(text, parse_lane(text), depth, int(frame[29:38]), int(frame[16:29]), deadline_of(frame), int(frame[:16]))
-
-
-def _worker_row(
-    epoch: bytes, beat_age: int, draining: bytes, consume_age: int, leases: int, cost: int, taken: int, done: int, lag: int,
-    ended: bytes,
-) -> WorkerRow:  # fmt: skip
-    drains, reason = draining.decode(errors="replace"), ended.decode(errors="replace") or None
-    return WorkerRow(epoch.decode(), beat_age, drains, consume_age, leases, cost, taken, done, lag, reason)

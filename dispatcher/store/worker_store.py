@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import msgspec
@@ -151,6 +151,7 @@ class WorkerStore:
     def __init__(self, client: redis.Redis, keys: Keys, epoch: str) -> None:
         self.keys = keys
         self.epoch = epoch
+        self._client = client
         self._run = Scripts(client)
         self._alive, self._dead = keys.alive(epoch), keys.dead(epoch)
         self._worker, self._queue = keys.worker(epoch), keys.worker_queue(epoch)
@@ -217,6 +218,13 @@ class WorkerStore:
         if reply == 0:
             raise DeadlinePassed(lease_id)
         return Taken(lease_id, reply[0], parse_entry(reply[1])) if reply else None
+
+    def turn(self, task_id: str) -> int:
+        """The last turn of that task id that was admitted, as far as is known; see :func:`~dispatcher.core.job.turn_of`."""
+        try:
+            return int(cast("str | None", self._client.get(self.keys.turn(task_id))) or 0)
+        except (redis.ResponseError, ValueError):  # no key of ours
+            return 0
 
     def ack(self, lease_ids: Iterable[str]) -> int:
         """End leases of jobs that have ended; how many there were. Raises :class:`EpochEnded` if they belong to others now."""

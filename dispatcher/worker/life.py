@@ -13,10 +13,12 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
+from typing import Any
 
 import redis
 
 from dispatcher.clock import Clock
+from dispatcher.core.job import turn_of
 from dispatcher.core.poison import Attempt
 from dispatcher.settings import Settings
 from dispatcher.store.frame import parse_entry
@@ -122,6 +124,12 @@ class WorkerLife:
     def queue_key(self) -> str:
         """Redis' name of it."""
         return self._keys.worker_queue(self._store.epoch)
+
+    def has_later_turn(self, headers: dict[str, Any]) -> bool:
+        """Whether a retry of the same task, or what replaced it, was admitted: whoever died had sent it, and was to be acked then. Asks
+        Redis; raises what redis-py raises.
+        """
+        return self._store.turn(headers["id"]) > turn_of(headers.get("retries"), headers.get("replaced_task_nesting"))
 
     def begin(self) -> None:
         """Register, and beat from now on. Raises what redis-py raises; may then be called again."""

@@ -12,8 +12,9 @@ import redis
 from dispatcher.service.wake import Waker
 from dispatcher.store.admit_batch import IngressList
 from dispatcher.store.connection import connect
-from dispatcher.store.dispatch_store import DispatchStore, Granted, LookWish
+from dispatcher.store.dispatch_store import DispatchStore
 from dispatcher.store.keys import Keys
+from dispatcher.store.look import Granted, LookWish
 from tests.support import eventually
 
 LISTS = ["dispatch", "dispatch\x06\x163", "gpu"]

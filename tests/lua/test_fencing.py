@@ -40,6 +40,7 @@ LEADER: dict[str, Callable[[Cell, DispatchStore], object]] = {
     "free_alone": lambda _, store: store.suspects().free({GONE}),
     "giveback": lambda cell, store: store.giveback(OWES, [GiveBack(id_) for id_ in cell.text.hkeys(cell.keys.leases(OWES))]),
     "log_decisions": lambda _, store: store.log_decisions([(1, b"{}")], kept=500),
+    "note_turns": lambda cell, store: cell.admit(store=store),
     "promote_scheduled": lambda _, store: store.apply([], tuple, promote=10),
     "reroute": lambda cell, store: store.rollouts().reroute(LANE, [(newest_first(cell)[0], ELSEWHERE)]),
     "save_policy": lambda _, store: store.policy().save({"speeds": b"{}"}),
@@ -70,7 +71,7 @@ def everything_to_do(cell: Cell) -> None:
     cell.jobs(2)
     jobs_until(cell, 1, lane=LATE_LANE)
     schedule(cell, 1, in_ms=-1_000)
-    cell.push(message())
+    cell.push(message(retries=1))
     cell.text.pexpire(cell.keys.alive(SILENT), 1_000)
     WorkerStore(cell.text, cell.keys, GONE).goodbye()
     cell.text.hset(cell.keys.alone, GONE, f"{GONE}.1")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dispatcher.core.lane import parse_lane
-from dispatcher.store.dispatch_store import WorkerRow
+from dispatcher.store.look import WorkerRow
 from dispatcher.store.worker_store import ALIVE_TTL_MS
 from tests.lua.support import BYTES_MAX, LANE, Cell, nothing_written
 from tests.messages import message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import dataclass
 
 import pytest
@@ -139,3 +140,18 @@ def test_a_job_in_the_socket_of_a_worker_that_dies_is_recovered(make_cluster: Ma
     cluster.all_succeed(jobs)
     cluster.nothing_is_left()
     cluster.each_ran_once(jobs)
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["retry", "replace"])
+def test_a_worker_that_dies_between_a_retry_and_its_ack_makes_no_second_line(make_cluster: MakeCluster, replaced: bool) -> None:
+    """The retry (or what replaced the task) was sent, so the try before it is not run again beside it."""
+    cluster = make_cluster(lease_ttl_s=3, heartbeat_s=0.5)
+    cluster.start_dispatcher()
+    dies = cluster.start_worker("w1", concurrency=1)
+    [job] = cluster.send("last_words", replaced)
+    assert dies.wait() == -signal.SIGKILL
+    stays = cluster.start_worker("w2", concurrency=1)
+    cluster.all_succeed([job])
+    cluster.nothing_is_left()
+    assert cluster.ledger.runs() == {job: 2}
+    assert stays.exit_code is None

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.core.job import FIELDS, job_headers, parse_header
+from dispatcher.core.job import FIELDS, TURNS_MAX, job_headers, parse_header, turn_of
 from dispatcher.errors import Invalid
 
 names = st.text(min_size=1, max_size=20)
@@ -100,3 +100,20 @@ def test_nothing_said_is_an_empty_header() -> None:
     """Everything is optional."""
     assert job_headers() == {"dispatch": {}}
     assert {getattr(parse_header(b"{}")[0], name) for name in FIELDS} == {None}
+
+
+TURNS = st.integers(min_value=0, max_value=TURNS_MAX - 1)
+
+
+@given(before=st.tuples(TURNS, TURNS), after=st.tuples(TURNS, TURNS))
+def test_a_later_turn_is_a_greater_one(before: tuple[int, int], after: tuple[int, int]) -> None:
+    """By replacements first, since a task that replaces another begins with no retries."""
+    turns = [turn_of(retries, nesting) for nesting, retries in (before, after)]
+
+    assert (turns[0] < turns[1]) == (before < after)
+
+
+@pytest.mark.parametrize(("retries", "nesting"), [(0, 0), (None, None), (-3, None), (0, -1)])
+def test_a_first_turn_is_none(retries: int | None, nesting: int | None) -> None:
+    """Whatever nonsense a producer sends for it."""
+    assert turn_of(retries, nesting) == 0
