@@ -25,6 +25,10 @@ class Proxy:
         self._silenced: list[socket.socket] = []
         self._silent = False
         self._closed = False
+        self._fatal: bytes | None = None
+        self._losing: set[socket.socket] = set()
+        self.lost = 0
+        """How many answers were lost on the way."""
         self._awake, self._wake = socket.socketpair()
         self._selector.register(self._awake, selectors.EVENT_READ)
         self.accept()
@@ -48,6 +52,11 @@ class Proxy:
             self._selector.unregister(self._listener)
             self._listener.shutdown(socket.SHUT_RDWR)  # stops listening, keeps the port
             self.cut()
+
+    def lose_answer_to(self, words: bytes) -> None:
+        """Reset the next connection through which these words go, when Redis has acted on them and before the answer is through."""
+        with self._lock:
+            self._fatal = words
 
     def accept(self) -> None:
         """Take connections (again)."""
@@ -113,7 +122,12 @@ class Proxy:
     def _forward(self, source: socket.socket) -> None:
         try:
             data = source.recv(CHUNK_BYTES)
-            if data:
+            if data and source in self._losing:
+                self.lost += 1
+            elif data:
+                if self._fatal is not None and self._fatal in data:
+                    self._fatal = None
+                    self._losing.add(self._pairs[source])
                 self._pairs[source].sendall(data)
                 return
         except OSError:

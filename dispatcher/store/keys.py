@@ -64,7 +64,9 @@ KEYS: tuple[KeyDoc, ...] = (
     KeyDoc("<cell>:story:<job>", "list", "JSON of each run that ended with its worker or process: which, when, how", "giveback",
            "giveback (into the reason of a burial), explain", "7 days after the last line, or until buried"),
     KeyDoc("<cell>:turn:<task id>", "string", "the last turn (Celery's retries and replacements) of that task id that was admitted, if "
-           "not the first", "note_turns", "workers, of a job that runs again", "a day after it was admitted"),
+           "not the first, and when", "note_turns", "workers, of a job that runs again", "a day after it was admitted"),
+    KeyDoc("<cell>:sent:<sender>", "hash", "list → number of the last message that a task put there in that thread of a worker", "publish",
+           "publish: a message whose answer was lost is sent again, and must not be there twice", "a day after the last message"),
     KeyDoc("<cell>:alone", "hash", "epoch → lease id of the suspect that runs there with nothing beside it", "assign_alone, free_alone",
            "dispatch, assign_probe", "until the suspect's lease has ended"),
     KeyDoc("<cell>:ingress_queues", "set", "ingress queues that workers have named", "register_worker", "dispatch, status",
@@ -210,6 +212,9 @@ class Keys:
 
     def story(self, job: str) -> str:
         return self._key("story", job)
+
+    def sent(self, sender: str) -> str:
+        return self._key("sent", sender)
 
     def turn(self, task_id: str) -> str:
         return self._key("turn", task_id)

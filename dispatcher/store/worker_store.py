@@ -219,12 +219,15 @@ class WorkerStore:
             raise DeadlinePassed(lease_id)
         return Taken(lease_id, reply[0], parse_entry(reply[1])) if reply else None
 
-    def turn(self, task_id: str) -> int:
-        """The last turn of that task id that was admitted, as far as is known; see :func:`~dispatcher.core.job.turn_of`."""
+    def turn(self, task_id: str) -> tuple[int, int]:
+        """The last turn of that task id that was admitted, and when, in ms of Redis' time; see :func:`~dispatcher.core.job.turn_of`.
+        (0, 0) where none but the first is known.
+        """
         try:
-            return int(cast("str | None", self._client.get(self.keys.turn(task_id))) or 0)
+            turn, at_ms = (cast("str | None", self._client.get(self.keys.turn(task_id))) or "0 0").split()
+            return int(turn), int(at_ms)
         except (redis.ResponseError, ValueError):  # no key of ours
-            return 0
+            return 0, 0
 
     def ack(self, lease_ids: Iterable[str]) -> int:
         """End leases of jobs that have ended; how many there were. Raises :class:`EpochEnded` if they belong to others now."""

@@ -27,7 +27,7 @@ from dispatcher.store.lease_pipe import LeasePipe
 from dispatcher.store.revoke_store import RevokeStore
 from dispatcher.store.worker_store import Beat, BeatStatus, GiveBack, Registration, WorkerStore, after_death, new_epoch
 from dispatcher.worker.cut_off import CutOffWatch
-from dispatcher.worker.keeper import LeaseKeeper
+from dispatcher.worker.keeper import Held, LeaseKeeper
 from dispatcher.worker.lifeline import Lifeline
 from dispatcher.worker.models import ModelMemory
 from dispatcher.worker.revokes import Revokes
@@ -125,11 +125,14 @@ class WorkerLife:
         """Redis' name of it."""
         return self._keys.worker_queue(self._store.epoch)
 
-    def has_later_turn(self, headers: dict[str, Any]) -> bool:
-        """Whether a retry of the same task, or what replaced it, was admitted: whoever died had sent it, and was to be acked then. Asks
-        Redis; raises what redis-py raises.
+    def has_later_turn(self, held: Held, headers: dict[str, Any]) -> bool:
+        """Whether a retry of the same task, or what replaced it, was admitted after this job was: whoever died had sent it, and was to be
+        acked then. Asks Redis; raises what redis-py raises.
         """
-        return self._store.turn(headers["id"]) > turn_of(headers.get("retries"), headers.get("replaced_task_nesting"))
+        turn, at_ms = self._store.turn(headers["id"])
+        # Some give each day's job the same id: what was retried yesterday is another job.
+        is_later = at_ms >= parse_entry(held.entry.decode()).admitted_ms
+        return is_later and turn > turn_of(headers.get("retries"), headers.get("replaced_task_nesting"))
 
     def begin(self) -> None:
         """Register, and beat from now on. Raises what redis-py raises; may then be called again."""

@@ -33,7 +33,7 @@ from dispatcher.worker.life import WorkerLife
 from dispatcher.worker.lifeline import Lifeline
 from dispatcher.worker.models import ModelMemory
 from dispatcher.worker.options import WorkerOptions, read_options
-from dispatcher.worker.publishing import wait_in_tasks
+from dispatcher.worker.publishing import send_once_from_tasks
 from dispatcher.worker.refusal import WorkerRefused
 from dispatcher.worker.request import lease_request
 from dispatcher.worker.transport import transport_for
@@ -61,7 +61,7 @@ class DispatchedWorker(bootsteps.Step):
         except Invalid as exc:
             raise WorkerRefused(str(exc)) from exc
         force_settings(app.conf)
-        wait_in_tasks(app)
+        send_once_from_tasks(app, cell=settings.cell)
         w.prefetch_multiplier = 1
         w.consumer_cls = lease_consumer(symbol_by_name(w.consumer_cls))
         w.wait_for_soft_shutdown = partial(leave_cold, w, w.wait_for_soft_shutdown)
