@@ -22,6 +22,8 @@ from dispatcher.core.policy import Policy
 from dispatcher.core.residency import load_penalty_ms, time_to_load_ms
 from dispatcher.core.snapshot import WorkerView
 
+FEW: Final = 8
+"""What changed of so many is taken over one by one: to find out anew who may have what takes longer than all else in a plan for one job."""
 KINDS_KEPT: Final = 10_000
 HOMES_KEPT: Final = 100
 ANY_LANE: Final = Lane("", "", "", 0, 0)
@@ -81,18 +83,28 @@ class Roster:
             self._load_ms = dict(load_ms)
             self._kinds.clear()
         filters = [one for one in policy.filters if one.of_worker]
-        some = slice(None, None, len(workers) // 8 + 1)
-        if len(workers) != len(before) or all(map(is_not, workers[some], before[some])):
+        if len(workers) != len(before):
             self._renew(filters)
-        elif workers is not before:
-            changed = list(compress(range(len(workers)), map(is_not, workers, before)))
-            if 8 * len(changed) > len(workers) or not all(self._change(i, before[i], filters) for i in changed):
-                self._renew(filters)
+        elif workers is not before and not self._follow(before, filters):
+            self._renew(filters)
         for kept in (self._kinds, self._fits, self._penalties):
             if len(kept) > KINDS_KEPT:
                 kept.clear()
         if len(self._homes) > HOMES_KEPT:
             self._homes.clear()
+
+    def _follow(self, before: Sequence[WorkerView], filters: Sequence[Filter]) -> bool:
+        """Take over what changed of as many workers; False where to make all anew is quicker, or must be."""
+        workers = self.workers
+        changed: Sequence[int] = range(len(workers))
+        if len(workers) > FEW:
+            some = slice(None, None, len(workers) // 8 + 1)
+            if all(map(is_not, workers[some], before[some])):
+                return False
+            changed = list(compress(range(len(workers)), map(is_not, workers, before)))
+            if 8 * len(changed) > len(workers):
+                return False
+        return all(self._change(i, before[i], filters) for i in changed)
 
     def _renew(self, filters: Sequence[Filter]) -> None:
         workers = self.workers

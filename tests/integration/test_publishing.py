@@ -35,7 +35,7 @@ def make_app(url: str, **transport_options: Any) -> Celery:
     force_settings(app.conf)
     send_once_from_tasks(app, cell="dispatch")
 
-    @app.task(name="sender")
+    @app.task(name="sender", shared=False)
     def sender() -> None: ...
 
     return app
