@@ -83,9 +83,7 @@ class Roster:
             self._load_ms = dict(load_ms)
             self._kinds.clear()
         filters = [one for one in policy.filters if one.of_worker]
-        if len(workers) != len(before):
-            self._renew(filters)
-        elif workers is not before and not self._follow(before, filters):
+        if len(workers) != len(before) or (workers is not before and not self._follow(before, filters)):
             self._renew(filters)
         for kept in (self._kinds, self._fits, self._penalties):
             if len(kept) > KINDS_KEPT:
