@@ -318,7 +318,7 @@ class Dispatcher:
                 yield AdmitBatch(source, part, decisions)
 
     def _unpaused(self) -> list[IngressList]:
-        return [one for one in self._ingress if not self._is_paused(one)]
+        return [one for one in self._ingress if not self._is_paused(one)] if self._paused else self._ingress
 
     def _is_paused(self, source: IngressList) -> bool:
         return "*" in self._paused or source.queue in self._paused
