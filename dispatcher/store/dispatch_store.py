@@ -69,6 +69,7 @@ class Applied:
 
     ``first_jobs``: per admit batch, the number that its first job got; the others' follow on it. ``frames``: per lane that was assigned
     from, the frames of the jobs, end to end, in the order they were given. ``late``: how many of the promoted went to dead letters.
+    ``aside``: keys of lanes that were of another type: what was there has ``:aside`` behind its name now.
     """
 
     admitted: list[int] = field(default_factory=list)
@@ -77,6 +78,7 @@ class Applied:
     first_jobs: list[int] = field(default_factory=list)
     frames: list[bytes] = field(default_factory=list)
     late: int = 0
+    aside: list[bytes] = field(default_factory=list)
 
 
 class DispatchStore:
@@ -201,7 +203,8 @@ class DispatchStore:
         if any(reply == -1 for reply in (*admitted, promoted, *assigned[:1])):
             raise NotLeader("another dispatcher leads this cell")
         first_jobs = [replies[at][1] if replies[at][0] else 0 for at in admits]
-        return Applied(admitted, assigned, promoted, first_jobs, frames[0] if frames else [], late[0])
+        aside = [key for at in admits for key in (replies[at][2] if replies[at][0] else ())]
+        return Applied(admitted, assigned, promoted, first_jobs, frames[0] if frames else [], late[0], aside)
 
     def bury_late(self, lanes: Sequence[tuple[str, int]], *, limit: int) -> list[tuple[int, int]]:
         """Bury jobs whose deadline has passed. ``lanes``: name, and how many jobs at its head to pass over; looks at ``limit`` in all.

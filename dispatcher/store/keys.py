@@ -33,6 +33,8 @@ KEYS: tuple[KeyDoc, ...] = (
            "release, purge, adopt", "snapshot, ack", "permanent"),
     KeyDoc("<cell>:lane:<lane>", "list", "frames of waiting jobs of one kind; the left end is next", "admit, promote_scheduled, "
            "assign, giveback, bury_late, release, purge, adopt", "snapshot, Flower", "while jobs wait"),
+    KeyDoc("<cell>:lane:<lane>:aside", "any", "what lay under a lane's key and was no list", "admit, promote_scheduled, giveback, reroute",
+           "nobody", "until somebody looks at it"),
     KeyDoc("<cell>:scheduled", "zset", "frame+lane of jobs not yet due, scored by due time in ms", "admit, giveback, "
            "promote_scheduled, release, purge", "snapshot", "until due"),
     KeyDoc("<cell>:sequence", "string", "last number given to a job or a lease; µs of Redis time, never repeats", "admit, assign, "

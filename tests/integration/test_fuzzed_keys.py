@@ -121,7 +121,7 @@ def into_types(stage: Stage, rng: Random) -> None:
         key = rng.choice((stage.keys.worker, stage.keys.leases, stage.keys.taken))(stub.epoch)
         stage.client.delete(key)
         stage.client.sadd(key, bytes_of(rng))
-    for lane in (b"dispatch/demo.job/default/p9/c10", bytes_of(rng)):
+    for lane in (b"dispatch/demo.job/default/p9/c10", b"dispatch/demo.job/default/p0/c10", bytes_of(rng)):
         stage.client.sadd(stage.keys.lanes, lane)
         stage.client.set(stage.keys.lane_prefix.encode() + lane, bytes_of(rng))
 

@@ -244,13 +244,17 @@ def test_job_numbers_never_repeat(cell: Cell) -> None:
 
 
 def test_a_lane_of_the_wrong_type(cell: Cell) -> None:
-    """REFUSED as a whole: an error half-way would admit what came before it once more with every tick."""
+    """It is moved aside as it is, or no job of any lane would be admitted any more; the caller is told."""
     bad = lane_name(Lane("dispatch", "bad.task", "default", 0, 10))
     cell.client.set(cell.keys.lane(bad), "not a list")
     cell.push(message(), message(eta="2999-01-01T00:00:00"), b"garbage", message(task="bad.task"))
+    planned = cell.ingress()
+    applied = cell.store.apply([AdmitBatch(DISPATCH, planned, cell.decide(planned))], tuple, promote=0)
 
-    with nothing_written(cell), pytest.raises(redis.ResponseError, match="WRONGTYPE"):
-        cell.admit()
+    assert applied.admitted == [4]
+    assert applied.aside == [cell.keys.lane(bad).encode()]
+    assert len(cell.waiting(bad)) == 1
+    assert cell.text.get(cell.keys.lane(bad) + ":aside") == "not a list"
 
 
 def test_an_ingress_of_the_wrong_type(cell: Cell) -> None:

@@ -269,3 +269,14 @@ def test_9000_leases_go_back_in_bounded_calls(cell: Cell) -> None:
         assert len(cell.leases(worker)) + len(cell.waiting()) == 9_000
 
     assert [entry.job for entry in cell.waiting()] == jobs
+
+
+def test_a_lane_of_another_type_is_moved_aside(cell: Cell) -> None:
+    """Or the leases of a dead worker would be its for ever."""
+    worker = cell.worker()
+    (lease,) = cell.leased(worker, 1)
+    cell.text.set(cell.keys.lane(LANE), "not a list")
+
+    assert worker.giveback([GiveBack(lease)]) == 1
+    assert len(cell.waiting()) == 1
+    assert cell.text.get(cell.keys.lane(LANE) + ":aside") == "not a list"

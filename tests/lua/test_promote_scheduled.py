@@ -96,3 +96,13 @@ def test_counts_survive(cell: Cell) -> None:
     promote(cell)
 
     assert [one.rejects for one in cell.waiting()] == [1]
+
+
+def test_a_lane_of_another_type_is_moved_aside(cell: Cell) -> None:
+    """Or nothing that is due would be moved any more."""
+    schedule(cell, 1, in_ms=-1_000)
+    cell.text.set(cell.keys.lane(LANE), "not a list")
+
+    assert cell.store.apply([], tuple, promote=10).promoted == 1
+    assert len(cell.waiting()) == 1
+    assert cell.text.get(cell.keys.lane(LANE) + ":aside") == "not a list"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import redis
 
 from dispatcher.errors import NotLeader
 from tests.lua.support import LANE, Cell, nothing_written
@@ -61,12 +60,14 @@ def test_who_does_not_lead(cell: Cell) -> None:
 
 
 def test_a_lane_of_the_wrong_type(cell: Cell) -> None:
-    """REFUSED: nothing written, for the jobs before it neither."""
+    """It is moved aside."""
     cell.jobs(2)
     frames = newest_first(cell)
     cell.client.set(cell.keys.lane(FARTHER), "a string")
-    with nothing_written(cell), pytest.raises(redis.ResponseError, match="WRONGTYPE"):
-        cell.store.rollouts().reroute(LANE, [(frames[0], ELSEWHERE), (frames[1], FARTHER)])
+
+    assert cell.store.rollouts().reroute(LANE, [(frames[0], ELSEWHERE), (frames[1], FARTHER)]) == 2
+    assert len(cell.waiting(FARTHER)) == 1
+    assert cell.text.get(cell.keys.lane(FARTHER) + ":aside") == "a string"
 
 
 def test_what_waits_is_read_in_parts(cell: Cell) -> None:

@@ -55,6 +55,14 @@ local function reserve_numbers(sequence, count)
   return first
 end
 
+-- Whatever else lies under a lane's key is moved aside, whole: one such key would stop the jobs of all lanes. Whether it was.
+local function free_lane(list)
+  local type = redis.call('TYPE', list).ok
+  if type == 'list' or type == 'none' then return false end
+  redis.call('RENAME', list, list .. ':aside')
+  return true
+end
+
 -- Wakes the sleeping dispatcher; the list never holds more than one element.
 local function wake_dispatcher(wake)
   if redis.call('EXISTS', wake) == 0 then redis.call('LPUSH', wake, '1') end

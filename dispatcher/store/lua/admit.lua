@@ -17,8 +17,8 @@ ARGV[3] lane_count   names of the lanes follow, one for each of the lane lists
 ARGV[*] verdicts     "L" .. facts .. lane number: it waits in that lane. facts: what its frame has after the time of admission
                      "S" .. facts .. lane number .. ":" .. due ms: it is not due before
                      "D" or "U" .. JSON of the reason: it is a dead letter; "U": its id needs a FAILURE
-Returns {how many messages were moved, job number of the first}: the others' numbers follow on it; {0} none, {-1} NOT_LEADER. It stops
-at the first that is not the one planned for: somebody pushed to the head of the list in between, and the next look sees it.
+Returns {how many messages were moved, job number of the first, lane lists under whose key something else lay}: the others' numbers
+follow on it; {0} none, {-1} NOT_LEADER. It stops at the first that is not the one planned for: somebody pushed to the head of the list in between, and the next look sees it.
 Checks before it writes (an error half-way would admit the first jobs again and again), and writes the copy before the remove.
 Bounded by what the caller sends (at most 999). ]]
 local leader, ingress, sequence, messages, lanes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -43,9 +43,9 @@ for i = 1, math.min(planned, length) do
   matched = i
 end
 if matched == 0 then return { 0 } end
+local aside = {}
 for i = 10, #KEYS do
-  local type = redis.call('TYPE', KEYS[i]).ok
-  if type ~= 'list' and type ~= 'none' then return redis.error_reply('WRONGTYPE ' .. KEYS[i] .. ' is a ' .. type .. ', not a lane') end
+  if free_lane(KEYS[i]) then aside[#aside + 1] = KEYS[i] end
 end
 
 local now = now_ms()
@@ -81,4 +81,4 @@ for lane, list in pairs(pushes) do
   redis.call('SADD', lanes, ARGV[3 + tonumber(lane)])
 end
 redis.call('LTRIM', ingress, 0, -(matched + 1))
-return { matched, number }
+return { matched, number, aside }

@@ -58,6 +58,7 @@ for a = 6, #ARGV - 5, 6 do
       if deadline_ms > 0 then due_ms = math.min(due_ms, deadline_ms) end
       redis.call('ZADD', scheduled, string.format('%d', due_ms), entry)
     else
+      free_lane(lane_prefix .. lane)
       redis.call('LPUSH', lane_prefix .. lane, frame_of(entry))
       redis.call('SADD', lanes, lane)
     end

@@ -21,6 +21,7 @@ for _, entry in ipairs(due) do
     bury(dead_letters, dead_reasons, unsettled, entry, reason, now)
     buried = buried + 1
   else
+    free_lane(lane_prefix .. lane)
     redis.call('RPUSH', lane_prefix .. lane, frame_of(entry))
     redis.call('SADD', lanes, lane)
   end

@@ -13,10 +13,7 @@ Sent newest first, and the newest of a lane in the first call, jobs keep their o
 local leader, lanes, source = KEYS[1], KEYS[2], KEYS[3]
 local token, lane, lane_count = ARGV[1], ARGV[2], tonumber(ARGV[3])
 if redis.call('GET', leader) ~= token then return -1 end
-for i = 4, #KEYS do
-  local type = redis.call('TYPE', KEYS[i]).ok
-  if type ~= 'list' and type ~= 'none' then return redis.error_reply('WRONGTYPE ' .. KEYS[i] .. ' is a ' .. type .. ', not a lane') end
-end
+for i = 4, #KEYS do free_lane(KEYS[i]) end
 local moved = 0
 for a = 4 + lane_count, #ARGV - 1, 2 do
   local frame, to = ARGV[a], tonumber(ARGV[a + 1])
