@@ -2,6 +2,7 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
+WITH_REDIS := PATH="$$(scripts/with_redis.sh $(VENV))" || exit;
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 BENCHMARKS ?= mixed_fleet unlike_fleet fairness sticky model_affinity faulty_workers canary dispatch_rate overhead decision_cost takeover azure_trace mooncake_prefix pop_window malformed million_waiting
 SEEDS ?= 0-99999
@@ -15,19 +16,16 @@ help: ## Print these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed-demo ## Run a real embedding job on three unequal workers, kill one, search the result
-	@scripts/need_redis.sh $(VENV)
-	@$(BIN)/python -m workers.demo $(ARGS)
+	@$(WITH_REDIS) $(BIN)/python -m workers.demo $(ARGS)
 
 test: $(VENV)/.installed-test ## Run the whole test suite, two files at a time
-	@scripts/need_redis.sh $(VENV)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(WITH_REDIS) $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-valkey: $(VENV)/.installed-test ## Run the tests of scripts, stores and loops over a Valkey
 	@TEST_REDIS_SERVER="$$(scripts/valkey_server.sh $(VENV))" $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS) tests/lua tests/integration
 
 test-long: $(VENV)/.installed-test ## Run the tests that take minutes each
-	@scripts/need_redis.sh $(VENV)
-	@$(BIN)/python -m pytest -m long $(ARGS)
+	@$(WITH_REDIS) $(BIN)/python -m pytest -m long $(ARGS)
 
 soak: $(VENV)/.installed-test ## Simulate a cell under faults for 100,000 seeds, which takes hours; SEEDS=20000-39999 for some of them
 	@$(BIN)/python -m tests.simulation $(SEEDS) $(ARGS)
@@ -45,12 +43,10 @@ docs: $(VENV)/.installed-test ## Write docs/redis_keys.md and docs/settings.md f
 	@$(BIN)/python docs/generate.py
 
 bench: $(VENV)/.installed-test ## Run the benchmarks; each ends in one JSON line
-	@scripts/need_redis.sh $(VENV)
-	@failed=0; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name $(ARGS) || failed=1; done; exit $$failed
+	@$(WITH_REDIS) failed=0; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name $(ARGS) || failed=1; done; exit $$failed
 
 battle: $(VENV)/.installed-test ## Kill, freeze and cut real processes under 200,000 jobs; count lost and repeated ones (20 min)
-	@scripts/need_redis.sh $(VENV)
-	@$(BIN)/python -m benchmarks.battle $(ARGS)
+	@$(WITH_REDIS) $(BIN)/python -m benchmarks.battle $(ARGS)
 
 build: $(VENV)/.installed-test ## Build the wheel and the source archive into dist/
 	@$(BIN)/python -m build --no-isolation --outdir dist .
