@@ -54,7 +54,9 @@ class Proxy:
             self.cut()
 
     def lose_answer_to(self, words: bytes) -> None:
-        """Reset the next connection through which these words go, when Redis has acted on them and before the answer is through."""
+        """Reset the next connection through which these words go (any, if there are none), when Redis has acted on them and before the answer
+        is through.
+        """
         with self._lock:
             self._fatal = words
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -25,7 +24,7 @@ from dispatcher.store.lease_pipe import LeasePipe
 from dispatcher.store.unsettled_store import UnsettledStore
 from dispatcher.worker.broker import client_of
 from tests.integration.stage import Stage, task_id
-from tests.proxy import CHUNK_BYTES, Proxy
+from tests.proxy import Proxy
 from tests.support import RedisServer
 
 
@@ -226,29 +225,9 @@ def test_a_leader_that_dies_at_any_call_is_followed(stage: Stage, *, after: bool
 # -- an answer is lost on the way
 
 
-class AnswerLoser(Proxy):
-    """Breaks a connection when Redis has answered and before the answer is passed on, once for each :meth:`lose_next`."""
-
-    _losing = False
-
-    def lose_next(self) -> None:
-        self._losing = True
-
-    @property
-    def has_lost(self) -> bool:
-        return not self._losing
-
-    def _forward(self, source: socket.socket) -> None:
-        if self._losing and source.family == socket.AF_UNIX and source.recv(CHUNK_BYTES):
-            self._losing = False
-            self._reset(source)
-        else:
-            super()._forward(source)
-
-
 @pytest.fixture
-def loser(redis_server: RedisServer, redis_url: str) -> Iterator[AnswerLoser]:
-    made = AnswerLoser(redis_server.socket)
+def loser(redis_server: RedisServer, redis_url: str) -> Iterator[Proxy]:
+    made = Proxy(redis_server.socket)
     yield made
     made.close()
 
@@ -269,16 +248,16 @@ CALLS: dict[str, Callable[[redis.Redis], Callable[[], object]]] = {
 
 @pytest.mark.parametrize("command", CALLS)
 @pytest.mark.parametrize("whose", CLIENTS)
-def test_a_call_whose_answer_is_lost_is_not_made_again(stage: Stage, loser: AnswerLoser, whose: str, command: str) -> None:
+def test_a_call_whose_answer_is_lost_is_not_made_again(stage: Stage, loser: Proxy, whose: str, command: str) -> None:
     """It may have been carried out, and whoever asked for 2 would get 4: it raises, and Redis has been called once (scenario 51)."""
     client = CLIENTS[whose](loser.url())
     call = CALLS[command](client)
     call()  # connected, and the script is known, before the answer that counts
     stage.text.config_resetstat()
-    loser.lose_next()
+    loser.lose_answer_to(b"")
     with pytest.raises(redis.ConnectionError):
         call()
-    assert loser.has_lost
+    assert loser.lost
     assert calls_of(command, stage) == 1
 
     call()
