@@ -54,8 +54,8 @@ class Proxy:
             self.cut()
 
     def lose_answer_to(self, words: bytes) -> None:
-        """Reset the next connection through which these words go (any, if there are none), when Redis has acted on them and before the answer
-        is through.
+        """Reset the next connection through which these words go (any, if there are none), when Redis has acted on them and before the
+        answer is through.
         """
         with self._lock:
             self._fatal = words
