@@ -175,8 +175,14 @@ class Cell:
         app = app or self.make_app()
         attach(app, self.settings)
         options = {"perform_ping_check": False, "hostname": "inner@test"} | options
+        # A fork takes along the locks of redis-py that the dispatcher's threads hold just then, and kombu asks for them in the child.
+        forks_beside = pool == "prefork" and self._thread is not None
+        if forks_beside:
+            self.stop_dispatcher()
         with start_worker(app, pool=pool, concurrency=concurrency, **options) as worker:
             eventually(lambda: self.epoch_of("inner@test"))
+            if forks_beside:
+                self.start_dispatcher()
             yield worker
 
     # -- what Redis says
