@@ -134,7 +134,7 @@ class DispatchStore:
             replies = self._scripts.ask(calls)
         except redis.exceptions.NoScriptError:
             replies = self._scripts.ask(calls)  # the scripts are loaded now, and nothing was written
-        return as_look(*replies)
+        return as_look(ingress, *replies)
 
     def wish(self, ingress: Sequence[IngressList], *, limit: int, message_bytes_max: int, by_lane: bool = False) -> LookWish:
         """A look that Redis takes later, when whoever sends the wish is woken up."""
@@ -199,12 +199,12 @@ class DispatchStore:
             replies = stream.replies()
         admitted = [replies[at][0] for at in admits]
         promoted, *late = replies[sent] if promote else (0, 0)
-        assigned, *frames = replies[-1] if decided else ([],)
+        assigned = replies[-1] if decided else []
         if any(reply == -1 for reply in (*admitted, promoted, *assigned[:1])):
             raise NotLeader("another dispatcher leads this cell")
         first_jobs = [replies[at][1] if replies[at][0] else 0 for at in admits]
-        aside = [key for at in admits for key in (replies[at][2] if replies[at][0] else ())]
-        return Applied(admitted, assigned, promoted, first_jobs, frames[0] if frames else [], late[0], aside)
+        aside = [key for at in admits for key in replies[at][2:]]
+        return Applied(admitted, assigned[: len(decided)], promoted, first_jobs, assigned[len(decided) :], late[0], aside)
 
     def bury_late(self, lanes: Sequence[tuple[str, int]], *, limit: int) -> list[tuple[int, int]]:
         """Bury jobs whose deadline has passed. ``lanes``: name, and how many jobs at its head to pass over; looks at ``limit`` in all.

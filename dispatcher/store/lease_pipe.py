@@ -14,6 +14,7 @@ from typing import Any
 import redis
 
 from dispatcher.errors import DeadlinePassed
+from dispatcher.store.frame import split_taken
 from dispatcher.store.keys import Keys
 from dispatcher.store.scripts import source
 
@@ -66,8 +67,8 @@ class LeasePipe:
             raise DeadlinePassed(lease_id.decode())
         if not reply:
             return None
-        self.revoked_at = reply[2]
-        return reply[0], reply[1]
+        message, entry, self.revoked_at = split_taken(reply)
+        return message, entry
 
     def ack(self, lease_ids: Iterable[str]) -> int:
         """End leases of jobs that have ended, at most 500; how many there were, or -1: this life has ended, nothing was changed."""

@@ -74,12 +74,32 @@ class Granted:
         """What it found; ``None`` if it is one of other lists, or Redis could not run it (it was restarted: it has no scripts)."""
         if self.wish.ingress != tuple(ingress) or any(isinstance(reply, Exception) for reply in self.replies):
             return None
-        return as_look(*self.replies)
+        return as_look(ingress, *self.replies)
 
 
-def as_look(snapshot: list[Any], found: Sequence[list[bytes]] = ()) -> Look:
-    """What the two scripts returned, read."""
-    now_ms, leads, paused, lanes, workers, next_due, leased, others = snapshot
+def parts_of(snapshot: list[Any]) -> tuple[Any, ...]:
+    """What the script ``snapshot`` returned, taken apart: now_ms, leads, next_due_ms or "", paused, lanes, workers, leased, unreadable."""
+    parts: list[Any] = snapshot[:3]
+    at = 8
+    for size in snapshot[3:8]:
+        parts.append(snapshot[at : at + size])
+        at += size
+    return tuple(parts)
+
+
+def _by_list(found: list[Any], lists: int) -> dict[int, list[bytes]]:
+    """What ``read_ingress`` returned: messages by the index of their list, without the empty ones."""
+    messages, at = {}, lists
+    for index in range(lists):
+        if size := found[index]:
+            messages[index] = found[at : at + size]
+            at += size
+    return messages
+
+
+def as_look(ingress: Sequence[IngressList], snapshot: list[Any], found: list[Any] | None = None) -> Look:
+    """What the two scripts returned about these lists, read."""
+    now_ms, leads, next_due, paused, lanes, workers, leased, others = parts_of(snapshot)
     views: list[LaneView] = []
     unreadable = [f"key {key.decode(errors='backslashreplace')!r}" for key in others]
     for i in range(0, len(lanes), 3):
@@ -96,7 +116,7 @@ def as_look(snapshot: list[Any], found: Sequence[list[bytes]] = ()) -> Look:
         workers=tuple(_worker_row(*workers[i : i + 10]) for i in range(0, len(workers), 10) if workers[i].isalnum()),
         next_due_ms=int(float(next_due)) if next_due else None,
         leased_ms={leased[i].decode(errors="backslashreplace"): leased[i + 1] for i in range(0, len(leased), 2)},
-        messages={index: messages for index, messages in enumerate(found) if messages},
+        messages=_by_list(found, len(ingress)) if found else {},
         unreadable=tuple(unreadable),
     )
 

@@ -15,6 +15,7 @@ from dispatcher.errors import Invalid
 from dispatcher.store.frame import parse_entry
 from dispatcher.store.keys import Keys, text_names
 from dispatcher.store.leader_view import HeldLane, LeaderView, read_leader_view
+from dispatcher.store.look import parts_of
 from dispatcher.store.scripts import Scripts
 from dispatcher.store.worker_store import ALIVE_TTL_MS, Registration, read_registration
 
@@ -37,11 +38,9 @@ def read_status(client: redis.Redis, scripts: Scripts, keys: Keys, queues: Seque
     ``ejected``. ``unreadable`` names lanes and keys that hold what nothing of ours has written: they are passed over. Costs one script
     and two pipelines, whatever the number of jobs.
     """
-    now_ms, _, _, lanes, workers, _, _, unreadable = scripts(
-        "snapshot",
-        [keys.leader, keys.lanes, keys.workers, keys.paused, keys.scheduled],
-        ["", keys.lane_prefix.removesuffix("lane:"), ALIVE_TTL_MS, ""],
-    )
+    names = [keys.leader, keys.lanes, keys.workers, keys.paused, keys.scheduled]
+    snapshot = scripts("snapshot", names, ["", keys.lane_prefix.removesuffix("lane:"), ALIVE_TTL_MS, ""])
+    now_ms, _, _, _, lanes, workers, _, unreadable = parts_of(snapshot)
     all_rows = [workers[i : i + SNAPSHOT_WORKER_FIELDS] for i in range(0, len(workers), SNAPSHOT_WORKER_FIELDS)]
     rows = {row[0]: row for row in all_rows if row[0].isascii() and row[0].isalnum()}  # nothing else is an epoch
     with client.pipeline(transaction=False) as pipe:

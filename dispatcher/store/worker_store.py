@@ -17,7 +17,7 @@ import redis
 
 from dispatcher.core.poison import Attempt, Fate, fate
 from dispatcher.errors import DeadlinePassed, EpochEnded
-from dispatcher.store.frame import Entry, parse_entry
+from dispatcher.store.frame import Entry, parse_entry, split_taken
 from dispatcher.store.keys import Keys
 from dispatcher.store.scripts import Scripts
 
@@ -217,7 +217,10 @@ class WorkerStore:
         reply = self._run("take", names, [lease_id, at_ms])
         if reply == 0:
             raise DeadlinePassed(lease_id)
-        return Taken(lease_id, reply[0], parse_entry(reply[1])) if reply else None
+        if not reply:
+            return None
+        message, entry, _ = split_taken(reply.encode())
+        return Taken(lease_id, message.decode(), parse_entry(entry.decode()))
 
     def turn(self, task_id: str) -> tuple[int, int]:
         """The last turn of that task id that was admitted, and when, in ms of Redis' time; see :func:`~dispatcher.core.job.turn_of`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dispatcher.store import revoke_store
+from dispatcher.store.frame import split_taken
 from dispatcher.store.revoke_store import Revoked, RevokeStore, id_members, stamp_members
 from tests.lua.support import Cell, nothing_written
 
@@ -48,7 +49,7 @@ def test_a_take_tells_when_something_was_revoked(cell: Cell, store: RevokeStore)
         keys = cell.keys
         epoch = worker.epoch
         names = [keys.alive(epoch), keys.leases(epoch), keys.taken(epoch), keys.messages, keys.revoked_at]
-        return [*take(keys=names, args=[lease, 1]), None][2]
+        return split_taken(take(keys=names, args=[lease, 1]))[2]
 
     assert revoked_at(first) is None
     store.add(id_members(["a"]))

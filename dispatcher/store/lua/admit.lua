@@ -17,7 +17,7 @@ ARGV[3] lane_count   names of the lanes follow, one for each of the lane lists
 ARGV[*] verdicts     "L" .. facts .. lane number: it waits in that lane. facts: what its frame has after the time of admission
                      "S" .. facts .. lane number .. ":" .. due ms: it is not due before
                      "D" or "U" .. JSON of the reason: it is a dead letter; "U": its id needs a FAILURE
-Returns {how many messages were moved, job number of the first, lane lists under whose key something else lay}: the others' numbers
+Returns {how many messages were moved, job number of the first, lane lists under whose key something else lay ...}: the others' numbers
 follow on it; {0} none, {-1} NOT_LEADER. It stops at the first that is not the one planned for: somebody pushed to the head of the
 list in between, and the next look sees it.
 Checks before it writes (an error half-way would admit the first jobs again and again), and writes the copy before the remove.
@@ -44,9 +44,9 @@ for i = 1, math.min(planned, length) do
   matched = i
 end
 if matched == 0 then return { 0 } end
-local aside = {}
+local reply = { matched, 0 }
 for i = 10, #KEYS do
-  if free_lane(KEYS[i]) then aside[#aside + 1] = KEYS[i] end
+  if free_lane(KEYS[i]) then reply[#reply + 1] = KEYS[i] end
 end
 
 local now = now_ms()
@@ -82,4 +82,5 @@ for lane, list in pairs(pushes) do
   redis.call('SADD', lanes, ARGV[3 + tonumber(lane)])
 end
 redis.call('LTRIM', ingress, 0, -(matched + 1))
-return { matched, number, aside }
+reply[2] = number
+return reply

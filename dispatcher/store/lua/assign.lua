@@ -6,15 +6,15 @@ KEYS[*] per lane: its list, then for each of its workers alive:<epoch>, worker:<
 ARGV[1] token
 ARGV[2] jobs_max  all jobs that are wanted below, together
 ARGV[*] per lane: its name, how many workers follow; then for each worker: epoch, jobs wanted, window
-Returns {{-1}} NOT_LEADER, else {counts, frames}. counts: per worker of each lane, in order, how many jobs were assigned: less than
-wanted where the lane was shorter or the worker had less room, 0 where it is draining or dead. frames: per lane those of the assigned
-jobs, end to end in one string, in the order they were given.
+Returns {-1} NOT_LEADER, else per worker of each lane, in order, how many jobs were assigned: less than wanted where the lane was shorter
+or the worker had less room, 0 where it is draining or dead. Then, per lane, the frames of the assigned jobs, end to end in one string, in
+the order they were given.
 Room is window minus the leases in Redis now, never the caller's view of them: no worker's leases pass its window.
 Each lane's checks come before its writes, and the lease is written before the job leaves its lane. A worker
 stands once in a lane's list, and jobs_max is at most 1000: the caller's duty. ]]
 local leader, lanes, sequence = KEYS[1], KEYS[2], KEYS[3]
 local token, jobs_max = ARGV[1], tonumber(ARGV[2])
-if redis.call('GET', leader) ~= token then return { { -1 } } end
+if redis.call('GET', leader) ~= token then return { -1 } end
 local call, format = redis.call, string.format
 local assigned, frames_of, k, a = {}, {}, 4, 3
 local number = reserve_numbers(sequence, jobs_max)  -- those that are not used are skipped
@@ -56,4 +56,5 @@ while a <= #ARGV do
     if gone == #frames and not beyond then call('SREM', lanes, lane) end
   end
 end
-return { assigned, frames_of }
+for _, frames in ipairs(frames_of) do assigned[#assigned + 1] = frames end
+return assigned
