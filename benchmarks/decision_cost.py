@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from random import Random
 from statistics import median
 from typing import Any, Final
@@ -75,7 +74,7 @@ def plan_us(workers: int, lanes: int, settings: Settings, plans: int) -> float:
     found = []
     for _ in range(plans):
         before = one  # kept until the plan is over: to free the views of the tick before is no part of it
-        one = replace(before, workers=tuple(structs.replace(worker) for worker in before.workers))
+        one = structs.replace(before, workers=tuple(structs.replace(worker) for worker in before.workers))
         began = time.perf_counter()
         decided = plan(one, state, policy, rng=rng, jobs_max=JOBS)
         took = time.perf_counter() - began

@@ -199,14 +199,13 @@ class Admission:
         return Admitted(lane, cost_ms, due_ms, headers.id, deadline_ms, turn)
 
 
-@dataclass(slots=True)
-class _Source:
+class _Source(msgspec.Struct):
     """Messages of one list that are read together. ``plain``: task → lane and cost of its jobs that say nothing of themselves."""
 
     ingress: str
     step: int
     now_ms: int
-    plain: dict[str, tuple[str, int]] = field(default_factory=dict)
+    plain: dict[str, tuple[str, int]] = msgspec.field(default_factory=dict)
 
 
 @lru_cache(maxsize=4096)

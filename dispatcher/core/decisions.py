@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 
 
@@ -17,8 +15,7 @@ class Assign(msgspec.Struct, frozen=True, gc=False):
     score: float
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(msgspec.Struct, frozen=True):
     """``jobs`` of ``lane`` wait, though this plan could have placed more jobs. ``waits_for``: epoch of a full worker → how many of them
     wait for it; empty where they wait for any.
 
@@ -33,8 +30,7 @@ class Hold:
     waits_for: dict[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """What to do at one instant."""
 
     assignments: tuple[Assign, ...]

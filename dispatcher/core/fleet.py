@@ -9,10 +9,10 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final, cast
 
+import msgspec
 import numpy as np
 
 from dispatcher.core.affinity import Array
@@ -37,8 +37,7 @@ SAME: Final = 1 + 1e-12
 """Scores that differ by less are the same: over arrays a power may end in another bit."""
 
 
-@dataclass(slots=True)
-class Ranking:
+class Ranking(msgspec.Struct):
     """The best places for jobs of one kind and cost. ``heap`` of (score, tie, place) is as fresh as when it was made: a score in it may
     be too good. No place that is not in it is better than ``beyond``.
 
@@ -49,7 +48,7 @@ class Ranking:
     strategy: Strategy
     cost_ms: int
     ratio: float
-    heap: list[tuple[float, float, int]] = field(default_factory=list)
+    heap: list[tuple[float, float, int]] = msgspec.field(default_factory=list)
     beyond: float = -INFINITE
     kept: int = 0
     """How many of the best the heap was made with."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from random import Random
 
+import msgspec
+
 from dispatcher.core.caps import Allowance
 from dispatcher.core.decisions import Assign, Hold, Plan
 from dispatcher.core.fairness import Accounts
@@ -39,8 +41,7 @@ class PolicyState:
     memory: Roster = field(default_factory=Roster)
 
 
-@dataclass(slots=True)
-class _Waiting:
+class _Waiting(msgspec.Struct):
     """A lane while its jobs are placed. ``home``: place of its slot's worker, -1 without. ``held``: index of a full worker → jobs that
     wait for it; ``reason`` why. ``placed``: index → [how many, score of the first]. ``deferred``: jobs that need no load come first.
     """
@@ -51,14 +52,13 @@ class _Waiting:
     home: int
     home_wait_ms: float
     may_leave_home: bool
-    placed: dict[int, list[float]] = field(default_factory=dict)
-    held: dict[int, int] = field(default_factory=dict)
+    placed: dict[int, list[float]] = msgspec.field(default_factory=dict)
+    held: dict[int, int] = msgspec.field(default_factory=dict)
     reason: str = "full"
     deferred: bool = False
 
 
-@dataclass(slots=True)
-class _Round:
+class _Round(msgspec.Struct):
     """One plan while it grows."""
 
     snapshot: Snapshot
@@ -66,10 +66,10 @@ class _Round:
     state: PolicyState
     fleet: Fleet
     left: int
-    waiting: dict[str, _Waiting] = field(default_factory=dict)  # lanes that have been begun with, by name
-    holds: list[Hold] = field(default_factory=list)
+    waiting: dict[str, _Waiting] = msgspec.field(default_factory=dict)  # lanes that have been begun with, by name
+    holds: list[Hold] = msgspec.field(default_factory=list)
     allowance: Allowance | None = None
-    oldest_ms: dict[str, int] = field(default_factory=dict)  # model → since when jobs of it wait; empty where loads may be made
+    oldest_ms: dict[str, int] = msgspec.field(default_factory=dict)  # model → since when jobs of it wait; empty where loads may be made
 
 
 def plan(snapshot: Snapshot, state: PolicyState, policy: Policy, *, rng: Random, jobs_max: int = 500) -> Plan:

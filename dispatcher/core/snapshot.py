@@ -6,7 +6,6 @@ The views are structs, not dataclasses: every step makes one of each lane and wo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -88,8 +87,7 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return max(0, self.window - self.leases)
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(msgspec.Struct, frozen=True):
     """One instant of a cell. ``paused`` holds ingress queues, or ``*`` for all. ``load_ms``: model → time to load it, where known.
 
     ``leased_ms``: lane → cost of its jobs that are leased; only where there are caps.
@@ -101,8 +99,8 @@ class Snapshot:
     lanes: tuple[LaneView, ...]
     workers: tuple[WorkerView, ...]
     next_due_ms: int | None = None
-    load_ms: Mapping[str, int] = field(default_factory=dict)
-    leased_ms: Mapping[str, int] = field(default_factory=dict)
+    load_ms: Mapping[str, int] = msgspec.field(default_factory=dict)
+    leased_ms: Mapping[str, int] = msgspec.field(default_factory=dict)
 
     def with_arrivals(self, arrivals: dict[str, LaneView]) -> Snapshot:
         """This instant as it will be once the jobs in ``arrivals`` (lane name → how many, as a view) have been admitted."""
@@ -114,5 +112,4 @@ class Snapshot:
             more = {name: view.depth for name, view in arrivals.items()}
             grown = (structs.replace(one, depth=one.depth + more[one.name]) if one.name in more else one for one in self.lanes)
             lanes = (*grown, *(view for view in lanes if view.name not in known))
-        # Not ``replace``, which takes longer than all else here.
-        return Snapshot(self.now_ms, self.leads, self.paused, lanes, self.workers, self.next_due_ms, self.load_ms, self.leased_ms)
+        return structs.replace(self, lanes=lanes)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from math import ceil
 from random import Random
 from threading import Event as Signal
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import redis
 
 from dispatcher.clock import Clock
@@ -56,8 +56,7 @@ WISH_WORKERS_MAX = 64
 """In a larger fleet a look costs Redis more than the round trip that a wish saves, and not every one is of use."""
 
 
-@dataclass(frozen=True, slots=True)
-class StepReport:
+class StepReport(msgspec.Struct, frozen=True):
     """What a step did. ``more``: it stopped at a limit, so the next one has work. ``wait_s``: else, how long to sleep at most; all that
     makes work in the meantime wakes the :class:`Waker`.
     """

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
 from typing import Final
 
+import msgspec
 from msgspec import structs
 
 from dispatcher.core.balancing.base import Filter
@@ -21,8 +21,7 @@ from dispatcher.store.worker_store import GiveBack
 KEPT: Final = "kept for a suspect, which runs alone"
 
 
-@dataclass(frozen=True, slots=True)
-class Others:
+class Others(msgspec.Struct, frozen=True):
     """What is left for the plan: lanes without suspects, and workers of which those that are kept for suspects get nothing. ``holds``:
     why suspects wait, whose lanes are ``suspects``.
     """
@@ -36,7 +35,7 @@ class Others:
         """The plan and its snapshot with what was decided here: for those who are told why jobs wait."""
         if not self.suspects:
             return planned, decided
-        return replace(planned, lanes=planned.lanes + self.suspects), replace(decided, holds=decided.holds + self.holds)
+        return structs.replace(planned, lanes=planned.lanes + self.suspects), structs.replace(decided, holds=decided.holds + self.holds)
 
 
 class Suspects:

@@ -24,8 +24,7 @@ class IngressList:
     step: int
 
 
-@dataclass(frozen=True, slots=True)
-class AdmitBatch:
+class AdmitBatch(msgspec.Struct, frozen=True):
     """The head of one ingress list, and what was decided about each message, in order."""
 
     source: IngressList

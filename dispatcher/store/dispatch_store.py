@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import chain, groupby
 from operator import attrgetter
@@ -63,8 +62,7 @@ class Lead(IntEnum):
     """It did not lead a moment ago, whatever it thinks: others may have led in between."""
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(msgspec.Struct, frozen=True):
     """What came of a batch of decisions: per admit batch and per assignment, how many jobs were moved.
 
     ``first_jobs``: per admit batch, the number that its first job got; the others' follow on it. ``frames``: per lane that was assigned
@@ -72,13 +70,13 @@ class Applied:
     ``aside``: keys of lanes that were of another type: what was there has ``:aside`` behind its name now.
     """
 
-    admitted: list[int] = field(default_factory=list)
-    assigned: list[int] = field(default_factory=list)
+    admitted: list[int] = msgspec.field(default_factory=list)
+    assigned: list[int] = msgspec.field(default_factory=list)
     promoted: int = 0
-    first_jobs: list[int] = field(default_factory=list)
-    frames: list[bytes] = field(default_factory=list)
+    first_jobs: list[int] = msgspec.field(default_factory=list)
+    frames: list[bytes] = msgspec.field(default_factory=list)
     late: int = 0
-    aside: list[bytes] = field(default_factory=list)
+    aside: list[bytes] = msgspec.field(default_factory=list)
 
 
 class DispatchStore:

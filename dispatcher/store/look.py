@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypedDict
 
+import msgspec
+
 from dispatcher.core.lane import parse_lane
 from dispatcher.core.snapshot import LaneView
 from dispatcher.errors import Invalid
@@ -28,8 +30,7 @@ class WorkerRow(NamedTuple):
     ended: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(msgspec.Struct, frozen=True):
     """What one look found. ``messages``: per ingress list (its index) the next raw messages, next first. ``leased_ms``: cost by
     lane, where it was asked for. ``unreadable``: in words, lanes whose name or first job is none of ours, and keys of lanes and workers of
     another type; these lanes and workers are left out.
@@ -63,8 +64,7 @@ class LookWish:
     replies: int
 
 
-@dataclass(frozen=True, slots=True)
-class Granted:
+class Granted(msgspec.Struct, frozen=True):
     """A wish, and the replies to it."""
 
     wish: LookWish

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import redis
@@ -43,21 +42,13 @@ class ScriptRunner:
                 raise
             return self.ask(calls)
 
-    @contextmanager
-    def stream(self) -> Iterator[Stream]:
+    def stream(self) -> Stream:
         """Send calls one by one, then read all replies. Left before that, the connection is closed: its replies are lost."""
         if self._connection is None:
             self._connection = self._client.connection_pool.get_connection()
-        self._connection.connect()  # unless it is; sending would connect too, but not to where a Sentinel says
-        stream = Stream(self._connection, self._shas)
-        try:
-            yield stream
-        except redis.exceptions.NoScriptError:
-            self.load()
-            raise
-        finally:
-            if stream.under_way:
-                self._connection.disconnect()
+        if self._connection._sock is None:
+            self._connection.connect()  # sending would connect too, but not to where a Sentinel says
+        return Stream(self, self._connection, self._shas)
 
     def pack(self, call: Call) -> bytes:
         """The call as it goes over the wire."""
@@ -74,12 +65,22 @@ class ScriptRunner:
 class Stream:
     """What :meth:`ScriptRunner.stream` gives: calls on their way."""
 
-    def __init__(self, connection: Any, shas: dict[str, str]) -> None:
+    def __init__(self, runner: ScriptRunner, connection: Any, shas: dict[str, str]) -> None:
+        self._runner = runner
         self._connection = connection
         self._shas = shas
         self._unsent: list[bytes] = []
         self._unsent_bytes = 0
         self.under_way = 0
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self.under_way:
+            self._connection.disconnect()
+        if kind is redis.exceptions.NoScriptError:
+            self._runner.load()
 
     def send(self, call: Call) -> None:
         """Send a call, together with the next ones if it is small. Does not wait for its reply."""
@@ -108,7 +109,7 @@ class Stream:
     def flush(self) -> None:
         """Send what was gathered."""
         if self._unsent:
-            self._connection.send_packed_command([b"".join(self._unsent)])
+            self._connection.send_packed_command([b"".join(self._unsent)], check_health=False)
             self._unsent, self._unsent_bytes = [], 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from random import Random
 from unittest import mock
 
@@ -154,7 +153,7 @@ def test_the_order_in_which_redis_lists_lanes_decides_nothing(case: Case, shuffl
     shuffled = list(snapshot.lanes)
     shuffler.shuffle(shuffled)
 
-    assert planned((replace(snapshot, lanes=tuple(shuffled)), *rest)) == planned(case)
+    assert planned((structs.replace(snapshot, lanes=tuple(shuffled)), *rest)) == planned(case)
 
 
 @given(cases)
@@ -288,14 +287,14 @@ def test_what_is_kept_from_plan_to_plan_changes_no_decision(case: Case, other: W
     many = [structs.replace(one, epoch=f"{one.epoch}.{i}", name=f"{i}.{one.name}") for i in range(4) for one in snapshot.workers]
     state = PolicyState()
     with mock.patch.object(fleet, "SMALL", 0 if as_arrays else fleet.SMALL):
-        plan(replace(snapshot, workers=tuple(many)), state, policy, rng=Random(seed), jobs_max=jobs_max)
+        plan(structs.replace(snapshot, workers=tuple(many)), state, policy, rng=Random(seed), jobs_max=jobs_max)
         if many:
             before = many[changed % len(many)]
             many[changed % len(many)] = structs.replace(
                 before, leases=other.leases, leased_cost_ms=other.leased_cost_ms, window=other.window, draining=other.draining,
                 ended=other.ended, ejected=other.ejected, speeds={"default": 3.0} if other.taken else {}, warmth=1.0 / (1 + other.leases),
             )  # fmt: skip
-        later = replace(snapshot, workers=tuple(many))
+        later = structs.replace(snapshot, workers=tuple(many))
         remembering = plan(later, PolicyState(memory=state.memory), policy, rng=Random(seed), jobs_max=jobs_max)
         anew = plan(later, PolicyState(), policy, rng=Random(seed), jobs_max=jobs_max)
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
+
+import msgspec
 
 from dispatcher.core.lane import Lane
 from dispatcher.core.snapshot import WorkerView
 
 
-@dataclass(slots=True)
-class Load:
+class Load(msgspec.Struct):
     """What a worker owes, kept up to date while a plan grows; or what many do, each field an array over the same workers.
 
     ``slots`` is its concurrency. ``last_turn`` is when it was last chosen (a count, not a time), ``passed`` how far it is on in turns
