@@ -75,10 +75,15 @@ def message(number: int) -> bytes:
     return envelope(body.replace('"pad": ""', '"pad": "' + "x" * (lacking * 3 // 4) + '"'))
 
 
+def wired(part: bytes) -> bytes:
+    """One argument on the wire."""
+    return b"$%d\r\n%b\r\n" % (len(part), part)
+
+
 def command(*parts: str | bytes) -> bytes:
     """One Redis command on the wire."""
     encoded = [part if isinstance(part, bytes) else part.encode() for part in parts]
-    return b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in encoded)
+    return b"*%d\r\n" % len(encoded) + b"".join(map(wired, encoded))
 
 
 def stub_workers(url: str, ready: ProcessEvent, stop: ProcessEvent) -> None:
@@ -95,8 +100,9 @@ def stub_workers(url: str, ready: ProcessEvent, stop: ProcessEvent) -> None:
     pops, takes, acks = [], [], []
     for store in stores:
         names = [keys.alive(store.epoch), keys.leases(store.epoch), keys.taken(store.epoch), keys.messages]
-        pops.append(command("RPOP", keys.worker_queue(store.epoch), "100"))
-        takes.append(b"*10\r\n" + command("EVALSHA", take, "5", *names, keys.revoked_at).split(b"\r\n", 1)[1])
+        queue = keys.worker_queue(store.epoch)
+        pops.append(command("RPOP", queue))
+        takes.append(b"*12\r\n" + command("EVALSHA", take, "6", *names, keys.revoked_at, queue).split(b"\r\n", 1)[1])
         acks.append(command("EVALSHA", ack, "6", *names, keys.lanes, keys.wake).split(b"\r\n", 1)[1])
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(urlsplit(url).path)
@@ -122,13 +128,14 @@ def stub_workers(url: str, ready: ProcessEvent, stop: ProcessEvent) -> None:
             for store, count in zip(stores, done, strict=True):
                 store.heartbeat({"done": count})
             beat_at = time.monotonic() + 0.5
-        commands, now = [], command(str(int(time.time() * 1000))).split(b"\r\n", 1)[1]
-        for index, ids in enumerate(ask(pops, WORKERS)):
-            if ids:
-                wired = [b"$%d\r\n%b\r\n" % (len(id_), id_) for id_ in ids]
-                commands += [takes[index] + id_ + now for id_ in wired]
-                commands.append(b"*%d\r\n" % (9 + len(ids)) + acks[index] + b"".join(wired))
-                done[index] += len(ids)
+        popped = {index: id_ for index, id_ in enumerate(ask(pops, WORKERS)) if id_}
+        how = command(str(int(time.time() * 1000)), str(CONCURRENCY - 1)).split(b"\r\n", 1)[1]
+        started = ask([takes[index] + how + wired(id_) for index, id_ in popped.items()], len(popped))
+        commands = []
+        for index, (_, *jobs) in zip(popped, started, strict=True):
+            ids = jobs[::3]
+            commands.append(b"*%d\r\n" % (9 + len(ids)) + acks[index] + b"".join(map(wired, ids)))
+            done[index] += len(ids)
         ask(commands, len(commands))
         time.sleep(0.002)
 

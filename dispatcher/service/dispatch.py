@@ -50,7 +50,7 @@ from dispatcher.store.worker_store import Registration
 
 log = logging.getLogger(__name__)
 
-ADMIT_BATCH = 200
+ADMIT_BATCH = 250
 
 WISH_WORKERS_MAX = 64
 """In a larger fleet a look costs Redis more than the round trip that a wish saves, and not every one is of use."""

@@ -54,14 +54,6 @@ def parse_entry(text: str) -> Entry:
     )
 
 
-def split_taken(reply: bytes) -> tuple[bytes, bytes, bytes | None]:
-    """What ``take`` returned: (message, entry, when something was last revoked in µs of Redis' time, ``None``: not lately)."""
-    entry_bytes, revoked_bytes, rest = reply.split(b" ", 2)
-    revoked_from = int(entry_bytes)
-    message_from = revoked_from + int(revoked_bytes)
-    return rest[message_from:], rest[:revoked_from], rest[revoked_from:message_from] or None
-
-
 def cost_of(entry: bytes) -> int:
     """The cost in ms; of an entry or of a bare frame."""
     return int(entry[29:38])

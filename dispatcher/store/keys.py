@@ -47,7 +47,7 @@ KEYS: tuple[KeyDoc, ...] = (
     KeyDoc("<cell>:alive:<epoch>", "string", "exists while the epoch may take jobs; its TTL dates the last beat",
            "register_worker, heartbeat, end_epoch", "take, ack, assign, giveback, drain_worker, snapshot", "a day after the last beat"),
     KeyDoc("<cell>:dead:<epoch>", "string", "why the epoch ended: silent, goodbye", "end_epoch", "heartbeat, snapshot", "a day"),
-    KeyDoc("<cell>:wq:<epoch>", "list", "the worker's queue: lease ids, right end next", "assign, giveback", "the worker (BRPOP), "
+    KeyDoc("<cell>:wq:<epoch>", "list", "the worker's queue: lease ids, right end next", "assign, giveback", "the worker (BRPOP), take, "
            "heartbeat", "until forgotten"),
     KeyDoc("<cell>:leases:<epoch>", "hash", "lease id → frame+lane: what this worker owes", "assign, ack, giveback, adopt",
            "take, heartbeat, snapshot", "until forgotten"),

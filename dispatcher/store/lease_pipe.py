@@ -9,17 +9,27 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from hashlib import sha1
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 
-from dispatcher.errors import DeadlinePassed
-from dispatcher.store.frame import split_taken
 from dispatcher.store.keys import Keys
 from dispatcher.store.scripts import source
 
 TRANSIENT = (redis.ConnectionError, redis.TimeoutError, OSError)
 """Redis did not answer; the call may or may not have happened."""
+
+
+OTHERS_MAX = 64
+"""One call starts so many jobs more than the one that was asked for, at most."""
+
+
+class Started(NamedTuple):
+    """A job that runs here from now on."""
+
+    lease_id: str
+    message: bytes
+    entry: bytes
 
 
 def _bulk(part: bytes) -> bytes:
@@ -52,23 +62,29 @@ class LeasePipe:
         self.revoked_at: bytes | None = None
         """When something was last revoked (µs of Redis' clock), as of the last job that was taken; ``None``: not lately."""
         alive, leases, taken = keys.alive(epoch), keys.leases(epoch), keys.taken(epoch)
-        self._take = _Call("take", [alive, leases, taken, keys.messages, keys.revoked_at])
+        self._take = _Call("take", [alive, leases, taken, keys.messages, keys.revoked_at, keys.worker_queue(epoch)])
         self._ack = _Call("ack", [alive, leases, taken, keys.messages, keys.lanes, keys.wake])
 
-    def take(self, lease_id: bytes, at_ms: int) -> tuple[bytes, bytes] | None:
-        """Start a job, at about ``at_ms`` of Redis' time: (message, entry).
+    def take(self, lease_id: bytes, at_ms: int, others: int = 0) -> tuple[list[Started], list[str]]:
+        """Start the job of a lease that was popped, at about ``at_ms`` of Redis' time, and up to ``others`` (at most
+        :data:`OTHERS_MAX`) that stand next in the queue, which are popped, too.
 
-        ``None``: it is not this worker's (any more); drop the id silently.
-
-        Raises :class:`DeadlinePassed` where it must be buried instead.
+        Those that were started, and the ids of those that are late and must be buried instead. What is in neither is not this worker's
+        (any more).
         """
-        reply = self._run(self._take, [lease_id, b"%d" % at_ms])
-        if reply == 0:
-            raise DeadlinePassed(lease_id.decode())
+        reply = self._run(self._take, [b"%d" % at_ms, b"%d" % others, lease_id])
+        started: list[Started] = []
+        late: list[str] = []
         if not reply:
-            return None
-        message, entry, self.revoked_at = split_taken(reply)
-        return message, entry
+            return started, late
+        self.revoked_at = reply[0] or None
+        for i in range(1, len(reply), 3):
+            name, entry, message = reply[i].decode(errors="replace"), reply[i + 1], reply[i + 2]
+            if entry:
+                started.append(Started(name, message, entry))
+            elif entry == 0:
+                late.append(name)
+        return started, late
 
     def ack(self, lease_ids: Iterable[str]) -> int:
         """End leases of jobs that have ended, at most 500; how many there were, or -1: this life has ended, nothing was changed."""

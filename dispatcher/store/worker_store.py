@@ -17,7 +17,7 @@ import redis
 
 from dispatcher.core.poison import Attempt, Fate, fate
 from dispatcher.errors import DeadlinePassed, EpochEnded
-from dispatcher.store.frame import Entry, parse_entry, split_taken
+from dispatcher.store.frame import Entry, parse_entry
 from dispatcher.store.keys import Keys
 from dispatcher.store.scripts import Scripts
 
@@ -213,14 +213,13 @@ class WorkerStore:
 
         Raises :class:`DeadlinePassed` where it must be buried instead (see :func:`late`).
         """
-        names = [self._alive, self._leases, self._taken, self.keys.messages, self.keys.revoked_at]
-        reply = self._run("take", names, [lease_id, at_ms])
-        if reply == 0:
+        names = [self._alive, self._leases, self._taken, self.keys.messages, self.keys.revoked_at, self._queue]
+        reply = self._run("take", names, [at_ms, 0, lease_id])
+        if reply and reply[2] == 0:
             raise DeadlinePassed(lease_id)
-        if not reply:
+        if not reply or not reply[2]:
             return None
-        message, entry, _ = split_taken(reply.encode())
-        return Taken(lease_id, message.decode(), parse_entry(entry.decode()))
+        return Taken(lease_id, reply[3], parse_entry(reply[2]))
 
     def turn(self, task_id: str) -> tuple[int, int]:
         """The last turn of that task id that was admitted, and when, in ms of Redis' time; see :func:`~dispatcher.core.job.turn_of`.

@@ -18,9 +18,9 @@ import redis
 from dispatcher.clock import Clock
 from dispatcher.core.evidence import PROBE_TASK, Memory
 from dispatcher.core.lane import parse_lane
-from dispatcher.errors import DeadlinePassed, EpochEnded
+from dispatcher.errors import EpochEnded
 from dispatcher.store.frame import lane_of
-from dispatcher.store.lease_pipe import TRANSIENT, LeasePipe
+from dispatcher.store.lease_pipe import OTHERS_MAX, TRANSIENT, LeasePipe
 from dispatcher.store.worker_store import Beat, GiveBack, WorkerStore, late
 from dispatcher.worker.totals import Totals
 
@@ -98,7 +98,7 @@ class LeaseKeeper:
         self._held: dict[str, Held] = {}
         self._outbox: dict[str, GiveBack | None] = {}
         self._past: dict[str, bool] = {}  # lease id -> was acked (else: given back)
-        self._taking: str | None = None
+        self._taking = False
         self._loose: frozenset[str] = frozenset()
         self._flush_due = False
         self._told_unsent = False
@@ -130,31 +130,29 @@ class LeaseKeeper:
         """The consumer asked for jobs and got an answer."""
         self._seen_ms = self._clock.monotonic_ms()
 
-    def take(self, lease_id: bytes) -> Held | None:
-        """Start the job of a lease that was popped; ``None``: drop the id silently, or it was late. Raises what redis-py raises.
+    def take(self, lease_id: bytes) -> list[tuple[str, Held]]:
+        """Start the job of a lease that was popped, and as many of those that stand next in the queue as may be held, too: lease id and
+        job of each that was started. Raises what redis-py raises.
 
-        After an error it may have been taken in Redis: it is not held here, so two beats later it is given back.
+        After an error they may have been taken in Redis: they are not held here, so two beats later they are given back.
         """
-        name = lease_id.decode(errors="replace")
         with self._lock:
-            if self.ended or name in self._past:
-                return None
-            self._taking = name
+            if self.ended or lease_id.decode(errors="replace") in self._past:
+                return []
+            others = min(OTHERS_MAX, self.limit - len(self._held) - 1) if self.limit else OTHERS_MAX
+            self._taking = True
         try:
-            reply = self._pipe.take(lease_id, self._clock.monotonic_ms() + self._redis_ahead_ms)
-            if reply is None:
-                return None
-            held = Held(*reply)
+            started, overdue = self._pipe.take(lease_id, self._clock.monotonic_ms() + self._redis_ahead_ms, max(0, others))
             with self._lock:
-                self._held[name] = held
-            return held
-        except DeadlinePassed:
-            with self._lock:
-                self._outbox[name] = late(name)
-            self._flush_soon()
-            return None
+                # One that ended here before is shown again by a Redis that lost its last writes: two beats later it is ended again.
+                found = [(one.lease_id, Held(one.message, one.entry)) for one in started if one.lease_id not in self._past]
+                self._held.update(found)
+                self._outbox.update((name, late(name)) for name in overdue)
         finally:
-            self._taking = None
+            self._taking = False
+        if overdue:
+            self._flush_soon()
+        return found
 
     @property
     def revoked_at(self) -> bytes | None:
@@ -282,7 +280,7 @@ class LeaseKeeper:
         self.heard_time(beat.now_ms)
         with self._lock:
             known = self._held.keys() | self._outbox.keys()
-            loose = frozenset(id_ for id_ in beat.leases - beat.queued if id_ not in known and id_ != self._taking)
+            loose = frozenset(id_ for id_ in beat.leases - beat.queued if id_ not in known and not self._taking)
             for lease_id in sorted(loose & self._loose):
                 if self._past.get(lease_id):
                     self._outbox[lease_id] = None

@@ -7,6 +7,7 @@ messages of others.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from queue import Empty
 from typing import Any
 
@@ -120,21 +121,30 @@ class _LeaseMixin:
             self._flush_brpop_reauth()
 
     def _deliver_lease(self: Any, lease_id: bytes) -> None:
-        """Take the job and hand it to Celery. Whatever goes wrong with it, the worker lives."""
+        """Take the job, and those behind it that there is room for, and hand them to Celery. Whatever goes wrong with one, the worker
+        lives.
+        """
         life: WorkerLife = self.life
         deliver = self.connection._callbacks.get(life.queue_name)
         if deliver is None or life.keeper.paused:
             life.keeper.return_untaken(lease_id.decode(errors="replace"))
             return
-        name = lease_id.decode()
         try:
-            held = life.keeper.take(lease_id)
+            taken = life.keeper.take(lease_id)
         except redis.ResponseError as exc:  # a Redis that is full, say: no reason to connect anew
+            name = lease_id.decode(errors="replace")
             log.warning("cannot start the job of lease %s, it goes back in line: %s", name, exc)
             life.keeper.return_untaken(name)
             return
-        if held is None:
-            return
+        left = iter(taken)
+        try:
+            for name, held in left:
+                self._deliver_job(life, deliver, name, held)
+        finally:
+            for name, _ in left:  # the connection is lost, or the worker is told to stop: Celery has not heard of these
+                life.keeper.give_back(GiveBack(name), Outcome.REJECTED)
+
+    def _deliver_job(self: Any, life: WorkerLife, deliver: Callable[[Any], None], name: str, held: Held) -> None:
         try:
             payload = as_payload(held, name)
             if held.runs_again and life.has_later_turn(held, payload["headers"]):

@@ -43,7 +43,7 @@ def call_of(cell: Cell, script: str) -> Call:
     waiting, taken = cell.queued(worker)
     if script == "take":
         return script, [*map(cell.keys.alive, [OWES]), cell.keys.leases(OWES), cell.keys.taken(OWES), cell.keys.messages,
-                        cell.keys.revoked_at], [waiting, "0"]  # fmt: skip
+                        cell.keys.revoked_at, cell.keys.worker_queue(OWES)], ["0", "5", waiting]  # fmt: skip
     if script == "ack":
         keys = cell.keys
         return script, [keys.alive(OWES), keys.leases(OWES), keys.taken(OWES), keys.messages, keys.lanes, keys.wake], [waiting, taken]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from dispatcher.store import revoke_store
-from dispatcher.store.frame import split_taken
 from dispatcher.store.revoke_store import Revoked, RevokeStore, id_members, stamp_members
 from tests.lua.support import Cell, nothing_written
 
@@ -45,13 +44,13 @@ def test_a_take_tells_when_something_was_revoked(cell: Cell, store: RevokeStore)
     first, second = cell.leased(worker, 2)
     take = cell.scripts["take"]
 
-    def revoked_at(lease: str) -> bytes | None:
+    def revoked_at(lease: str) -> bytes:
         keys = cell.keys
         epoch = worker.epoch
-        names = [keys.alive(epoch), keys.leases(epoch), keys.taken(epoch), keys.messages, keys.revoked_at]
-        return split_taken(take(keys=names, args=[lease, 1]))[2]
+        names = [keys.alive(epoch), keys.leases(epoch), keys.taken(epoch), keys.messages, keys.revoked_at, keys.worker_queue(epoch)]
+        return take(keys=names, args=[1, 0, lease])[0]
 
-    assert revoked_at(first) is None
+    assert revoked_at(first) == b""
     store.add(id_members(["a"]))
     assert int(revoked_at(second) or 0) == store.since(0).at_us
 

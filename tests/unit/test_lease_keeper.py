@@ -10,7 +10,7 @@ import redis
 
 from dispatcher.clock import ManualClock
 from dispatcher.core.evidence import KindTotals, Running, WorkerTotals
-from dispatcher.errors import DeadlinePassed
+from dispatcher.store.lease_pipe import Started
 from dispatcher.store.worker_store import Beat, BeatStatus, GiveBack, late
 from dispatcher.worker.keeper import LeaseKeeper, Outcome
 
@@ -25,15 +25,17 @@ class FakePipe:
         self.away = False
         self.ended = False
         self.late = False
-        self.takes = 0
+        self.takes = self.others = 0
+        self.queue: list[str] = []
 
-    def take(self, lease_id: bytes, at_ms: int) -> tuple[bytes, bytes] | None:
+    def take(self, lease_id: bytes, at_ms: int, others: int) -> tuple[list[Started], list[str]]:
         self.takes += 1
-        if self.late:
-            raise DeadlinePassed(lease_id.decode())
+        self.others = others
         if self.away:
             raise redis.ConnectionError("away")
-        return (b"{}", ENTRY)
+        ids = [lease_id.decode(), *self.queue[:others]]
+        self.queue = self.queue[others:]
+        return ([], ids) if self.late else ([Started(id_, b"{}", ENTRY) for id_ in ids], [])
 
     def ack(self, lease_ids: list[str]) -> int:
         if self.away:
@@ -138,7 +140,7 @@ def test_a_lease_that_nobody_holds_is_given_back_after_two_beats() -> None:
     assert store.returned == []
     keeper.answered(beat("e.1"))
     assert store.returned == [[GiveBack("e.1")]]
-    assert keeper.take(b"e.1") is None
+    assert keeper.take(b"e.1") == []
     assert pipe.takes == 0
 
 
@@ -158,7 +160,7 @@ def test_a_late_job_is_not_held_and_is_sent_to_be_buried() -> None:
     keeper, pipe, store, loop, _ = make()
     pipe.late = True
 
-    assert keeper.take(b"e.1") is None
+    assert keeper.take(b"e.1") == []
     keeper.answered(beat("e.1"))
     loop.turn()
 
@@ -248,7 +250,7 @@ def test_after_its_life_has_ended_it_starts_nothing_and_says_nothing() -> None:
     keeper, pipe, _, loop, _ = make()
     keeper.take(b"e.1")
     keeper.ended = True
-    assert keeper.take(b"e.2") is None
+    assert keeper.take(b"e.2") == []
     keeper.ack("e.1", Outcome.DONE)
     loop.turn()
     assert pipe.takes == 1
@@ -268,7 +270,7 @@ def test_acks_of_a_life_that_has_ended_are_dropped() -> None:
 def test_the_task_of_a_held_job_is_read_from_its_lane() -> None:
     """Names of tasks are percent-encoded in lanes."""
     keeper, *_ = make()
-    held = keeper.take(b"e.1")
+    ((_, held),) = keeper.take(b"e.1")
     assert held.task == "my/task"
     assert not held.runs_again
 

@@ -53,19 +53,23 @@ local now = now_ms()
 local number = reserve_numbers(sequence, matched)
 local admitted_at = format('%013d', now)
 local stored, pushes = {}, {}
+local waits = {}  -- per number of a verdict that says "it waits": the frames of its lane, and how each ends
 for i = 1, matched do
-  local verdict = ARGV[3 + lane_count + tonumber(sub(records, i * RECORD - 2, i * RECORD))]
+  local verdict_number = sub(records, i * RECORD - 2, i * RECORD)
   local job = format('%d', number + i - 1)
   stored[2 * i - 1], stored[2 * i] = job, waiting[length - i + 1]
-  local kind = sub(verdict, 1, 1)
+  local there = waits[verdict_number]
+  local verdict = not there and ARGV[3 + lane_count + tonumber(verdict_number)]
+  local kind = there and 'L' or sub(verdict, 1, 1)
   if kind == 'L' then
-    local lane = sub(verdict, 32)
-    local list = pushes[lane]
-    if not list then
-      list = {}
-      pushes[lane] = list
+    if not there then
+      local lane = sub(verdict, 32)
+      pushes[lane] = pushes[lane] or {}
+      there = { pushes[lane], admitted_at .. sub(verdict, 2, 31) }
+      waits[verdict_number] = there
     end
-    list[#list + 1] = job .. admitted_at .. sub(verdict, 2, 31)
+    local frames = there[1]
+    frames[#frames + 1] = job .. there[2]
   elseif kind == 'S' then
     local colon = string.find(verdict, ':', 32, true)
     local lane = ARGV[3 + tonumber(sub(verdict, 32, colon - 1))]

@@ -13,7 +13,7 @@ for i = 1, #KEYS do
   local before = last
   if limit > 0 and bytes < total_max and redis.call('TYPE', KEYS[i]).ok == 'list' then
     -- In slices, so that a list of huge messages is not copied whole; in few, for each walks the list from its far end (Redis 6).
-    local position, slice, largest = -1, math.min(limit, 16), 1
+    local position, slice, largest = -1, math.min(limit, 64), 1
     while slice > 0 do
       local part = redis.call('LRANGE', KEYS[i], position - slice + 1, position)
       for j = #part, 1, -1 do
