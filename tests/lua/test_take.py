@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import redis
 
 from dispatcher.errors import DeadlinePassed
-from dispatcher.store.worker_store import late
+from dispatcher.store.lease_pipe import LeasePipe
+from dispatcher.store.worker_store import WorkerStore, late
 from tests.lua.support import LANE, Cell, nothing_written
 from tests.lua.test_bury_late import FUTURE_MS, jobs_until
 from tests.messages import message
@@ -113,3 +115,81 @@ def test_when_it_was_taken_is_what_the_worker_says(cell: Cell) -> None:
     worker.take(lease, at_ms=1_700_000_000_000)
 
     assert cell.text.hget(cell.keys.taken(worker.epoch), lease) == "1700000000000"
+
+
+# -- several in one call
+
+
+def take(cell: Cell, worker: WorkerStore, others: int) -> tuple[list[str], list[str]]:
+    """Pop one id as a worker does, start its job and those behind it: lease ids of the started, and of the late."""
+    pipe = LeasePipe(cell.client, cell.keys, worker.epoch)
+    try:
+        started, overdue = pipe.take(cell.pop(worker).encode(), 1, others)
+    finally:
+        pipe.close()
+    leases = cell.leases(worker)
+    assert all(leases[one.lease_id].job.encode() == one.entry[:16] for one in started)
+    assert all(cell.client.hget(cell.keys.messages, one.entry[:16]) == one.message for one in started)
+    return [one.lease_id for one in started], overdue
+
+
+def test_those_that_stand_next_are_started_too(cell: Cell) -> None:
+    """In their order, as many as were asked for; the rest stay in the queue."""
+    worker = cell.worker()
+    ids = cell.leased(worker, 5)
+
+    assert take(cell, worker, 2) == (ids[:3], [])
+    assert (cell.queued(worker), cell.taken(worker)) == (ids[3:], set(ids[:3]))
+    assert take(cell, worker, 9) == (ids[3:], [])
+    assert cell.queued(worker) == []
+
+
+def test_of_those_that_stand_next_only_what_may_begin_is_started(cell: Cell) -> None:
+    """REFUSED: the late one, told apart; the recalled one, the one whose message is gone, and an id that is there twice, silently."""
+    worker = cell.worker()
+    first, recalled, gone = cell.leased(worker, 3)
+    jobs_until(cell, 1)
+    (overdue,) = cell.give(worker, 1)
+    (last,) = cell.leased(worker, 1)
+    cell.text.lpush(cell.keys.worker_queue(worker.epoch), last, first)
+    cell.client.hdel(cell.keys.messages, cell.leases(worker)[gone].job)
+    cell.client.hdel(cell.keys.leases(worker.epoch), recalled)
+
+    assert take(cell, worker, 20) == ([first, last], [overdue])
+    assert (cell.queued(worker), cell.taken(worker)) == ([], {first, last})
+
+
+def test_large_messages_come_one_call_after_the_other(cell: Cell) -> None:
+    """A megabyte is enough for one; a single one may be as large as it likes."""
+    worker = cell.worker()
+    for size in (2_000_000, 300_000, 300_000, 300_000):
+        cell.push(message(f"id{size}", args=("x" * size,)))
+    cell.admit()
+    ids = cell.give(worker, 4)
+
+    assert [take(cell, worker, 3)[0] for _ in range(3)] == [ids[:1], ids[1:3], ids[3:]]
+
+
+def test_a_dead_worker_pops_nothing(cell: Cell) -> None:
+    """REFUSED: what stands behind belongs to others by now."""
+    worker = cell.worker()
+    cell.leased(worker, 3)
+    worker.goodbye()
+    waiting = cell.queued(worker)
+
+    assert take(cell, worker, 5) == ([], [])
+    assert cell.queued(worker) == waiting[1:]
+    assert cell.taken(worker) == set()
+
+
+def test_a_redis_that_is_full_keeps_what_stands_behind(cell: Cell) -> None:
+    """The write that is refused comes before the pops: only the one that was popped already has to be given back."""
+    worker = cell.worker()
+    ids = cell.leased(worker, 3)
+    cell.client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(redis.ResponseError, match=r"OOM|maxmemory"):
+            take(cell, worker, 5)
+    finally:
+        cell.client.config_set("maxmemory", 0)
+    assert (cell.queued(worker), cell.taken(worker)) == (ids[1:], set())

@@ -31,15 +31,15 @@ class Mutant:
 
 LUA = "dispatcher/store/lua"
 GUARD = "if not held or (guard_value ~= '' and held ~= guard_value) then return -1 end"
-TAKEN = "if call('HSETNX', taken, lease_id, at_ms) == 0 then return false end"
+TAKEN = "if not entry or started[i] or seen[id] then"
 BEAT = "if beat_ttl_ms > 0 and redis.call('PTTL', alive) > beat_ttl_ms then return 0 end"
 UNTAKEN = "not (counter == 'recalls' and redis.call('HEXISTS', taken, id) == 1)"
 SAME = "if not is_same(waiting[length - i + 1], sub(records, at + 1, at + FINGERPRINT)) then break end"
 DIE = "    def _die(self) -> None:\n"
 MUTANTS = (
     Mutant("take: twice", f"{LUA}/take.lua", TAKEN,
-           "call('HSETNX', taken, lease_id, at_ms)"),
-    Mutant("assign: no token", f"{LUA}/assign.lua", "if redis.call('GET', leader) ~= token then return { { -1 } } end", ""),
+           "if not entry then"),
+    Mutant("assign: no token", f"{LUA}/assign.lua", "if redis.call('GET', leader) ~= token then return { -1 } end", ""),
     Mutant("assign: to dead epochs", f"{LUA}/assign.lua", "call('EXISTS', alive) == 1 and ", ""),
     Mutant("assign: room as the plan saw it", f"{LUA}/assign.lua", "window - call('HLEN', leases)", "wanted"),
     Mutant("assign: keeps the job in its lane", f"{LUA}/assign.lua", "call('LTRIM', lane_list, gone, -1)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -10,7 +11,7 @@ import redis
 
 from dispatcher.clock import ManualClock
 from dispatcher.core.evidence import KindTotals, Running, WorkerTotals
-from dispatcher.store.lease_pipe import Started
+from dispatcher.store.lease_pipe import OTHERS_MAX, Started
 from dispatcher.store.worker_store import Beat, BeatStatus, GiveBack, late
 from dispatcher.worker.keeper import LeaseKeeper, Outcome
 
@@ -27,12 +28,14 @@ class FakePipe:
         self.late = False
         self.takes = self.others = 0
         self.queue: list[str] = []
+        self.meanwhile: Callable[[], object] = list
 
     def take(self, lease_id: bytes, at_ms: int, others: int) -> tuple[list[Started], list[str]]:
         self.takes += 1
         self.others = others
         if self.away:
             raise redis.ConnectionError("away")
+        self.meanwhile()
         ids = [lease_id.decode(), *self.queue[:others]]
         self.queue = self.queue[others:]
         return ([], ids) if self.late else ([Started(id_, b"{}", ENTRY) for id_ in ids], [])
@@ -129,6 +132,40 @@ def test_held_jobs_use_up_the_credit() -> None:
     assert keeper.can_take(2)
     keeper.paused = True
     assert not keeper.can_take(2)
+
+
+def test_what_stands_next_in_the_queue_is_taken_with_it_as_far_as_there_is_room() -> None:
+    """One call for all; never more than the consumer may hold."""
+    keeper, pipe, *_ = make()
+    keeper.limit, pipe.queue = 4, ["e.2", "e.3", "e.4", "e.5"]
+    keeper.take(b"e.1")
+    assert (list(keeper.held()), pipe.others) == (["e.1", "e.2", "e.3", "e.4"], 3)
+    keeper.ack("e.2", Outcome.DONE)
+    assert [name for name, _ in keeper.take(b"e.6")] == ["e.6"]
+    keeper.limit = 0
+    keeper.take(b"e.7")
+    assert pipe.others == OTHERS_MAX
+
+
+def test_what_ended_here_is_not_held_again_though_redis_shows_it_again() -> None:
+    """It lost its last writes: the beats end the lease once more."""
+    keeper, pipe, store, loop, _ = make()
+    keeper.take(b"e.1")
+    keeper.ack("e.1", Outcome.DONE)
+    loop.turn()
+    pipe.queue = ["e.1"]
+    assert [name for name, _ in keeper.take(b"e.2")] == ["e.2"]
+    keeper.answered(beat("e.1", "e.2"))
+    keeper.answered(beat("e.1", "e.2"))
+    assert (pipe.acked, store.returned) == ([["e.1"], ["e.1"]], [])
+
+
+def test_beats_give_nothing_back_while_a_take_is_under_way() -> None:
+    """What it has popped in Redis is neither in the queue nor held here yet."""
+    keeper, pipe, store, _, _ = make()
+    pipe.queue, pipe.meanwhile = ["e.2"], lambda: [keeper.answered(beat("e.1", "e.2")) for _ in range(3)]
+    keeper.take(b"e.1")
+    assert (list(keeper.held()), store.returned) == (["e.1", "e.2"], [])
 
 
 def test_a_lease_that_nobody_holds_is_given_back_after_two_beats() -> None:
@@ -284,7 +321,8 @@ def test_totals_are_kept_by_kind_of_job() -> None:
     keeper, _, _, _, clock = make()
     ends = ((b"e.1", Outcome.DONE, True), (b"e.2", Outcome.DONE, False), (b"e.3", Outcome.FAILED, True), (b"e.4", Outcome.RETRIED, True))
     for name, outcome, guessed in ends:
-        keeper.take(name).guessed = guessed
+        ((_, held),) = keeper.take(name)
+        held.guessed = guessed
         keeper.started(name.decode(), clock.now_ms)
         clock.now_ms += 250
         keeper.ack(name.decode(), outcome)
