@@ -42,12 +42,13 @@ class Lifeline:
 
         Receives ``task_prerun``, in the process or thread that is about to run a task.
         """
-        if not self._is_silent():
+        if not self.is_silent():
             return
         log.warning("a job is not begun before Redis answers: no beat was answered for as long as leases live")
-        while self._is_silent():
+        while self.is_silent():
             self._clock.sleep(LOOK_AGAIN_S)
 
-    def _is_silent(self) -> bool:
+    def is_silent(self) -> bool:
+        """Whether no beat was answered for as long as leases live."""
         sent_ms = self._sent_ms[0]
         return sent_ms != 0 and self._clock.monotonic_ms() - sent_ms >= self._ttl_ms

@@ -13,8 +13,9 @@ import dispatcher.worker.life
 from dispatcher.store.frame import parse_entry
 from dispatcher.store.lease_pipe import TRANSIENT
 from dispatcher.store.worker_store import GiveBack, Registration
-from dispatcher.worker.keeper import Outcome
+from dispatcher.worker.keeper import Held, Outcome
 from dispatcher.worker.life import Host, WorkerLife
+from dispatcher.worker.lifeline import LOOK_AGAIN_S, Lifeline
 from dispatcher.worker.transport import _LeaseMixin
 from tests.simulation.account import Run, name_of
 from tests.simulation.world import Process, World
@@ -66,7 +67,11 @@ class WorkerProcess(Process):
             is_reserved=self._runs.__contains__, runs_at_most_once=self._runs_at_most_once, loop_runs_jobs=False,
         )  # fmt: skip
         dispatcher.worker.life.new_epoch = world.new_epoch
-        self.life = WorkerLife(registration, world.settings, world.keys, self.client(text=True), self.clock, host, cast("Any", NoMemory()))
+        self._lifeline = Lifeline(self.clock, lease_ttl_s=world.settings.lease_ttl_s)
+        client = self.client(text=True)
+        self.life = WorkerLife(
+            registration, world.settings, world.keys, client, self.clock, host, cast("Any", NoMemory()), self._lifeline
+        )  # fmt: skip
         self.life.keeper.limit = registration.concurrency
         self._overlap_heartbeats()
         self._consumer = self.client(text=False)
@@ -182,15 +187,21 @@ class WorkerProcess(Process):
     def _deliver(self, payload: Any) -> None:
         lease_id = payload["properties"]["delivery_tag"]
         held = self.life.keeper.held()[lease_id]
-        entry = parse_entry(held.entry.decode())
-        run = self.world.account.began(self, lease_id, held.message, entry)
-        outcome, seconds = self._behave(held.message, entry.attempts)
-        self.world.say(f"{self.name} begins {name_of(held.message)} by lease {lease_id}, {outcome} in {seconds} s")
+        outcome, seconds = self._behave(held.message, parse_entry(held.entry.decode()).attempts)
         if outcome == "cannot be delivered":
-            if run is not None:
-                run.state = "returned"
             raise RuntimeError(outcome)
-        self._runs[lease_id] = run
+        self._runs[lease_id] = None
+        self._run(lease_id, held, outcome, seconds)
+
+    def _run(self, lease_id: str, held: Held, outcome: str, seconds: float) -> None:
+        """As production's pool begins a job: not while this life may have been declared dead."""
+        if lease_id not in self._runs:
+            return  # its process was killed meanwhile
+        if self._lifeline.is_silent():
+            self.soon(LOOK_AGAIN_S, lambda: self._run(lease_id, held, outcome, seconds))
+            return
+        self._runs[lease_id] = self.world.account.began(self, lease_id, held.message, parse_entry(held.entry.decode()))
+        self.world.say(f"{self.name} begins {name_of(held.message)} by lease {lease_id}, {outcome} in {seconds} s")
         self.life.keeper.started(lease_id, self.clock.monotonic_ms())
         self.soon(seconds / self.registration.weight, lambda: self._end(lease_id, held.message, outcome))
 

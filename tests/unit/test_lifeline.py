@@ -60,7 +60,7 @@ def test_a_forked_process_sees_what_its_parent_hears() -> None:
     read, write = os.pipe()
     if (child := os.fork()) == 0:
         os.read(read, 1)
-        os._exit(0 if not lifeline._is_silent() else 1)
+        os._exit(0 if not lifeline.is_silent() else 1)
     lifeline.heard(9_000)
     os.write(write, b"x")
     assert os.waitpid(child, 0)[1] == 0
