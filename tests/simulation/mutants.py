@@ -58,7 +58,7 @@ MUTANTS = (
     Mutant("liveness: an outage is silence", "dispatcher/core/liveness.py", "last is None or heard_ms - last > self.gap_ms",
            "last is None"),
     Mutant("keeper: one beat proves a lease lost", "dispatcher/worker/keeper.py", "sorted(loose & self._loose)", "sorted(loose)"),
-    Mutant("keeper: forgets what it took", "dispatcher/worker/keeper.py", "self._held[name] = held\n", "pass\n"),
+    Mutant("keeper: forgets what it took", "dispatcher/worker/keeper.py", "self._held.update(found)\n", "pass\n"),
     Mutant("life: goes on when it is dead", "dispatcher/worker/life.py", DIE, f"{DIE}        return\n"),
     Mutant("life: a goodbye before its acks", "dispatcher/worker/life.py", "if not self.keeper.unsent:", "if True:"),
 )  # fmt: skip
