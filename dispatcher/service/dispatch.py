@@ -72,7 +72,7 @@ class StepReport(msgspec.Struct, frozen=True):
 
 
 class Dispatcher:
-    """One dispatcher of a cell. :meth:`step` does the work and never sleeps; :meth:`run` sleeps and never works."""
+    """One dispatcher of a cell. :meth:`step` does the work and :meth:`run` sleeps, but for the rest of a step that a job woke up."""
 
     def __init__(
         self,
@@ -178,16 +178,22 @@ class Dispatcher:
             self._granted = self._waker.wait([one.key for one in ingress], report.wait_s, self._wish)
         # Under a stream of small arrivals every look would find one job; a rest makes the next batch larger. After a quiet time the
         # rest is over already.
-        rest_ms = self._rested_at_ms + self._settings.tick_interval_ms - self._clock.monotonic_ms()
-        if rest_ms > 0:
+        if self._rest():
             self._granted = None
-            self._clock.sleep(rest_ms / 1000)
         self._rested_at_ms = self._clock.monotonic_ms()
+
+    def _rest(self) -> bool:
+        """Sleep until the shortest time between two ticks is over; whether it was not."""
+        rest_ms = self._rested_at_ms + self._settings.tick_interval_ms - self._clock.monotonic_ms()
+        if rest_ms <= 0:
+            return False
+        self._clock.sleep(rest_ms / 1000)
+        return True
 
     # -- one step
 
     def step(self) -> StepReport:
-        """Look once, decide, apply. Never sleeps; safe to call again after any exception."""
+        """Look once, decide, apply; safe to call again after any exception. Called by anything but :meth:`run`, it never sleeps."""
         granted, self._granted = self._granted, None
         if not self._leadership.renew():
             self._close_waker()
@@ -233,7 +239,9 @@ class Dispatcher:
             return decided.assignments
 
         due = look.next_due_ms is not None and look.next_due_ms <= look.now_ms
-        applied = self._store.apply(decide(), place, promote=settings.batch_size if due else 0)
+        # Woken by a job, it rests here: what is left to do would keep the processors from Redis and the worker, for whom the job waits.
+        when_sent = None if granted is None else self._rest
+        applied = self._store.apply(decide(), place, promote=settings.batch_size if due else 0, when_sent=when_sent)
         self._residency.assigned(decided.assignments, look.now_ms)
         self._windows.ticked(self._clock.monotonic_ms() - began_ms)
         self._report_refusals(batches, applied.admitted)

@@ -172,8 +172,16 @@ class DispatchStore:
 
     # -- acting
 
-    def apply(self, batches: Iterable[AdmitBatch], assignments: Callable[[], Sequence[Assign]], *, promote: int) -> Applied:
-        """Admit, promote what is due, assign, in that order. ``promote``: how many scheduled jobs at most.
+    def apply(
+        self,
+        batches: Iterable[AdmitBatch],
+        assignments: Callable[[], Sequence[Assign]],
+        *,
+        promote: int,
+        when_sent: Callable[[], object] | None = None,
+    ) -> Applied:
+        """Admit, promote what is due, assign, in that order. ``promote``: how many scheduled jobs at most. ``when_sent`` is called when
+        all is under way, before an answer is read.
 
         ``batches`` is read and ``assignments`` called while Redis already works on what was sent before: deciding about messages and
         moving them take about as long, and each would wait for the other.
@@ -194,6 +202,9 @@ class DispatchStore:
             stream.flush()  # a single message would wait for what is decided about it
             if decided := assignments():
                 stream.send(self._assign_call(decided))
+            if when_sent is not None:
+                stream.flush()
+                when_sent()
             replies = stream.replies()
         admitted = [replies[at][0] for at in admits]
         promoted, *late = replies[sent] if promote else (0, 0)

@@ -144,8 +144,9 @@ class LeaseKeeper:
         try:
             started, overdue = self._pipe.take(lease_id, self._clock.monotonic_ms() + self._redis_ahead_ms, max(0, others))
             with self._lock:
-                # One that ended here before is shown again by a Redis that lost its last writes: two beats later it is ended again.
-                found = [(one.lease_id, Held(one.message, one.entry)) for one in started if one.lease_id not in self._past]
+                # One that runs or has ended here is shown again by a Redis that lost its last writes: it ends again, then or in two beats.
+                new = [one for one in started if one.lease_id not in self._past and one.lease_id not in self._held]
+                found = [(one.lease_id, Held(one.message, one.entry)) for one in new]
                 self._held.update(found)
                 self._outbox.update((name, late(name)) for name in overdue)
         finally:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from typing import cast
 
 import pytest
 from celery.result import AsyncResult
 
+from dispatcher.clock import SystemClock
 from dispatcher.errors import EpochEnded
+from dispatcher.service.dispatch import StepReport
+from dispatcher.service.wake import Waker
 from dispatcher.store.worker_store import Taken
 from tests.integration.stage import Stage, in_turn, task_id
 from tests.messages import TASK, message
@@ -118,6 +122,43 @@ def test_a_job_goes_when_redis_says_it_is_due(stage: Stage) -> None:
     eventually(has_run)
     assert ran == [sent]
     assert stage.is_empty()
+
+
+def test_woken_by_a_job_it_rests_as_soon_as_the_job_is_on_its_way(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left to do of that step waits, so that Redis and the worker need not."""
+    worker = stage.worker(concurrency=100)
+    stage.dispatcher.resign()
+    stage.clock = SystemClock()
+    leader = stage.make_dispatcher("leader-2", waker=Waker(stage.client, stage.keys.wake))
+    step, told, rests, sent = leader.step, list[StepReport | None](), list[int](), list[str]()
+
+    def watched() -> StepReport:
+        told.append(None)
+        told[-1] = report = step()
+        return report
+
+    def sleep(_: float) -> None:
+        if told[-1] is None:  # the step is not over
+            eventually(lambda: len(worker.queued()) == len(sent))
+            rests.append(len(sent))
+
+    def is_assigned() -> bool:
+        return len(worker.queued()) == len(sent) and told[-1] is not None
+
+    monkeypatch.setattr(leader, "step", watched)
+    monkeypatch.setattr(stage.clock, "sleep", sleep)
+    stop = threading.Event()
+    thread = threading.Thread(target=leader.run, args=(stop,), daemon=True)
+    thread.start()
+    try:
+        while not rests and len(sent) < 50:  # one that comes while it is awake does not wake it
+            eventually(lambda: stage.client.info("clients")["blocked_clients"] > 1, message="it did not go to sleep")
+            sent += stage.send()
+            eventually(is_assigned)
+        assert rests == [len(sent)]
+    finally:
+        stop.set()
+        thread.join(20)
 
 
 def test_9000_jobs_and_ten_workers(stage: Stage) -> None:

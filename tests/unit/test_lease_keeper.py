@@ -160,6 +160,21 @@ def test_what_ended_here_is_not_held_again_though_redis_shows_it_again() -> None
     assert (pipe.acked, store.returned) == ([["e.1"], ["e.1"]], [])
 
 
+def test_what_runs_here_is_not_begun_again_though_redis_shows_it_again() -> None:
+    """It lost the mark that the job was started, alone or behind another: what is held stays as it is, and ends once."""
+    keeper, pipe, _, loop, _ = make()
+    keeper.limit = 4
+    keeper.take(b"e.1")
+    keeper.started("e.1", 5)
+    pipe.queue = ["e.1"]
+    assert keeper.take(b"e.1") == []
+    assert [name for name, _ in keeper.take(b"e.2")] == ["e.2"]
+    assert keeper.held()["e.1"].started_ms == 5
+    keeper.ack("e.1", Outcome.DONE)
+    loop.turn()
+    assert pipe.acked == [["e.1"]]
+
+
 def test_beats_give_nothing_back_while_a_take_is_under_way() -> None:
     """What it has popped in Redis is neither in the queue nor held here yet."""
     keeper, pipe, store, _, _ = make()
