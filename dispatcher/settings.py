@@ -117,7 +117,8 @@ class Settings:
     drain_timeout_s: float = knob(3600.0, "s", "How long workers of `dispatcher autoscale` may finish what they run when it ends.")
     chunk_tokens_max: int = knob(4096, "tokens", "Padded token budget of one chunk of a batch (longest line × lines).")
     chunk_lines_max: int = knob(64, "lines", "Most lines in one chunk of a batch.")
-    autoscaler_enabled: bool = knob(False, "yes/no", "Start and stop workers by seconds of work waiting.")
+    autoscaler_enabled: bool = knob(False, "yes/no", "Whether `dispatcher up` starts and stops workers by seconds of work waiting; "
+                                   "`dispatcher autoscale` always does.")
     autoscaler_target_wait_s: float = knob(10.0, "s", "Work waiting, in seconds for the whole fleet, that is acceptable.")
     autoscaler_stabilization_s: float = knob(60.0, "s", "Scale down only after this long of agreement.")
     autoscaler_interval_s: float = knob(1.0, "s", "How often the autoscaler looks.")
@@ -280,7 +281,7 @@ def _from_toml(path: Path, mistakes: list[str]) -> dict[str, Any]:
         for key, value in document.get(table, {}).items():
             one = places.get((table, key))
             if one is None:
-                mistakes.append(f"{path}: [{table}] has no setting {key!r}; `dispatcher check` lists them all")
+                mistakes.append(f"{path}: [{table}] has no setting {key!r}; docs/settings.md has them all")
                 continue
             try:
                 values[one.name] = _convert(value, one)

@@ -44,6 +44,10 @@ def settings() -> str:
         "Each can be set in the environment or in a TOML file. An option on the command line comes first, then the environment, "
         "the TOML file, the Celery app, and the default. `dispatcher check` prints every mistake at once, relations included. "
         "In the environment a list is written with commas.\n\n"
+        "The file is named with `dispatcher --config FILE` (or `--fleet FILE`, `dispatcher check FILE`). A worker that you start with "
+        "`celery worker` reads no file: what concerns it, too (`cell`, `lease_ttl_s`, `heartbeat_s`, `attempts_max`, `reject_backoff_s`, "
+        "`on_cut_off`, `shutdown_grace_s`, `revokes_kept_s`), it finds in its environment or in `attach(app, settings)`, and it should be "
+        "as the dispatcher's. Workers that `dispatcher up` and `dispatcher autoscale` start have all of it.\n\n"
         "What a worker says of itself is not a setting of the cell: `--weight`, `--models`, `--models-max` (most models in the memory of "
         "each of its processes; 0, the default: any number) and `--label` of `celery worker`, else "
         f"`{WEIGHT_ENV}`, `{MODELS_ENV}`, `{MODELS_MAX_ENV}` and `{LABELS_ENV}` in its environment, else the arguments of `attach`.",

@@ -12,13 +12,14 @@ from celery import states
 from dispatcher.batches.lines import Line
 from dispatcher.batches.results import ResultLine
 from dispatcher.errors import JobDead
+from dispatcher.store.worker_store import DEADLINE_PASSED
 
 _ERROR_CODES = {
     "SoftTimeLimitExceeded": "request_timeout",
     "TimeLimitExceeded": "request_timeout",
     "TaskRevokedError": "batch_cancelled",
 }
-_DEAD_CODES = {"deadline": "batch_expired", "unknown_model": "model_not_found"}
+_DEAD_CODES = {DEADLINE_PASSED: "batch_expired", "unknown_model": "model_not_found"}
 """Reason of a dead letter → the code that OpenAI's users know it by."""
 
 

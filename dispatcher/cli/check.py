@@ -15,11 +15,12 @@ from dispatcher.cli.session import Session
 from dispatcher.embedded import STATE_VARIABLE
 from dispatcher.errors import Invalid
 from dispatcher.settings import ENV_PREFIX, Settings, env_name
+from dispatcher.worker.options import LABELS_ENV, MODELS_ENV, MODELS_MAX_ENV, WEIGHT_ENV
 
 OTHER_VARIABLES = (
-    STATE_VARIABLE, "DISPATCHER_WORKER_WEIGHT", "DISPATCHER_WORKER_MODELS", "DISPATCHER_WORKER_LABELS", "DISPATCHER_TRACES",
+    STATE_VARIABLE, WEIGHT_ENV, MODELS_ENV, MODELS_MAX_ENV, LABELS_ENV, "DISPATCHER_TRACES", "DISPATCHER_REDIS_PORT",
 )  # fmt: skip
-"""Variables that begin like settings and are none."""
+"""Variables that begin like settings and are none; the last is docker-compose.yml's."""
 
 
 @click.command()

@@ -7,22 +7,20 @@ from collections.abc import Callable, Iterable, Iterator
 from math import ceil
 from random import Random
 from threading import Event as Signal
-from typing import Any
 from uuid import uuid4
 
 import msgspec
 import redis
 
 from dispatcher.clock import Clock
-from dispatcher.core.admission import JSON_CONTENT, Admission, Admitted, Refused
+from dispatcher.core.admission import JSON_CONTENT, Admission, Refused
 from dispatcher.core.costs import Costs
 from dispatcher.core.decisions import Assign, Plan
 from dispatcher.core.evidence import Subscriber
-from dispatcher.core.lane import parse_lane
 from dispatcher.core.plan import PolicyState, plan
 from dispatcher.core.recorded import Recorder
 from dispatcher.core.residency import Residency
-from dispatcher.core.snapshot import LaneView, Snapshot, WorkerView
+from dispatcher.core.snapshot import Snapshot, WorkerView
 from dispatcher.core.speed import Speeds
 from dispatcher.core.window import Windows
 from dispatcher.errors import NotLeader
@@ -39,7 +37,7 @@ from dispatcher.service.recall import Recaller
 from dispatcher.service.rollout import Rollouts
 from dispatcher.service.suspects import Suspects
 from dispatcher.service.tell import Teller
-from dispatcher.service.views import lost_worker_view, worker_view
+from dispatcher.service.views import arrivals, lost_worker_view, worker_view
 from dispatcher.service.wake import Waker
 from dispatcher.settings import Settings
 from dispatcher.store.admit_batch import AdmitBatch, IngressList
@@ -233,7 +231,7 @@ class Dispatcher:
 
         def place() -> tuple[Assign, ...]:
             nonlocal decided, planned
-            planned = snapshot.with_arrivals(_arrivals(batches, look.now_ms))
+            planned = snapshot.with_arrivals(arrivals(batches, look.now_ms))
             self._late.saw(planned.lanes)
             decided = self._plan(planned, self._state, self._policy, rng=self._rng, jobs_max=settings.batch_size)
             return decided.assignments
@@ -381,23 +379,6 @@ class Dispatcher:
         for name in self._admission.unknown_fields.keys() - self._warned_fields:
             self._warned_fields.add(name)
             self._emit(UnknownHeaderField(name))
-
-
-def _arrivals(batches: list[AdmitBatch], now_ms: int) -> dict[str, LaneView]:
-    """The jobs about to be admitted, as lanes: they can be assigned in the same step."""
-    views: dict[str, Any] = {}
-    for batch in batches:
-        for decision in batch.decisions:
-            if isinstance(decision, Admitted) and decision.due_ms is None:
-                counted = views.get(decision.lane)
-                if counted is None:
-                    views[decision.lane] = [1, decision.cost_ms, decision.deadline_ms]
-                else:
-                    counted[0] += 1
-    return {
-        name: LaneView(name, parse_lane(name), depth, cost_ms, now_ms, deadline_ms, now_ms * 1000)
-        for name, (depth, cost_ms, deadline_ms) in views.items()
-    }
 
 
 def new_token() -> str:

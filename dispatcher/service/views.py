@@ -1,15 +1,20 @@
-"""Workers as choosing sees them: a row of the snapshot, what the worker said when its life began, and what the leader has learned."""
+"""What choosing sees: workers, each from a row of the snapshot, what it said when its life began, and what the leader has learned; and
+jobs that are being admitted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Final, get_type_hints
 
 import msgspec
 from msgspec import structs
 
-from dispatcher.core.snapshot import WorkerView
+from dispatcher.core.admission import Admitted
+from dispatcher.core.lane import parse_lane
+from dispatcher.core.snapshot import LaneView, WorkerView
+from dispatcher.store.admit_batch import AdmitBatch
 from dispatcher.store.look import WorkerRow
 from dispatcher.store.worker_store import Registration
 
@@ -74,3 +79,20 @@ def learned_from_json(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _default(one: Any) -> Any:
     return one.default_factory() if callable(one.default_factory) else one.default
+
+
+def arrivals(batches: Iterable[AdmitBatch], now_ms: int) -> dict[str, LaneView]:
+    """The jobs about to be admitted, as lanes: they can be assigned in the same step."""
+    views: dict[str, Any] = {}
+    for batch in batches:
+        for decision in batch.decisions:
+            if isinstance(decision, Admitted) and decision.due_ms is None:
+                counted = views.get(decision.lane)
+                if counted is None:
+                    views[decision.lane] = [1, decision.cost_ms, decision.deadline_ms]
+                else:
+                    counted[0] += 1
+    return {
+        name: LaneView(name, parse_lane(name), depth, cost_ms, now_ms, deadline_ms, now_ms * 1000)
+        for name, (depth, cost_ms, deadline_ms) in views.items()
+    }

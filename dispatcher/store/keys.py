@@ -27,12 +27,12 @@ class KeyDoc:
 KEYS: tuple[KeyDoc, ...] = (
     KeyDoc("<queue>, <queue>\\x06\\x163, …6, …9", "list", "Ingress: Celery messages as the producer sent them, one list a "
            "priority step", "producers (Celery), release, requeue_dead", "read_ingress, admit", "until admitted"),
-    KeyDoc("<cell>:messages", "hash", "job number → raw message, from admission to the end of the job", "admit, adopt, ack, release, "
-           "purge, requeue_dead", "take, settle, dead list, find_job", "until acked, released or purged"),
-    KeyDoc("<cell>:lanes", "set", "names of the lanes that are not empty", "admit, promote_scheduled, assign, giveback, bury_late, "
-           "release, purge, adopt", "snapshot, ack", "permanent"),
+    KeyDoc("<cell>:messages", "hash", "job number → raw message, from admission to the end of the job", "admit, adopt, ack, giveback, "
+           "assign_probe, release, purge, requeue_dead", "take, settle, dead list, find_job", "until acked, released or purged"),
+    KeyDoc("<cell>:lanes", "set", "names of the lanes that are not empty", "admit, promote_scheduled, assign, assign_alone, giveback, "
+           "reroute, bury_late, release, purge, adopt", "snapshot, ack", "permanent"),
     KeyDoc("<cell>:lane:<lane>", "list", "frames of waiting jobs of one kind; the left end is next", "admit, promote_scheduled, "
-           "assign, giveback, bury_late, release, purge, adopt", "snapshot, Flower", "while jobs wait"),
+           "assign, assign_alone, giveback, reroute, bury_late, release, purge, adopt", "snapshot, Flower", "while jobs wait"),
     KeyDoc("<cell>:lane:<lane>:aside", "any", "what lay under a lane's key and was no list", "admit, promote_scheduled, giveback, reroute",
            "nobody", "until somebody looks at it"),
     KeyDoc("<cell>:scheduled", "zset", "frame+lane of jobs not yet due, scored by due time in ms", "admit, giveback, "
@@ -47,16 +47,16 @@ KEYS: tuple[KeyDoc, ...] = (
     KeyDoc("<cell>:alive:<epoch>", "string", "exists while the epoch may take jobs; its TTL dates the last beat",
            "register_worker, heartbeat, end_epoch", "take, ack, assign, giveback, drain_worker, snapshot", "a day after the last beat"),
     KeyDoc("<cell>:dead:<epoch>", "string", "why the epoch ended: silent, goodbye", "end_epoch", "heartbeat, snapshot", "a day"),
-    KeyDoc("<cell>:wq:<epoch>", "list", "the worker's queue: lease ids, right end next", "assign, giveback", "the worker (BRPOP), take, "
-           "heartbeat", "until forgotten"),
-    KeyDoc("<cell>:leases:<epoch>", "hash", "lease id → frame+lane: what this worker owes", "assign, ack, giveback, adopt",
-           "take, heartbeat, snapshot", "until forgotten"),
+    KeyDoc("<cell>:wq:<epoch>", "list", "the worker's queue: lease ids, right end next", "assign, assign_alone, assign_probe, giveback, "
+           "take, the worker (BRPOP)", "the worker (BRPOP), take, heartbeat", "until forgotten"),
+    KeyDoc("<cell>:leases:<epoch>", "hash", "lease id → frame+lane: what this worker owes", "assign, assign_alone, assign_probe, ack, "
+           "giveback, adopt", "take, heartbeat, snapshot", "until forgotten"),
     KeyDoc("<cell>:taken:<epoch>", "hash", "lease id → ms when the job was started", "take, ack, giveback, adopt", "giveback, snapshot",
            "until forgotten"),
     KeyDoc("<cell>:totals", "hash", "epoch → JSON: what that worker did, by kind of job, and what it runs", "heartbeat, forget_worker",
-           "dispatch", "until the epoch is forgotten"),
+           "dispatch, status", "until the epoch is forgotten"),
     KeyDoc("<cell>:policy", "hash", "what the leader has learned, by subject (JSON): a successor goes on from there", "save_policy",
-           "dispatch", "permanent"),
+           "dispatch, rollout status", "permanent"),
     KeyDoc("<cell>:dead_letters", "zset", "job numbers of dead letters, scored by ms of burial", "admit, giveback, bury_late, "
            "promote_scheduled, requeue_dead", "dead list", "until requeued or purged"),
     KeyDoc("<cell>:dead_reasons", "hash", "job number → JSON: reason, detail, task id, task, lane, frame, ingress", "admit, giveback, "
@@ -87,11 +87,11 @@ KEYS: tuple[KeyDoc, ...] = (
            "leader_ttl_s after the last renewal"),
     KeyDoc("<cell>:leader_info", "hash", "host and pid of the leading dispatcher", "elect", "status", "permanent"),
     KeyDoc("<cell>:leader_view", "string", "JSON: why lanes wait, and what the leader has learned of each worker; at most one write a "
-           "second", "tell", "status, explain, top", "6 s after the last write"),
+           "second", "tell, elect", "status, explain, top", "6 s after the last write"),
     KeyDoc("<cell>:decisions", "stream", "JSON of a tick: task ids of the jobs it admitted, frames of those it assigned, to whom and "
            "why; of the last decisions_kept jobs", "log_decisions", "explain", "a day after the last decision"),
     KeyDoc("<cell>:wake", "list", "at most one element: something changed while the dispatcher slept", "ack, register_worker, "
-           "drain_worker, giveback, end_epoch, resume", "dispatch (BRPOP)", "until read"),
+           "drain_worker, giveback, end_epoch, change_rollout, resume", "dispatch (BRPOP)", "until read"),
     KeyDoc("<cell>:submission:<digest>", "hash", "a resumable `submit`: chunk → task id", "submit", "submit --resume",
            "30 days"),
 )

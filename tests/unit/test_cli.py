@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from dispatcher.store.admin_store import AdminStore
 from dispatcher.store.connection import connect
 from dispatcher.store.keys import Keys
 from dispatcher.store.worker_store import Registration, WorkerStore
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -110,6 +113,14 @@ def test_check_of_good_settings(run) -> None:
     """Exit code 0 and a sentence."""
     result = run("check", "--offline")
     assert (result.exit_code, result.stdout) == (0, "the settings are right\n")
+
+
+def test_check_knows_every_variable_that_documents_name(run) -> None:
+    """Those of workers, and docker-compose.yml's, are no settings and no mistakes."""
+    texts = [(ROOT / name).read_text("utf-8") for name in ("docs/settings.md", "docker-compose.yml", "README.md")]
+    named = {name for text in texts for name in re.findall(r"DISPATCHER_[A-Z_]+[A-Z]", text)}
+    assert {"DISPATCHER_WORKER_MODELS_MAX", "DISPATCHER_REDIS_PORT", "DISPATCHER_LEASE_TTL_S"} <= named
+    assert "is no setting" not in run("check", "--offline", env=dict.fromkeys(named, "1")).stderr
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
