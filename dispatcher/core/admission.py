@@ -35,6 +35,7 @@ _DECOMPRESSORS: Final[dict[str, Callable[[], Any]]] = {
     "application/x-lzma": lzma.LZMADecompressor,
 }
 _ABSENT: Final = msgspec.Raw(b"null")
+UNKNOWN_FIELDS_MAX: Final = 100
 UNREAD: Final = b"!"
 """What read_ingress sends for a message that it does not: ``!<size>`` for one that is too large, ``!!<size>`` for one that begins
 with this mark itself."""
@@ -101,6 +102,7 @@ class Admission:
     """The rules of one cell. ``known_models`` is None while no model is known at all: then every model may wait.
 
     ``sticky``: whether jobs of a session, or of a prefix, have a lane of their own, so that they can be kept together.
+    ``unknown_fields``: how often a field of a header was seen that this version does not know, of the first hundred such names.
     ``splits``: what a model's name stands for, where it is an alias of versions. ``costs``: (task, model) → seconds of work at speed 1,
     where they were learned, for jobs that do not say.
     """
@@ -180,7 +182,8 @@ class Admission:
             if header.prefix and self.sticky and header.session is None:
                 lane_end = _lane_end(header, self.slot_of_prefix(header.prefix), span_ms)
             for name in unknown:
-                self.unknown_fields[name] = self.unknown_fields.get(name, 0) + 1
+                if name in self.unknown_fields or len(self.unknown_fields) < UNKNOWN_FIELDS_MAX:
+                    self.unknown_fields[name] = self.unknown_fields.get(name, 0) + 1
         if model is None:
             model = self.routes.get(headers.task, "default")
         split = self.splits.get(model)

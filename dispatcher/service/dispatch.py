@@ -243,7 +243,7 @@ class Dispatcher:
         self._residency.assigned(decided.assignments, look.now_ms)
         self._windows.ticked(self._clock.monotonic_ms() - began_ms)
         self._report_refusals(batches, applied.admitted)
-        self._pass_over(f"key {key.decode(errors='backslashreplace')!r}, now with `:aside` behind its name" for key in applied.aside)
+        self._pass_over(f"what is now under {key.decode(errors='backslashreplace') + ':aside'!r}" for key in applied.aside)
         self._decisions.step(planned, batches, decided, applied, monotonic_ms=self._clock.monotonic_ms())
         self._teller.step(*others.told(planned, decided), monotonic_ms=self._clock.monotonic_ms())
         self._late.tell(applied.late)

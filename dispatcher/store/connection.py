@@ -75,6 +75,13 @@ def connect(
     return redis.Redis.from_url(url, **common, **(options or {}))
 
 
+def is_demoted(error: Exception) -> bool:
+    """Whether the Redis that answered so was a primary and is a replica now. Who is primary is found out with a new connection, and this
+    one may stay open for ever.
+    """
+    return "READONLY" in str(error)  # inside a script, Redis 6.2 has other words before it
+
+
 def bound_waits(conf: Any) -> None:
     """Let no connection that Celery makes with ``conf`` wait for ever: one whose other end vanished without a word (a failover, a
     firewall that forgot it) would never find out. What the app has set itself is kept.

@@ -67,7 +67,8 @@ class Applied(msgspec.Struct, frozen=True):
 
     ``first_jobs``: per admit batch, the number that its first job got; the others' follow on it. ``frames``: per lane that was assigned
     from, the frames of the jobs, end to end, in the order they were given. ``late``: how many of the promoted went to dead letters.
-    ``aside``: keys of lanes that were of another type: what was there has ``:aside`` behind its name now.
+    ``aside``: keys of lanes that were of another type, and that of ``scheduled`` where members were no jobs: what was there is
+    under that name and ``:aside`` now.
     """
 
     admitted: list[int] = msgspec.field(default_factory=list)
@@ -207,13 +208,14 @@ class DispatchStore:
                 when_sent()
             replies = stream.replies()
         admitted = [replies[at][0] for at in admits]
-        promoted, *late = replies[sent] if promote else (0, 0)
+        promoted, *sorted_out = replies[sent] if promote else (0, 0, 0)
         assigned = replies[-1] if decided else []
         if any(reply == -1 for reply in (*admitted, promoted, *assigned[:1])):
             raise NotLeader("another dispatcher leads this cell")
         first_jobs = [replies[at][1] if replies[at][0] else 0 for at in admits]
-        aside = [key for at in admits for key in replies[at][2:]]
-        return Applied(admitted, assigned[: len(decided)], promoted, first_jobs, assigned[len(decided) :], late[0], aside)
+        late, foreign = sorted_out
+        aside = [key for at in admits for key in replies[at][2:]] + [keys.scheduled.encode()] * bool(foreign)
+        return Applied(admitted, assigned[: len(decided)], promoted, first_jobs, assigned[len(decided) :], late, aside)
 
     def bury_late(self, lanes: Sequence[tuple[str, int]], *, limit: int) -> list[tuple[int, int]]:
         """Bury jobs whose deadline has passed. ``lanes``: name, and how many jobs at its head to pass over; looks at ``limit`` in all.

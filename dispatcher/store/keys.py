@@ -37,6 +37,8 @@ KEYS: tuple[KeyDoc, ...] = (
            "nobody", "until somebody looks at it"),
     KeyDoc("<cell>:scheduled", "zset", "frame+lane of jobs not yet due, scored by due time in ms", "admit, giveback, "
            "promote_scheduled, release, purge", "snapshot", "until due"),
+    KeyDoc("<cell>:scheduled:aside", "zset", "members of `scheduled` that were no jobs, scored by ms when they were found",
+           "promote_scheduled", "nobody", "until somebody looks at it"),
     KeyDoc("<cell>:sequence", "string", "last number given to a job or a lease; µs of Redis time, never repeats", "admit, assign, "
            "assign_alone, assign_probe", "admit, assign, assign_alone, assign_probe", "permanent"),
     KeyDoc("<cell>:workers", "set", "epochs of the workers that are registered", "register_worker, forget_worker", "snapshot",

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import redis
 
+from dispatcher.store.connection import is_demoted
 from dispatcher.store.keys import Keys
 from dispatcher.store.scripts import source
 
@@ -109,7 +110,9 @@ class LeasePipe:
                 connection.read_response(disable_decoding=True)
                 connection.send_packed_command(packed, check_health=False)
                 return connection.read_response(disable_decoding=True)
-            except redis.ResponseError:
+            except redis.ResponseError as exc:
+                if is_demoted(exc):
+                    connection.disconnect()
                 raise
             except BaseException:
                 # A late answer must not be read as the answer to the next call.

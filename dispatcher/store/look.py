@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, NamedTuple, TypedDict
 
 import msgspec
@@ -114,11 +115,16 @@ def as_look(ingress: Sequence[IngressList], snapshot: list[Any], found: list[Any
         lanes=tuple(views),
         # What is not alphanumeric is no epoch.
         workers=tuple(_worker_row(*workers[i : i + 10]) for i in range(0, len(workers), 10) if workers[i].isalnum()),
-        next_due_ms=int(float(next_due)) if next_due else None,
+        next_due_ms=_due_ms(next_due),
         leased_ms={leased[i].decode(errors="backslashreplace"): leased[i + 1] for i in range(0, len(leased), 2)},
         messages=_by_list(found, len(ingress)) if found else {},
         unreadable=tuple(unreadable),
     )
+
+
+def _due_ms(score: bytes) -> int | None:
+    due_ms = float(score or "inf")
+    return int(due_ms) if isfinite(due_ms) else None if due_ms > 0 else 0
 
 
 def _lane_view(name: bytes, depth: int, frame: bytes) -> LaneView:

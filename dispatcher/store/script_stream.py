@@ -9,6 +9,7 @@ from typing import Any
 import redis
 from hiredis import pack_command
 
+from dispatcher.store.connection import is_demoted
 from dispatcher.store.scripts import names, source
 
 SEND_BYTES = 4096
@@ -103,6 +104,8 @@ class Stream:
                 error = error or exc
             self.under_way -= 1
         if error is not None:
+            if is_demoted(error):
+                self._connection.disconnect()
             raise error
         return found
 

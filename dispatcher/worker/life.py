@@ -21,6 +21,7 @@ from dispatcher.clock import Clock
 from dispatcher.core.job import turn_of
 from dispatcher.core.poison import Attempt
 from dispatcher.settings import Settings
+from dispatcher.store.connection import is_demoted
 from dispatcher.store.frame import parse_entry
 from dispatcher.store.keys import Keys
 from dispatcher.store.lease_pipe import LeasePipe
@@ -215,6 +216,8 @@ class WorkerLife:
                 if not self._away:
                     self._away = True
                     log.warning("cannot reach Redis, beating on: %s: %s", type(exc).__name__, exc)
+                if is_demoted(exc):
+                    self._client.connection_pool.disconnect(inuse_connections=False)
             except Exception:
                 log.exception("a beat failed; the next one tries again")
             rest_s = self.settings.heartbeat_s
@@ -280,6 +283,8 @@ class WorkerLife:
         if beat.draining == "exit" and not self._leaving:
             self._leaving = True
             self._host.stop_warm()
+        if self._leaving and not beat.draining:
+            self._drain_wanted = "exit"  # Redis lost it, and would have jobs wait here
 
     def _die(self) -> None:
         self.keeper.ended = True
@@ -309,13 +314,15 @@ class WorkerLife:
         self._host.stop_short()
 
     def _begin_anew(self) -> None:
-        log.warning("Redis does not know worker life %s (it lost its state): beginning a new one", self.epoch)
-        self._store, pipe = self._new_life()
-        self.keeper.move(self._store, pipe)
-        self._told_totals = b""
+        if not self._unadopted:  # else the new life was made, and Redis has not heard of it
+            log.warning("Redis does not know worker life %s (it lost its state): beginning a new one", self.epoch)
+            self._store, pipe = self._new_life()
+            self.keeper.move(self._store, pipe)
+            self._told_totals = b""
+            # Before it registers: the answer may be lost, and then the next beat is that of a life that is known.
+            self._unadopted = True
+            self._host.call_soon(self._host.switch_queue)
         self._register()
-        self._unadopted = True
-        self._host.call_soon(self._host.switch_queue)
         self._adopt()
 
     def _adopt(self) -> None:

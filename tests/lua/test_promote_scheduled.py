@@ -106,3 +106,24 @@ def test_a_lane_of_another_type_is_moved_aside(cell: Cell) -> None:
     assert cell.store.apply([], tuple, promote=10).promoted == 1
     assert len(cell.waiting()) == 1
     assert cell.text.get(cell.keys.lane(LANE) + ":aside") == "not a list"
+
+
+@pytest.mark.parametrize("score", ["-inf", "1", "inf"])
+def test_what_is_no_job_is_moved_aside(cell: Cell, score: str) -> None:
+    """Once it is due: a member that somebody else put there stops neither those behind it nor the look."""
+    foreign = (b"x", b"\xff" * 80, b"7" * 59)
+    due = schedule(cell, 2, in_ms=-10_000)
+    cell.client.zadd(cell.keys.scheduled, dict.fromkeys(foreign, float(score)))
+
+    next_due_ms = cell.store.look([], limit=1, message_bytes_max=1).next_due_ms
+    applied = cell.store.apply([], tuple, promote=500)
+
+    assert [entry.job for entry in cell.waiting()] == due
+    if score == "inf":
+        assert cell.store.look([], limit=1, message_bytes_max=1).next_due_ms is None
+        assert applied.aside == []
+    else:
+        assert next_due_ms in (0, 1)
+        assert cell.client.zcard(cell.keys.scheduled) == 0
+        assert set(cell.client.zrange(cell.keys.scheduled + ":aside", 0, -1)) == set(foreign)
+        assert applied.aside == [cell.keys.scheduled.encode()]

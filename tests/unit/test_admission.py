@@ -146,6 +146,9 @@ def test_unknown_header_fields_are_counted_and_ignored() -> None:
     assert isinstance(read(raw, rules), Admitted)
     assert isinstance(read(raw, rules), Admitted)
     assert rules.unknown_fields == {"shard": 2}
+    for number in range(200):
+        assert isinstance(read(json.dumps(envelope(dispatch={f"made up {number}": 1})).encode(), rules), Admitted)
+    assert len(rules.unknown_fields) == 100
 
 
 def test_a_cost_too_large_for_a_frame_is_cut() -> None:

@@ -22,6 +22,11 @@ local function is_late(entry, at_ms)
   return deadline ~= '0000000000000' and tonumber(deadline) <= at_ms
 end
 
+-- Whether it is one: anything may lie in a key that somebody else wrote.
+local function is_entry(entry)
+  return #entry > FRAME_BYTES and not string.find(string.sub(entry, 1, FRAME_BYTES), '%D')
+end
+
 local function frame_of(entry) return string.sub(entry, 1, FRAME_BYTES) end
 
 local function lane_of(entry) return string.sub(entry, FRAME_BYTES + 1) end
