@@ -16,9 +16,8 @@ def client_of(channel: Any, settings: Settings) -> redis.Redis:
     """A client beside the one of a kombu ``channel``. It does not retry: a retried script may have run twice."""
     timeout_s = min(5.0, settings.lease_ttl_s / 2)
     pool = channel._get_pool()
-    pool.max_connections = (
-        2**31
-    )  # the app's limit is for its consumer; redis-py counts connections that are long closed, too
+    # The app's limit is for its consumer's connections; and redis-py counts those that are closed, too.
+    pool.max_connections = 2**31
     pool.connection_kwargs.update(
         decode_responses=True,
         encoding_errors="surrogateescape",

@@ -29,6 +29,7 @@ from dispatcher.worker.consumer import consume_leases, lease_consumer
 from dispatcher.worker.control import keep_revokes
 from dispatcher.worker.forced import force_settings, force_task, runs_at_most_once
 from dispatcher.worker.host import host_of
+from dispatcher.worker.last_state import keep_last_state
 from dispatcher.worker.life import WorkerLife
 from dispatcher.worker.lifeline import Lifeline
 from dispatcher.worker.models import ModelMemory
@@ -69,6 +70,7 @@ class DispatchedWorker(bootsteps.Step):
             w.concurrency = 1  # Celery leaves it at the number of CPUs, and would fetch that many jobs
         task_prerun.connect(w.dispatched.lifeline.hold)  # held weakly: as long as the worker is there
         keep_chords()
+        keep_last_state()
         keep_revokes()
         add_probe(app)
         for task in app.tasks.values():
