@@ -73,6 +73,13 @@ class _OnceMixin:
 
     cell = ""
 
+    def basic_publish(self: Any, *args: Any, **kwargs: Any) -> Any:
+        # kombu declares the queue first. Where the connection breaks there, it declares on a new one and publishes on the old channel,
+        # which is closed: an AttributeError, for which Celery drops a retry. Told as what it is, the producer goes on with the new one.
+        if self.connection is None:
+            raise redis.ConnectionError("this channel was closed while its queue was being declared")
+        return super().basic_publish(*args, **kwargs)  # type: ignore[misc]
+
     def _put(self: Any, queue: str, message: Any, **options: Any) -> None:
         if not _sender.is_sending or queue in (self._expires or ()) or options.get("_publish_batch") is not None:
             super()._put(queue, message, **options)  # type: ignore[misc]

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from celery import Celery
 from celery._state import _task_stack
+from kombu import Exchange, Queue
 
 from dispatcher.store.connection import celery_url, connect
 from dispatcher.worker.forced import force_settings
@@ -72,6 +73,19 @@ def test_a_message_whose_answer_is_lost_is_there_once(proxy: Proxy, redis_url: s
     assert proxy.lost == 3
     assert numbers(redis_url) == [1, 2, 3, 4]
     assert numbers(redis_url, "dispatch\x06\x166") == [5]
+
+
+@pytest.mark.parametrize("exchange", ["", "jobs"])
+def test_a_connection_that_breaks_while_a_queue_is_declared_loses_no_message(proxy: Proxy, redis_url: str, exchange: str) -> None:
+    """The first that a process sends: kombu would publish it on the channel that broke."""
+    app = make_app(proxy.url())
+    app.conf.task_queues = [Queue("dispatch", Exchange(exchange), routing_key="dispatch")]
+    with in_task(app):
+        proxy.lose_answer_to(b"_kombu.binding")
+        app.send_task("job", (1,), queue="dispatch")
+
+    assert proxy.lost == 1
+    assert numbers(redis_url) == [1]
 
 
 def test_a_message_that_never_arrived_is_sent_again(proxy: Proxy, redis_url: str) -> None:
