@@ -79,7 +79,8 @@ def is_demoted(error: Exception) -> bool:
     """Whether the Redis that answered so was a primary and is a replica now. Who is primary is found out with a new connection, and this
     one may stay open for ever.
     """
-    return "READONLY" in str(error)  # inside a script, Redis 6.2 has other words before it
+    # Inside a script, Redis 6.2 has other words before the one that redis-py knows this error by.
+    return isinstance(error, redis.exceptions.ReadOnlyError) or "READONLY" in str(error)
 
 
 def bound_waits(conf: Any) -> None:

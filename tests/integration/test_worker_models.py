@@ -31,8 +31,12 @@ def registered(cell: Cell, worker: WorkerProcess) -> dict[str, Any]:
 
 
 def ask(cell: Cell, *names: str) -> list[int]:
-    """One job after the other; the processes they ran in."""
-    return [cell.send("ask", model, headers={"dispatch": {"model": model}})[0].get() for model in names]
+    """One job after the other, each once the workers are idle again (a result is there before the ack is); the processes they ran in."""
+    pids = []
+    for model in names:
+        pids.append(cell.send("ask", model, headers={"dispatch": {"model": model}})[0].get())
+        eventually(cell.no_leases)
+    return pids
 
 
 def shown(cell: Cell) -> dict[str, Any]:
