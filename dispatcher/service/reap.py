@@ -64,8 +64,8 @@ class Reaper:
     def _reap(self, worker: WorkerView, reason: str) -> int:
         """All leases of an ended life go back to the head of their lanes; then it is forgotten.
 
-        A job that was running died with it, unless the worker said goodbye: that one finished what it could. A job that must not be
-        repeated is buried either way.
+        A job that was running died with it, unless the worker said goodbye: that one finished what it could, and gives back what it
+        cut short. A job that must not be repeated is buried either way.
         """
         leases = self._store.leases(worker.epoch)
         running = sum(taken for _, _, taken in leases)
@@ -91,7 +91,7 @@ class Reaper:
             detail = f"worker {worker.name} ended while it ran; its task says acks_late=False, so it is not run again"
             return GiveBack(lease_id, "reaps", -1, "at_most_once", detail)
         if reason == "goodbye":
-            return GiveBack(lease_id)
+            return GiveBack(lease_id, "rejects")  # nobody's fault, but whoever runs it next must know that it has begun before
         attempt = Attempt(worker.name, worker.epoch, f"the worker died ({reason})", alone)
         return after_death(lease_id, "reaps", entry.deaths, attempt, "worker_died", attempts_max=self._settings.attempts_max)
 

@@ -102,9 +102,9 @@ class Taken:
 class GiveBack:
     """One lease to end without an ack.
 
-    ``counter`` is ``crashes`` (its process died, or delivering it raised), ``rejects`` (the task asked for it), ``recalls`` (not
-    started) or ``""`` (nothing to count). The job is buried when the counter reaches ``most``; 0 never, -1 at once. ``attempt`` is told
-    in the job's story; ``suspect``: the job is to run alone.
+    ``counter`` is ``crashes`` (its process died, or delivering it raised), ``rejects`` (the task asked for it, or its worker left in
+    order), ``recalls`` (not started) or ``""`` (nothing to count). The job is buried when the counter reaches ``most``; 0 never, -1 at
+    once. ``attempt`` is told in the job's story; ``suspect``: the job is to run alone.
     """
 
     lease_id: str
@@ -257,7 +257,7 @@ class WorkerStore:
         return bool(self._run("drain_worker", [self._alive, self._worker, self.keys.wake], [mode]))
 
     def goodbye(self) -> None:
-        """The life ends in order: what is still leased goes back in line at once, attempts uncounted."""
+        """The life ends in order: what is still leased goes back in line at once, and no death is counted."""
         self._run("end_epoch", [self._alive, self._alive, self._dead, self.keys.wake], ["", "goodbye", DEAD_TTL_MS, 0])
 
 

@@ -127,8 +127,8 @@ class WorkerLife:
         return self._keys.worker_queue(self._store.epoch)
 
     def has_later_turn(self, held: Held, headers: dict[str, Any]) -> bool:
-        """Whether a retry of the same task, or what replaced it, was admitted after this job was: whoever died had sent it, and was to be
-        acked then. Asks Redis; raises what redis-py raises.
+        """Whether a retry of the same task, or what replaced it, was admitted after this job was: whoever ran it had sent that, and was to
+        be acked then. Asks Redis; raises what redis-py raises.
         """
         turn, at_ms = self._store.turn(headers["id"])
         # Some give each day's job the same id: what was retried yesterday is another job.
@@ -300,7 +300,7 @@ class WorkerLife:
         self._host.stop_dead()
 
     def _cut_short(self) -> None:
-        """Its time to stop is up: give back what still runs, uncounted, and end."""
+        """Its time to stop is up: give back what still runs, no death counted, and end."""
         if self.keeper.ended:
             return
         log.warning("out of time to stop: %d jobs are cut short and go back in line", len(self.keeper.held()))

@@ -148,7 +148,7 @@ class _LeaseMixin:
         try:
             payload = as_payload(held, name)
             if held.runs_again and life.has_later_turn(held, payload["headers"]):
-                log.info("the job of lease %s was sent on, as a retry or as another task, before its worker died: not run again", name)
+                log.info("the job of lease %s was sent on, as a retry or as another task, before its worker ended: not run again", name)
                 life.keeper.ack(name, Outcome.RETRIED)
                 return
             life.revokes.heed(payload["headers"].get("id"), life.keeper.revoked_at)

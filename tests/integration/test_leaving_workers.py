@@ -96,7 +96,7 @@ def test_a_takeover_reaps_nobody_for_what_it_did_not_hear(stage: Stage) -> None:
 
 
 def test_after_a_goodbye_all_is_back_at_once(stage: Stage) -> None:
-    """In order, nothing counted as an attempt, and the worker is forgotten."""
+    """In order, only what had begun counted as an attempt, nothing as a death, and the worker is forgotten."""
     worker = stage.worker()
     sent = stage.send(3)
     stage.steps()
@@ -104,7 +104,7 @@ def test_after_a_goodbye_all_is_back_at_once(stage: Stage) -> None:
     worker.store.goodbye()
     stage.step()
 
-    assert [entry.attempts for entry in stage.waiting()] == [0, 0, 0]
+    assert [(entry.attempts, entry.deaths) for entry in stage.waiting()] == [(1, 0), (0, 0), (0, 0)]
     assert stage.text.smembers(stage.keys.workers) == set()
     successor = stage.worker("w2", concurrency=4)
     stage.steps()

@@ -112,17 +112,17 @@ def knock(self: Any) -> int:
 
 @app.task(name="last_words", bind=True)
 @counted
-def last_words(self: Any, replace: bool = False) -> str:
-    """Sends its retry, or what replaces it, and kills its whole worker before Celery can ack it."""
+def last_words(self: Any, replace: bool, end: int) -> str:
+    """Sends its retry, or what replaces it, and has its whole worker end, by this signal, before Celery can ack it."""
     if self.request.retries or self.request.replaced_task_nesting:
         return "done"
     try:
         if replace:
-            self.replace(last_words.si())
+            self.replace(last_words.si(replace, end))
         self.retry(countdown=0)
     except (Ignore, Retry):
-        os.kill(os.getppid(), signal.SIGKILL)
-        time.sleep(60)  # the kernel ends this process too, a little later
+        os.kill(os.getppid(), end)
+        time.sleep(60)  # this process is ended too, a little later
     return "never"
 
 

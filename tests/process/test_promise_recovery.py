@@ -143,14 +143,17 @@ def test_a_job_in_the_socket_of_a_worker_that_dies_is_recovered(make_cluster: Ma
     cluster.each_ran_once(jobs)
 
 
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGQUIT], ids=["dies", "leaves"])
 @pytest.mark.parametrize("replaced", [False, True], ids=["retry", "replace"])
-def test_a_worker_that_dies_between_a_retry_and_its_ack_makes_no_second_line(make_cluster: MakeCluster, replaced: bool) -> None:
+def test_a_worker_that_ends_between_a_retry_and_its_ack_makes_no_second_line(
+    make_cluster: MakeCluster, replaced: bool, end: signal.Signals
+) -> None:
     """The retry (or what replaced the task) was sent, so the try before it is not run again beside it."""
     cluster = make_cluster(lease_ttl_s=3, heartbeat_s=0.5)
     cluster.start_dispatcher()
-    dies = cluster.start_worker("w1", concurrency=1)
-    [job] = cluster.send("last_words", replaced)
-    assert dies.wait() == -signal.SIGKILL
+    ends = cluster.start_worker("w1", concurrency=1)
+    [job] = cluster.send("last_words", replaced, int(end))
+    ends.wait()
     stays = cluster.start_worker("w2", concurrency=1)
     cluster.all_succeed([job])
     cluster.nothing_is_left()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dispatcher.store.frame import parse_entry
 from tests.support import eventually
 from tests.worker_harness import Cell, WorkerProcess, open_cell
 
@@ -34,11 +35,13 @@ def full_workers(cell: Cell, *seconds: float) -> list[WorkerProcess]:
 
 
 def all_is_back(cell: Cell, epochs: list[str], cut: int) -> None:
-    """What was cut, and what waited, is in line; what was cut counts as nobody's fault. All lives ended with a goodbye."""
+    """What was cut, and what waited, is in line; only what was cut is known to have begun, and it counts as nobody's fault. All lives
+    ended with a goodbye.
+    """
     eventually(lambda: cell.waiting() == cut + WAITING, ENDS_S)
     assert [cell.client.get(cell.keys.dead(epoch)) for epoch in epochs] == ["goodbye"] * len(epochs)
-    frames = [frame for lane in cell.client.keys(cell.keys.lane("*")) for frame in cell.client.lrange(lane, 0, -1)]
-    assert {frame[38:44] for frame in frames} == {"000000"}
+    frames = [parse_entry(frame) for lane in cell.client.keys(cell.keys.lane("*")) for frame in cell.client.lrange(lane, 0, -1)]
+    assert sorted((one.deaths, one.attempts) for one in frames) == [(0, 0)] * WAITING + [(0, 1)] * cut
     assert len(cell.ledger.started()) == SLOTS, "something was started after the signal"
     eventually(cell.no_leases)
 
