@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +39,7 @@ class Job:
     reasons: frozenset[str] = frozenset()
     copies: int = 1
     gone: int = 0
-    """How many copies may have left Redis: their runs ended, or somebody else consumed them."""
+    """How many copies may have left Redis: their runs ended, somebody else consumed them, or a later turn was there."""
 
 
 @dataclass
@@ -77,6 +77,8 @@ class Account:
     _frozen: dict[str, set[bytes]] = field(default_factory=dict)
     _leases: dict[str, int] = field(default_factory=dict)
     _seen_reasons: set[bytes] = field(default_factory=set)
+    _latest_ms: int = 0
+    """The latest that Redis' clock has shown before it was set."""
     is_looked_at: bool = False
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -100,7 +102,7 @@ class Account:
         self.demand(lane.task == job.task and lane.model == job.model, "a job began in another's lane")
         self.demand(job.task in worker.registration.tasks, "a job began at a worker without its task")
         self.demand(job.model == "default" or job.model in worker.registration.models, "a job began at a worker without its model")
-        self.demand(job.due_ms <= self.now_ms() + 2_000, "a job began before it was due")
+        self.demand(job.due_ms <= max(self.now_ms(), self._latest_ms), "a job began before it was due")
         taken_ms = self.server.hash(self.keys.taken(worker.epoch)).get(lease_id.encode())
         if entry.deadline_ms and taken_ms is not None:
             self.demand(int(taken_ms) < entry.deadline_ms + RECKONING_MS, "a job began after its deadline")
@@ -133,6 +135,33 @@ class Account:
 
     def stolen(self, raw: bytes) -> None:
         self.jobs[raw].gone += 1
+
+    def must_know(self, raw: bytes) -> bool:
+        """Whether this message, which a worker is given, has certainly begun before. Of copies, nobody knows which is which."""
+        return self.jobs[raw].copies == 1 and any(not run.is_forgiven for run in self.runs_of.get(raw, ()))
+
+    def must_pass_over(self, raw: bytes) -> bool:
+        """Whether a retry of the same task has begun, so that this earlier try is not to run again. Which of them came later is told by
+        Redis' clock.
+        """
+        return not self._latest_ms and self.must_know(raw) and any(later in self.runs_of for later in self._later_turns(raw))
+
+    def passed_over(self, raw: bytes) -> None:
+        """A worker that was given it dropped it: a retry of the same task is there."""
+        self.demand(any(self._later_turns(raw)), f"{name_of(raw)} was dropped for a later turn, and there is none")
+        self.jobs[raw].gone += 1
+
+    def _later_turns(self, raw: bytes) -> Iterator[bytes]:
+        mine = json.loads(raw)["headers"]
+        for other in self.jobs:
+            if mine["id"].encode() in other:
+                headers = json.loads(other)["headers"]
+                if headers["id"] == mine["id"] and headers["retries"] > mine["retries"]:
+                    yield other
+
+    def clock_is_set(self) -> None:
+        """Redis' clock will be set; what was due by then was due."""
+        self._latest_ms = max(self._latest_ms, self.now_ms())
 
     def lost_worker(self, worker: Any) -> None:
         """Killed, with all that it ran."""
@@ -220,11 +249,14 @@ class Account:
         if record in self._seen_reasons:
             return
         self._seen_reasons.add(record)
-        reason = json.loads(record)["reason"]
+        said = json.loads(record)
+        reason = said["reason"]
         runs = self.runs_of.get(raw, [])
         allowed = set(self.jobs[raw].reasons)
         if any(run.state in ("killed", "returned") or run.worker.is_dead or run.epoch in self.ended for run in runs):
             allowed |= {"worker_died", "process_died"}
+        if any(attempt["epoch"] in self.ended for attempt in said.get("story", ())):
+            allowed.add("worker_died")  # between its take and its pool
         if self.jobs[raw].at_most_once:
             allowed.add("at_most_once")
         self.demand(reason in allowed, f"{name_of(raw)} is dead of {reason} and may be of {sorted(allowed)}: {record!r}")

@@ -79,7 +79,8 @@ class Chaos:
 
     def terminate_worker(self) -> None:
         if worker := self._one(WorkerProcess):
-            worker.terminate(again=self.rng.random() < 0.8 or len(self.sim.living(WorkerProcess)) == 1)
+            again = self.rng.random() < 0.8 or len(self.sim.living(WorkerProcess)) == 1
+            worker.terminate(again=again, within_s=self.rng.choice((None, None, 0.0, 2.0)))
 
     def freeze_worker(self) -> None:
         if worker := self._one(WorkerProcess):
@@ -130,6 +131,7 @@ class Chaos:
             self.sim.wire.rpush(worker.life.queue_key, self.rng.choice(sorted(worker._runs)))
 
     def set_clock(self) -> None:
+        self.sim.account.clock_is_set()
         self.sim.redis_skew_us += self.rng.randrange(-2_000_000, 2_000_000)
 
     # -- operators

@@ -17,7 +17,7 @@ from dispatcher.worker.keeper import Held, Outcome
 from dispatcher.worker.life import Host, WorkerLife
 from dispatcher.worker.lifeline import LOOK_AGAIN_S, Lifeline
 from dispatcher.worker.transport import _LeaseMixin
-from tests.simulation.account import Run, name_of
+from tests.simulation.account import PROBE, Run, name_of
 from tests.simulation.world import Process, World
 
 LOOP_S = 0.04
@@ -74,6 +74,7 @@ class WorkerProcess(Process):
         )  # fmt: skip
         self.life.keeper.limit = registration.concurrency
         self._overlap_heartbeats()
+        self._tell_of_dropped_turns()
         self._consumer = self.client(text=False)
         self._channel = Channel(self.life, self._deliver)
         self.soon(0.0, self._begin)
@@ -95,6 +96,21 @@ class WorkerProcess(Process):
                 self.overlaps = False
 
         store.heartbeat = heartbeat
+
+    def _tell_of_dropped_turns(self) -> None:
+        life: Any = self.life
+        asked = life.has_later_turn
+
+        def has_later_turn(held: Held, headers: dict[str, Any]) -> bool:
+            account = self.world.account
+            must = account.must_pass_over(held.message)
+            is_later = bool(asked(held, headers))
+            account.demand(is_later or not must, f"{name_of(held.message)} is run again after its retry began")
+            if is_later:
+                account.passed_over(held.message)
+            return is_later
+
+        life.has_later_turn = has_later_turn
 
     # -- its life
 
@@ -151,10 +167,16 @@ class WorkerProcess(Process):
 
     _starts_again = True
 
-    def terminate(self, *, again: bool) -> None:
-        """SIGTERM."""
+    def terminate(self, *, again: bool, within_s: float | None = None) -> None:
+        """SIGTERM; what runs after ``within_s`` is cut short."""
         self._starts_again = again
-        self.life.drain("exit")
+        self.life.leave(within_s)
+        if within_s is not None:
+            self.soon(within_s, self._cut_short)
+
+    def _cut_short(self) -> None:
+        if not self.is_dead:
+            self.life._cut_short()
 
     def _stop_warm(self) -> None:
         self._leaving = True
@@ -186,7 +208,9 @@ class WorkerProcess(Process):
 
     def _deliver(self, payload: Any) -> None:
         lease_id = payload["properties"]["delivery_tag"]
-        held = self.life.keeper.held()[lease_id]
+        held, account = self.life.keeper.held()[lease_id], self.world.account
+        if PROBE not in held.message and account.must_know(held.message):
+            account.demand(held.runs_again, f"{name_of(held.message)} does not know that it began before")
         outcome, seconds = self._behave(held.message, parse_entry(held.entry.decode()).attempts)
         if outcome == "cannot be delivered":
             raise RuntimeError(outcome)
