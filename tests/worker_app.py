@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,11 @@ def add_tasks(app: Celery, ledger: Ledger) -> None:
     def limited(self: Any) -> None:
         ledger.start(self.request)
 
+    @app.task(name="toll", shared=False, bind=True, rate_limit="1/m", acks_late=False)
+    def toll(self: Any) -> None:
+        """Must not run twice, nor often."""
+        ledger.start(self.request)
+
     @app.task(name="ill", shared=False, bind=True)
     def ill(self: Any, seconds: float) -> str:
         """Work, unless a file beside the ledger says that this worker has a fault; the name of the worker."""
@@ -204,6 +210,27 @@ def add_tasks(app: Celery, ledger: Ledger) -> None:
         """Kills the process it runs in."""
         ledger.start(self.request)
         os.kill(os.getpid(), signal.SIGKILL)
+
+    @app.task(name="greedy", shared=False, bind=True)
+    def greedy(self: Any) -> None:
+        """Asks for more memory than there is."""
+        ledger.start(self.request)
+        raise MemoryError("Unable to allocate 1. EiB")
+
+    class Hooked(app.Task):  # type: ignore[misc]  # Celery is untyped
+        def after_return(self, *_: Any) -> None:
+            raise Reject("as asked", requeue=not self.request.delivery_info.get("redelivered"))
+
+    @app.task(name="hook", shared=False, bind=True, base=Hooked)
+    def hook(self: Any) -> None:
+        """A hook rejects it after its run, the first time so that it runs again."""
+        ledger.start(self.request)
+
+    @app.task(name="leave", shared=False, bind=True)
+    def leave(self: Any) -> None:
+        """Would end the process it runs in, and that in order."""
+        ledger.start(self.request)
+        sys.exit(3)
 
     @app.task(name="pay", shared=False, bind=True, acks_late=False)
     def pay(self: Any) -> None:

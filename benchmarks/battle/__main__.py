@@ -11,8 +11,9 @@ last was killed, or frozen for longer than a lease lives, before Redis can have 
 what is left in Redis when all is quiet. *Back in line* is from a SIGKILL of a worker to the last of its leases back in its lane; the
 value is its p99, over the kills during which a dispatcher led and Redis answered; *started again* is from the kill to the next start of a
 job that was cut short, whatever else went on. Exit code 1 where a job was lost, is stuck, ran again outside a window or is a dead letter,
-anything is left, or the value is over its limit; then the folder that is named keeps the log of every process, the ledger, the faults and
-the runs in question.
+anything is left, the value is over its limit, or nothing was proven: fewer kills than planned, or no recovery measured; then the folder
+that is named keeps the log of every process, the ledger, the faults and the runs in question. Exit code 2 where that folder, which each
+battle gets one of its own in, is not empty before.
 
 ``--vs-celery`` fights the same jobs and faults on plain Celery with ``acks_late`` and ``reject_on_worker_lost`` beside it, once with its
 default visibility timeout of an hour and once with one of 30 s, ten times the longest job, swept every second; those of the faults that
@@ -47,12 +48,14 @@ def table(reports: dict[str, Report]) -> str:
         "jobs": lambda r: r.verdict.expected,
         "kills": lambda r: r.kills,
         "other faults": lambda r: len(r.faults) - r.kills,
+        "skipped faults": lambda r: r.skipped.total(),
         "lost": lambda r: len(r.verdict.lost),
         "stuck": lambda r: len(r.verdict.stuck),
         "run again outside a window": lambda r: len(r.verdict.outside),
         "run again inside one": lambda r: len(r.verdict.inside),
         "dead letters": lambda r: len(r.dead),
         "left in Redis": lambda r: sum(r.left.values()),
+        "recoveries measured": lambda r: len(r.in_line_ms),
         "back in line p50": lambda r: seconds(r.in_line_ms, 0.5),
         "back in line p99": lambda r: seconds(r.in_line_ms, 0.99),
         "  with leader or Redis away p99": lambda r: seconds(r.in_line_late_ms, 0.99),
@@ -68,6 +71,11 @@ def table(reports: dict[str, Report]) -> str:
     return "\n".join(lines)
 
 
+def folder_of(name: str, folder: Path | None) -> Path | None:
+    """Each battle's own: a Redis that found another one's append-only file would begin with its jobs."""
+    return folder and folder / name.replace(",", "").replace(" ", "-")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.battle", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--jobs", type=int, default=200_000, help="messages to send")
@@ -79,6 +87,8 @@ def main() -> None:
     parser.add_argument("--only-celery", type=float, metavar="S", help="plain Celery alone, with that visibility timeout")
     parser.add_argument("--folder", type=Path, help="for logs and data; a temporary one otherwise, left where something goes wrong")
     args = parser.parse_args()
+    if args.folder and args.folder.exists() and not (args.folder.is_dir() and not any(args.folder.iterdir())):
+        parser.exit(2, f"{args.folder} is not an empty folder: name one that is, or that does not exist yet.\n")
     plan = Plan(args.jobs, args.kills, args.seed, args.kill_every, args.quiet)
     scaled = f"Celery, {SCALED_S:.0f} s visible"
     plans = {"dispatcher": plan}
@@ -89,23 +99,27 @@ def main() -> None:
         plans[scaled] = replace(plan, dispatched=False, visibility_s=SCALED_S, quiet_s=max(plan.quiet_s, 2 * SCALED_S))
     reports: dict[str, Report] = {}
     for name, one in plans.items():
-        folder = args.folder / name.partition(" ")[0].strip(",") if args.folder else None
-        reports[name] = report = fight(one, folder)
+        reports[name] = report = fight(one, folder_of(name, args.folder))
         done = Counter(fault.kind.value for fault in report.faults)
         print(f"{name}: " + ", ".join(f"{count} × {kind}" for kind, count in done.most_common()), flush=True)
+        if report.skipped:
+            skipped = ", ".join(f"{count} × {kind.value}" for kind, count in report.skipped.most_common())
+            print(f"{name}: skipped, for there was no target, or Redis was away: {skipped}", flush=True)
+        for what in report.unproven:
+            print(f"{name}: {what}", flush=True)
         if not report.ok:
             print(f"{name}: what went wrong is in {report.folder}", flush=True)
         for exit_ in report.exits[:10]:
             print(f"{name}: {exit_.name} ended with {exit_.code}, and nothing had been done to it", flush=True)
     print(table(reports), flush=True)
     first = next(iter(reports.values()))
-    value = percentile(first.in_line_ms, 0.99) / 1000
+    value = round(percentile(first.in_line_ms, 0.99) / 1000, 3) if first.in_line_ms else None
     verdict = first.verdict
     print(json.dumps({
-        "name": "battle", "value": round(value, 3), "limit": LIMIT_S, "ok": first.ok,
+        "name": "battle", "value": value, "limit": LIMIT_S, "ok": first.ok,
         "runs": [round(ms / 1000, 3) for ms in sorted(first.in_line_ms)],
-        "jobs": verdict.expected, "kills": first.kills, "faults": len(first.faults), "seed": args.seed, "lost": len(verdict.lost),
-        "stuck": len(verdict.stuck), "again_outside": len(verdict.outside), "again_inside": len(verdict.inside),
+        "jobs": verdict.expected, "kills": first.kills, "faults": len(first.faults), "skipped": first.skipped.total(), "seed": args.seed,
+        "lost": len(verdict.lost), "stuck": len(verdict.stuck), "again_outside": len(verdict.outside), "again_inside": len(verdict.inside),
     }))  # fmt: skip
     sys.exit(0 if first.ok else 1)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import redis
 
-from benchmarks.battle.faults import DISPATCHER_FAULTS, REDIS_FAULTS, Done, Kind, Planned
+from benchmarks.battle.faults import AUTOSCALER_FAULTS, DISPATCHER_FAULTS, REDIS_FAULTS, Done, Kind, Planned
 from benchmarks.battle.field import Field, children_of, send, send_group
 from dispatcher.store.keys import Keys
 from dispatcher.worker.host import EXIT_DECLARED_DEAD
@@ -39,7 +39,6 @@ class Fighter(threading.Thread):
         self._frozen: set[int] = set()
         self._busy_until = 0.0  # of Redis: its faults do not overlap
         self.done: list[Done] = []
-        self.skipped = 0
         self.error: BaseException | None = None
 
     def run(self) -> None:
@@ -75,7 +74,7 @@ class Fighter(threading.Thread):
         field, kind = self._field, planned.kind
         if kind in DISPATCHER_FAULTS:
             target = self._leader()
-        elif kind in {Kind.KILL_AUTOSCALER, Kind.TERM_AUTOSCALER, Kind.FREEZE_AUTOSCALER}:
+        elif kind in AUTOSCALER_FAULTS:
             target = field.pid("autoscaler") if field.dispatched else None
         elif kind in REDIS_FAULTS:
             self._harm_redis(planned)
@@ -86,8 +85,8 @@ class Fighter(threading.Thread):
                 pids = [pid for pid in pids if children_of(pid)]
             target = pids[int(planned.dice * len(pids))] if pids else None
         if not target:
-            self.skipped += 1
-        elif kind is Kind.KILL_CHILD:
+            return
+        if kind is Kind.KILL_CHILD:
             self._kill_child(target, planned.dice)
         elif kind.is_kill:
             self._kill(kind, target)
@@ -112,7 +111,6 @@ class Fighter(threading.Thread):
     def _kill_child(self, worker: int, dice: float) -> None:
         pool = children_of(worker)
         if not pool:
-            self.skipped += 1
             return
         victim, at_ms = pool[int(dice * 977) % len(pool)], now_ms()
         send(victim, signal.SIGKILL)
@@ -150,7 +148,6 @@ class Fighter(threading.Thread):
     def _harm_redis(self, planned: Planned) -> None:
         broker, kind = self._field.broker, planned.kind
         if time.monotonic() < self._busy_until:
-            self.skipped += 1
             return
         at_ms = now_ms()
         if kind is Kind.CUT:
@@ -198,8 +195,16 @@ class Watcher(threading.Thread):
         self._client = redis.Redis.from_url(url, decode_responses=True, socket_timeout=5)
         self._over = threading.Event()
         self.lives: dict[str, Life] = {}
+        self.error: BaseException | None = None
 
     def run(self) -> None:
+        try:
+            self._watch()
+        except BaseException as exc:
+            self.error = exc
+            raise
+
+    def _watch(self) -> None:
         while not self._over.wait(0.2):
             try:
                 self.look()

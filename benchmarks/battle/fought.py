@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 import redis
 
-from benchmarks.battle.faults import DISPATCHER_FAULTS, REDIS_FAULTS, Done, Kind, plan_faults
+from benchmarks.battle.faults import AUTOSCALER_FAULTS, DISPATCHER_FAULTS, REDIS_FAULTS, Done, Kind, plan_faults
 from benchmarks.battle.field import Exit, Field
 from benchmarks.battle.fight import KEYS, Fighter, Life, Watcher
 from benchmarks.battle.jobs import Producer, plan_jobs
@@ -54,14 +55,14 @@ class Plan:
 
 @dataclass(slots=True)
 class Report:
-    """What came of it. ``in_line_ms``: from each SIGKILL of a worker to its last lease back in line, and whether a leader and Redis were
-    there all the while.
+    """What came of it. ``planned`` is every fault that was, ``faults`` what was done of them. ``in_line_ms``: from each SIGKILL of a worker
+    to its last lease back in line, and whether a leader and Redis were there all the while.
     """
 
     plan: Plan
     verdict: Verdict
+    planned: list[Kind]
     faults: list[Done]
-    skipped: int
     unsure: int
     dead: list[str]
     left: dict[str, int]
@@ -77,13 +78,29 @@ class Report:
         return sum(fault.kind.is_kill for fault in self.faults)
 
     @property
+    def skipped(self) -> Counter[Kind]:
+        """Planned faults that found no target, or Redis still busy with another."""
+        return Counter(self.planned) - Counter(fault.kind for fault in self.faults)
+
+    @property
+    def unproven(self) -> list[str]:
+        """What was asked for, and neither done nor measured: without it, a battle that looks won says nothing."""
+        # Plain Celery has neither dispatcher nor autoscaler to kill, and no leases whose recovery could be measured.
+        nobody = set() if self.plan.dispatched else DISPATCHER_FAULTS | AUTOSCALER_FAULTS
+        missed = sum(count for kind, count in self.skipped.items() if kind.is_kill and kind not in nobody)
+        said = [f"{missed} of the {self.plan.kills} kills that were planned were not done"] if missed else []
+        if self.plan.dispatched and Kind.KILL_WORKER in self.planned and not self.in_line_ms:
+            said.append("no recovery of a killed worker's leases was measured while a dispatcher led and Redis answered")
+        return said
+
+    @property
     def late(self) -> bool:
         """Whether recovery took longer than it may."""
         return self.plan.dispatched and percentile(self.in_line_ms, 0.99) > LIMIT_S * 1000
 
     @property
     def ok(self) -> bool:
-        return self.verdict.ok and not self.dead and not self.left and not self.late
+        return self.verdict.ok and not self.dead and not self.left and not self.late and not self.unproven
 
 
 def fight(plan: Plan, folder: Path | None = None) -> Report:
@@ -130,11 +147,10 @@ def _fight(plan: Plan, field_: Field, folder: Path) -> Report:
         producer.join(1.0)
         fighter.join(0.1)
         ledger.read()
-    for thread in (producer, fighter):
-        if thread.error is not None:
-            raise RuntimeError(f"the {thread.name} failed, not what it fights") from thread.error
+        _raise_of(producer, fighter, watcher)
     _wait_until_quiet(plan, field_, producer, ledger)
     watcher.stop()
+    _raise_of(producer, fighter, watcher)
     ledger.read()
     with redis.Redis.from_url(field_.broker.url, decode_responses=True, encoding_errors="replace") as client:
         left = remains(client)
@@ -143,13 +159,20 @@ def _fight(plan: Plan, field_: Field, folder: Path) -> Report:
     verdict = judge(producer.expected, ledger.runs, ledger.ended, fighter.done, kept=kept)
     lives = list(watcher.lives.values())
     report = Report(
-        plan, verdict, fighter.done, fighter.skipped, len(producer.expected.unsure), [str(one) for one in dead], left, field_.exits,
-        _false_deaths(lives, fighter.done), seconds=time.monotonic() - began,
+        plan, verdict, [fault.kind for fault in faults], fighter.done, len(producer.expected.unsure), [str(one) for one in dead], left,
+        field_.exits, _false_deaths(lives, fighter.done), seconds=time.monotonic() - began,
     )  # fmt: skip
     _recoveries(report, lives)
     if not report.ok:
         _write_down(report, producer, ledger, folder, lives)
     return report
+
+
+def _raise_of(*threads: Producer | Fighter | Watcher) -> None:
+    """A battle without one of them would be won by whoever is not looked at."""
+    for thread in threads:
+        if thread.error is not None:
+            raise RuntimeError(f"the {thread.name} failed, not what it fights") from thread.error
 
 
 def _wait_until_ready(field_: Field, workers: int) -> None:
@@ -234,7 +257,7 @@ def _write_down(report: Report, producer: Producer, ledger: Ledger, folder: Path
         for name in ("lost", "stuck", "outside", "inside", "unknown"):
             for job in getattr(verdict, name):
                 print(name, job, *by_job.get(job, ()), sep="\n    ", file=file)
-        for name in ("dead", "left", "exits", "false_deaths", "in_line_ms", "in_line_late_ms"):
+        for name in ("unproven", "skipped", "dead", "left", "exits", "false_deaths", "in_line_ms", "in_line_late_ms"):
             print(name, getattr(report, name), file=file)
     (folder / "faults.txt").write_text("\n".join(
         f"{one.at_ms} {one.until_ms} {one.kind.value} {one.who} {one.pids}" for one in report.faults

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from celery.bootsteps import RUN
@@ -15,13 +16,38 @@ from celery.worker import state
 
 from dispatcher.worker.consumer import consume_leases
 from dispatcher.worker.forced import runs_at_most_once
-from dispatcher.worker.life import Host
 
 EXIT_DECLARED_DEAD = 75
 """Exit code of a worker that was declared dead (EX_TEMPFAIL: start me again)."""
 
 EXIT_CUT_SHORT = 1
 """Exit code of a worker that was still running jobs when its time to stop was up: that of Celery's cold shutdown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What a life asks of the Celery worker it lives in. Any thread may call these."""
+
+    call_soon: Callable[[Callable[[], None]], object]
+    """Runs a function in the consumer's loop."""
+    has_loop: bool
+    """Whether there is an event loop; without one :attr:`call_soon` may be late by seconds."""
+    stop_warm: Callable[[], None]
+    """Take nothing more, finish what runs, exit with 0."""
+    kill_pool: Callable[[], None]
+    """Kill the processes of the pool, where it has any."""
+    stop_dead: Callable[[], None]
+    """Kill what runs and end at once: this life was declared dead."""
+    stop_short: Callable[[], None]
+    """Kill what runs and end at once: its time to stop is up."""
+    switch_queue: Callable[[], None]
+    """Consume the list that :attr:`WorkerLife.queue_name` names now."""
+    is_reserved: Callable[[str], bool]
+    """Whether Celery holds a request for a lease."""
+    runs_at_most_once: Callable[[str], bool]
+    """Whether the task of a held lease must not be run again after a crash."""
+    loop_runs_jobs: bool
+    """Whether jobs run in the loop itself (solo), so that a busy loop is not a stuck one."""
 
 
 def host_of(c: Any) -> Host:

@@ -189,6 +189,11 @@ class LeaseKeeper:
             self._outbox[lease_id] = GiveBack(lease_id, "recalls")
         self._flush_soon()
 
+    def return_unbegun(self) -> None:
+        """What no pool has begun goes back in line as it was: at an end, when nothing runs any more."""
+        for lease_id in [lease_id for lease_id, held in self.held().items() if held.started_ms is None]:
+            self.give_back(GiveBack(lease_id), Outcome.REJECTED)
+
     def _end(self, lease_id: str, lease: GiveBack | None, outcome: Outcome) -> None:
         now_ms = self._clock.monotonic_ms()
         with self._lock:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis
 
@@ -26,12 +26,24 @@ from dispatcher.store.frame import parse_entry
 from dispatcher.store.keys import Keys
 from dispatcher.store.lease_pipe import LeasePipe
 from dispatcher.store.revoke_store import RevokeStore
-from dispatcher.store.worker_store import Beat, BeatStatus, GiveBack, Registration, WorkerStore, after_death, new_epoch
+from dispatcher.store.worker_store import (
+    ALIVE_TTL_MS,
+    Beat,
+    BeatStatus,
+    GiveBack,
+    Registration,
+    WorkerStore,
+    after_death,
+    new_epoch,
+)
 from dispatcher.worker.cut_off import CutOffWatch
 from dispatcher.worker.keeper import Held, LeaseKeeper
 from dispatcher.worker.lifeline import Lifeline
 from dispatcher.worker.models import ModelMemory
 from dispatcher.worker.revokes import Revokes
+
+if TYPE_CHECKING:
+    from dispatcher.worker.host import Host
 
 log = logging.getLogger(__name__)
 
@@ -39,32 +51,6 @@ STOP_BEAT_S = 10.0
 """How long the end of a life waits for its beat thread, which may be waiting for Redis."""
 
 GOODBYE_TRIES = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """What a life asks of the Celery worker it lives in. Any thread may call these."""
-
-    call_soon: Callable[[Callable[[], None]], object]
-    """Runs a function in the consumer's loop."""
-    has_loop: bool
-    """Whether there is an event loop; without one :attr:`call_soon` may be late by seconds."""
-    stop_warm: Callable[[], None]
-    """Take nothing more, finish what runs, exit with 0."""
-    kill_pool: Callable[[], None]
-    """Kill the processes of the pool, where it has any."""
-    stop_dead: Callable[[], None]
-    """Kill what runs and end at once: this life was declared dead."""
-    stop_short: Callable[[], None]
-    """Kill what runs and end at once: its time to stop is up."""
-    switch_queue: Callable[[], None]
-    """Consume the list that :attr:`WorkerLife.queue_name` names now."""
-    is_reserved: Callable[[str], bool]
-    """Whether Celery holds a request for a lease."""
-    runs_at_most_once: Callable[[str], bool]
-    """Whether the task of a held lease must not be run again after a crash."""
-    loop_runs_jobs: bool
-    """Whether jobs run in the loop itself (solo), so that a busy loop is not a stuck one."""
 
 
 class WorkerLife:
@@ -100,6 +86,7 @@ class WorkerLife:
         self._lag_ms = 0
         self._away = False
         self._told_totals = b""
+        self._heard_ms = 0
         self._unadopted = False
         self._revoke_store = RevokeStore(client, keys, kept_s=settings.revokes_kept_s)
         self._heard_revokes: SimpleQueue[list[str]] = SimpleQueue()
@@ -144,8 +131,11 @@ class WorkerLife:
             self._watch.start()
         atexit.register(self.finish)
 
-    def finish(self) -> None:
-        """The end, once the last job has ended: tell Redis what is untold, say goodbye. Never raises; may be called again."""
+    def finish(self, *, is_warm: bool = False) -> None:
+        """The end, once the last job has ended: tell Redis what is untold, say goodbye. In time; never raises; may be called again.
+
+        ``is_warm``: what the pool had begun it has ended, so that what is still held (waiting for its rate limit, say) never began.
+        """
         if self._finished or os.getpid() != self._pid:
             return
         self._finished = True
@@ -154,7 +144,9 @@ class WorkerLife:
         atexit.unregister(self.finish)
         self._notes.put("stop")
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(STOP_BEAT_S)
+            self._thread.join(max(0.0, min(STOP_BEAT_S, self._left_s())))
+        if is_warm:
+            self.keeper.return_unbegun()
         if not self.keeper.ended:
             self._say_goodbye()
         self.keeper.close()
@@ -220,16 +212,18 @@ class WorkerLife:
                     self._client.connection_pool.disconnect(inuse_connections=False)
             except Exception:
                 log.exception("a beat failed; the next one tries again")
-            rest_s = self.settings.heartbeat_s
-            if self._cut_at_ms is not None:
-                rest_s = min(rest_s, (self._cut_at_ms - self._clock.monotonic_ms()) / 1000)
-                if rest_s <= 0:
-                    self._cut_short()
-                    return
+            left_s = self._left_s()
+            if left_s <= 0:
+                self._cut_short()
+                return
             try:
-                note = self._notes.get(timeout=rest_s)
+                note = self._notes.get(timeout=min(left_s, self.settings.heartbeat_s))
             except Empty:
                 note = ""
+
+    def _left_s(self) -> float:
+        """How long until its time to stop is up; for ever, where it has no end."""
+        return math.inf if self._cut_at_ms is None else (self._cut_at_ms - self._clock.monotonic_ms()) / 1000
 
     def step(self) -> None:
         """Beat once and do what the answer says. Raises what redis-py raises."""
@@ -246,11 +240,15 @@ class WorkerLife:
         beat = self._store.heartbeat({**self.keeper.facts(), "loop_lag_ms": self._loop_lag_ms()}, changed)
         if self._watch is not None:
             self._watch.answered(sent_ms)
-        if self._lifeline is not None and beat.status is not BeatStatus.DEAD:
-            self._lifeline.heard(sent_ms)
-        if beat.status is BeatStatus.DEAD:
+        # After a day without a beat Redis has forgotten, too, that it declared this life dead (a machine that was asleep).
+        is_forgotten = beat.status is BeatStatus.UNKNOWN and 0 < self._heard_ms <= beat.now_ms - ALIVE_TTL_MS
+        if beat.status is BeatStatus.DEAD or is_forgotten:
             self._die()
-        elif beat.status is BeatStatus.UNKNOWN:
+            return
+        self._heard_ms = beat.now_ms
+        if self._lifeline is not None:
+            self._lifeline.heard(sent_ms)
+        if beat.status is BeatStatus.UNKNOWN:
             self._begin_anew()
         else:
             self._told_totals = totals
@@ -378,6 +376,8 @@ class WorkerLife:
                     return
             except redis.RedisError:
                 pass
+            if self._left_s() <= 0:
+                break
             self._clock.sleep(self.settings.heartbeat_s / 2)
         log.warning("left without a goodbye: %d ended jobs are unknown to Redis and may run again", self.keeper.unsent)
 

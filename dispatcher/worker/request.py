@@ -5,16 +5,23 @@ Celery calls ``reject(requeue=True)`` both where a task asked for it and where a
 
 from __future__ import annotations
 
-from functools import cache
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from functools import cache, wraps
 from typing import Any
 
 import redis
-from billiard.einfo import ExceptionWithTraceback
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
+from celery.concurrency.thread import ApplyResult
 from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded, WorkerLostError
 from kombu.exceptions import OperationalError
 
 from dispatcher.store.worker_store import GiveBack
 from dispatcher.worker.keeper import Outcome
+
+log = logging.getLogger(__name__)
 
 CANNOT_SEND = (OperationalError, redis.RedisError)
 """Why a task's own next try could not be sent. Celery then rejects the job for good; here it goes back in line, or it would be lost."""
@@ -24,9 +31,35 @@ class _LeaseMixin:
     _outcome = Outcome.DONE
     _crash = ("process_died", "its process died while it ran")
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Celery makes a class for each task, on top of this one, that overrides what begins and ends a job."""
+        super().__init_subclass__(**kwargs)
+        if "on_success" in cls.__dict__:
+            cls.on_success = _told_of_all(cls.on_success)  # type: ignore[attr-defined]
+            cls.execute_using_pool = _told_by_all(cls.execute_using_pool)  # type: ignore[attr-defined]
+
     def on_accepted(self: Any, pid: int, time_accepted: float) -> None:
         self._message.channel.life.keeper.started(self._message.delivery_tag, int(time_accepted * 1000), pid)
         super().on_accepted(pid, time_accepted)  # type: ignore[misc]
+
+    @contextmanager
+    def _ends(self: Any) -> Iterator[None]:
+        """Whatever fails while Celery ends the job, the lease must not stay here for good: the pool is done with it. Raised on it would
+        stop a solo worker, and its successors, or be dropped by the thread.
+        """
+        try:
+            yield
+        except Exception as exc:
+            if self.acknowledged:
+                raise
+            log.exception("cannot end the job of lease %s: it goes back in line", self._message.delivery_tag)
+            self._crash = ("ending_failed", f"its run was over, and could not be ended: {type(exc).__name__}: {exc}")
+            self._outcome = Outcome.REJECTED if isinstance(exc, CANNOT_SEND) else Outcome.FAILED  # Redis' fault, or the job's
+            self.reject(requeue=True)
+
+    def on_timeout(self: Any, soft: bool, timeout: float) -> Any:
+        with self._ends():
+            return super().on_timeout(soft, timeout)  # type: ignore[misc]
 
     def on_failure(self: Any, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         exc = exc_info.exception
@@ -42,7 +75,22 @@ class _LeaseMixin:
             self._crash = ("time_limit", f"it passed its hard time limit: {exc}")
         elif isinstance(exc, WorkerLostError):
             self._crash = ("process_died", f"its process died while it ran: {str(exc).partition(' Job:')[0]}")
-        return super().on_failure(exc_info, send_failed_event, return_ok)  # type: ignore[misc]
+        with self._ends():
+            try:
+                return super().on_failure(exc_info, send_failed_event, return_ok)  # type: ignore[misc]
+            except MemoryError:
+                if not isinstance(exc, MemoryError):
+                    raise
+                self._memory_error(exc, exc_info, is_stored=return_ok)
+
+    def _memory_error(self: Any, exc: MemoryError, exc_info: Any, *, is_stored: bool) -> None:
+        """A task that asked for more memory than there is has failed. Celery stops the worker for it, and so would each that is given the
+        job next.
+        """
+        if not is_stored:
+            self.task.backend.mark_as_failure(self.id, exc, request=self._context, store_result=self.store_errors)
+        self.acknowledge()
+        self.send_event("task-failed", exception=repr(exc), traceback=exc_info.traceback)
 
     def acknowledge(self: Any) -> None:
         """The job has ended. Straight to the keeper: neither a closed channel nor a loop that stopped can lose it."""
@@ -62,6 +110,42 @@ class _LeaseMixin:
             life.keeper.give_back(life.crash(lease_id, *self._crash))
         self.acknowledged = True
         self.send_event("task-rejected", requeue=requeue)
+
+
+def _told_of_all(on_success: Callable[..., Any]) -> Callable[..., Any]:
+    """With threads and in the loop Celery says here, too, that a task raised SystemExit or the like, which would end its process."""
+
+    @wraps(on_success)
+    def told(self: Any, failed__retval__runtime: Any, **kwargs: Any) -> Any:
+        if isinstance(failed__retval__runtime, ExceptionInfo):
+            return self.on_failure(failed__retval__runtime)
+        with self._ends():
+            return on_success(self, failed__retval__runtime, **kwargs)
+
+    return told
+
+
+def _told_by_all(execute_using_pool: Callable[..., Any]) -> Callable[..., Any]:
+    """What a hook of a task raises around its run (Reject, MemoryError) only a pool of processes tells Celery of: a thread would drop it,
+    and the job with it, and in the loop it would end the worker.
+    """
+
+    @wraps(execute_using_pool)
+    def told(self: Any, pool: Any, **kwargs: Any) -> Any:
+        def see(run: Future[Any]) -> None:
+            if not run.cancelled() and (exc := run.exception()) is not None and not self.acknowledged:
+                self.on_failure(ExceptionInfo((type(exc), exc, exc.__traceback__)))
+
+        try:
+            running = execute_using_pool(self, pool, **kwargs)
+        except (Reject, MemoryError):
+            self.on_failure(ExceptionInfo())
+            return None
+        if isinstance(running, ApplyResult):
+            running.f.add_done_callback(see)
+        return running
+
+    return told
 
 
 @cache

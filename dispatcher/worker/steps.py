@@ -157,7 +157,7 @@ class DispatchedConsumer(bootsteps.StartStopStep):
 
         def shut_down(sender: Any = None, **_: Any) -> None:
             if sender is c.controller:
-                life.finish()
+                life.finish(is_warm=not state.should_terminate)
 
         self._receivers = (shutting_down, shut_down)
         worker_shutting_down.connect(shutting_down)
@@ -172,7 +172,7 @@ class DispatchedConsumer(bootsteps.StartStopStep):
     def shutdown(self, c: Any) -> None:
         """The very last thing a worker does, cold or warm: its pool has stopped, the last acks are in the outbox."""
         if c.life is not None:
-            c.life.finish()
+            c.life.finish(is_warm=not state.should_terminate)
 
 
 def registration_of(c: Any, facts: DispatchedFacts) -> Registration:

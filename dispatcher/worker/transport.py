@@ -160,6 +160,10 @@ class _LeaseMixin:
                 # Not the job's fault: a connection was lost on the way (that of the result backend, say).
                 life.keeper.give_back(GiveBack(name), Outcome.REJECTED)
                 raise
+            if isinstance(exc, redis.RedisError):  # nor is this: a Redis that is full, say, or was demoted
+                log.warning("cannot deliver the job of lease %s, it goes back in line: %s", name, exc)
+                life.keeper.give_back(GiveBack(name, "rejects"), Outcome.REJECTED)
+                return
             log.exception("cannot deliver the job of lease %s: it goes back in line", name)
             life.keeper.give_back(life.crash(name, "delivery_failed", f"{type(exc).__name__}: {exc}"))
 
@@ -212,7 +216,8 @@ def as_payload(held: Held, lease_id: str) -> Any:
         except msgspec.DecodeError:  # NaN, Infinity: Python's JSON has them
             payload = kombu_loads(raw)  # type: ignore[no-untyped-call]
     headers, properties = payload["headers"], payload["properties"]
-    headers.pop(MODEL_HEADER, None)  # a retry sends it again, and may have got another version
+    for name in (MODEL_HEADER, ALONE_HEADER, "redelivered"):  # a retry sends them again, and they may not be true of it
+        headers.pop(name, None)
     if (model := held.model) != "default":
         headers[MODEL_HEADER] = model
     headers["eta"] = None  # it was due by Redis' clock; by this machine's it may not be, and would be held here until then
@@ -223,5 +228,5 @@ def as_payload(held: Held, lease_id: str) -> Any:
         headers["redelivered"] = True
         if held.is_suspect:
             headers[ALONE_HEADER] = True
-        properties["delivery_info"]["redelivered"] = True
+        properties["delivery_info"] = {**(properties.get("delivery_info") or {}), "redelivered": True}
     return payload

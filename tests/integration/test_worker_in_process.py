@@ -82,7 +82,7 @@ def test_an_app_worker_in_a_thread_takes_options_as_arguments(cell: Cell) -> Non
         said = cell.registrations()[epoch]
         assert (said["weight"], said["models"], said["labels"]) == (4.0, ["a", "b"], {"region": "eu"})
         assert (said["ingress"], said["concurrency"], said["pool"]) == (["gpu", "celery"], 1, "solo")
-        assert said["at_most_once"] == ["pay"]
+        assert said["at_most_once"] == ["pay", "toll"]
         assert {"work", "celery.chord"} <= set(said["tasks"])
         [result] = cell.send("work", queue="gpu")
         assert result.get() == result.id
@@ -272,6 +272,18 @@ def test_a_message_that_cannot_be_delivered_does_not_end_the_worker(cell: Cell, 
         assert cell.epoch_of("inner@test") == epoch
         assert worker.consumer.restart_count == 0
         eventually(lambda: not cell.waiting() and not cell.client.zcard(cell.keys.scheduled))
+
+
+def test_a_producer_that_is_not_kombu_may_leave_out_the_delivery_info(cell: Cell) -> None:
+    """A job without it that comes back runs again, and knows that it had begun; so does its retry that it is a run of its own."""
+    with cell.in_process(pool="solo"):
+        message = json.loads(cell.raw("reject", True))
+        del message["properties"]["delivery_info"]
+        cell.client.lpush("dispatch", json.dumps(message))
+        eventually(lambda: len(cell.ledger.started()) == 2)
+        assert cell.ledger.redelivered() == [False, True]
+        eventually(cell.no_leases)
+        assert cell.dead_letters() == {}
 
 
 def test_an_eta_that_has_passed_by_redis_clock_has_passed(cell: Cell) -> None:

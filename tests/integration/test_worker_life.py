@@ -12,9 +12,10 @@ import redis
 from dispatcher.clock import ManualClock
 from dispatcher.store.connection import celery_url, connect
 from dispatcher.store.lease_pipe import LeasePipe
-from dispatcher.store.worker_store import Registration, WorkerStore
+from dispatcher.store.worker_store import ALIVE_TTL_MS, Registration, WorkerStore
 from dispatcher.worker.broker import client_of
-from dispatcher.worker.life import Host, WorkerLife
+from dispatcher.worker.host import Host
+from dispatcher.worker.life import WorkerLife
 from tests.conftest import MakeRedis
 from tests.integration.stage import Stage
 from tests.messages import TASK
@@ -148,3 +149,33 @@ def test_a_primary_that_became_a_replica_is_looked_for_anew(make_redis: MakeRedi
     assert pipe._connection._sock is None
     assert leader._store._scripts._connection._sock is None
     stage.close()
+
+
+@pytest.mark.parametrize("slept", [False, True], ids=["Redis lost it", "it slept for a day"])
+def test_a_life_that_redis_forgot_for_its_silence_is_over(stage: Stage, life: WorkerLife, acts: Acts, slept: bool) -> None:
+    """After a day Redis knows no longer that it declared the life dead: its jobs are others'. Where Redis lost its state they are not."""
+    epoch = life.epoch
+    stage.client.delete(stage.keys.alive(epoch))
+    if slept:
+        life._heard_ms -= ALIVE_TTL_MS
+    life.step()
+    assert acts == (["stop dead"] if slept else ["switch queue"])
+    assert (life.epoch == epoch) is slept
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["at leisure", "in time"])
+def test_a_goodbye_is_tried_for_as_long_as_there_is_time(
+    stage: Stage, life: WorkerLife, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    """Redis is away at the end: a worker whose time to stop is up does not wait for it."""
+    tried: list[str] = []
+
+    def refuse(store: WorkerStore) -> None:
+        tried.append(store.epoch)
+        raise redis.ConnectionError("away")
+
+    monkeypatch.setattr(WorkerStore, "goodbye", refuse)
+    if ends:
+        life.leave(0.0)
+    life.finish()
+    assert len(tried) == (1 if ends else 5)

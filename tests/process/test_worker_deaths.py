@@ -103,6 +103,44 @@ def test_a_job_that_kills_its_process_is_counted_and_buried(cell: Cell) -> None:
     assert worker.lives
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_a_task_that_runs_out_of_memory_has_failed(cell: Cell, pool: str) -> None:
+    """MemoryError, for which Celery stops the worker, is a failure like another: the next job runs on the same worker."""
+    worker = cell.spawn(pool=pool, concurrency=1)
+    [greedy, next_] = cell.send("greedy") + cell.send("work")
+    eventually(lambda: next_.state == "SUCCESS", 40, worker.output)
+    assert greedy.get()["exc_type"] == "MemoryError"
+    assert cell.runs() == {greedy.id: 1, next_.id: 1}
+    eventually(cell.no_leases)
+    assert worker.lives
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_a_task_that_ends_its_process_is_counted_and_buried(cell: Cell, pool: str) -> None:
+    """``sys.exit()`` in a task, with threads and in the loop as in a process: counted, buried at the limit, and the worker lives on."""
+    worker = cell.spawn(pool=pool, concurrency=1)
+    [leaves] = cell.send("leave")
+    [letter] = eventually(lambda: list(cell.dead_letters().values()), 40, worker.output)
+    assert letter["reason"] == "process_died"
+    assert cell.runs() == {leaves.id: 3}
+    [next_] = cell.send("work")
+    eventually(lambda: next_.state == "SUCCESS", 40, worker.output)
+    eventually(cell.no_leases)
+    assert worker.lives
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_what_a_hook_raises_ends_the_lease(cell: Cell, pool: str) -> None:
+    """``after_return`` rejects the job, with requeue and then without: it runs twice, and its worker goes on."""
+    worker = cell.spawn(pool=pool, concurrency=1)
+    [hooked] = cell.send("hook")
+    eventually(lambda: cell.runs() == {hooked.id: 2} and cell.no_leases(), 40, worker.output)
+    [next_] = cell.send("work")
+    eventually(lambda: next_.state == "SUCCESS", 40, worker.output)
+    assert cell.runs()[hooked.id] == 2
+    assert worker.lives
+
+
 @pytest.fixture
 def exchange() -> Exchange:
     """A named exchange, of its own for each test: kombu binds nothing twice in one process."""

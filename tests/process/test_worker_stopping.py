@@ -72,6 +72,21 @@ def test_a_cold_stop_gives_back_what_ran(cell: Cell) -> None:
     assert (entry.deaths, entry.attempts) == (0, 1)
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_what_waits_for_its_rate_limit_is_back_in_line_as_it_was(cell: Cell, pool: str) -> None:
+    """A warm stop ends what runs. What never began is no attempt, and no dead letter though its task must not run twice."""
+    worker = cell.spawn(pool=pool, concurrency=1 if pool == "solo" else 3)
+    epoch = cell.epoch_of(worker.name)
+    first, *_ = cell.send("toll", count=3)
+    eventually(lambda: first.state == "SUCCESS" and cell.client.hlen(cell.keys.taken(epoch)) > 0, message=worker.output)
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    eventually(lambda: cell.waiting() == 2, message=worker.output)
+    assert cell.dead_letters() == {}
+    frames = [parse_entry(frame) for lane in cell.client.keys(cell.keys.lane("*")) for frame in cell.client.lrange(lane, 0, -1)]
+    assert [one.attempts for one in frames] == [0, 0]
+
+
 LOOP_BREAKER = """
 from celery.worker.control import control_command
 
@@ -172,7 +187,7 @@ def test_the_command_line_says_what_a_worker_is(cell: Cell) -> None:
     assert (said["weight"], said["models"]) == (4.0, ["a", "b"])
     assert said["labels"] == {"region": "eu", "gpu": "a100"}
     assert said["ingress"] == ["gpu", "celery"]
-    assert (said["pid"], said["concurrency"], said["at_most_once"]) == (worker.pid, 1, ["pay"])
+    assert (said["pid"], said["concurrency"], said["at_most_once"]) == (worker.pid, 1, ["pay", "toll"])
     for queue in ("gpu", "celery", "dispatch"):
         cell.send("work", queue=queue)
     eventually(lambda: len(cell.ledger.ended()) == 2)

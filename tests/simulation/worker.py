@@ -13,8 +13,9 @@ import dispatcher.worker.life
 from dispatcher.store.frame import parse_entry
 from dispatcher.store.lease_pipe import TRANSIENT
 from dispatcher.store.worker_store import GiveBack, Registration
+from dispatcher.worker.host import Host
 from dispatcher.worker.keeper import Held, Outcome
-from dispatcher.worker.life import Host, WorkerLife
+from dispatcher.worker.life import WorkerLife
 from dispatcher.worker.lifeline import LOOK_AGAIN_S, Lifeline
 from dispatcher.worker.transport import _LeaseMixin
 from tests.simulation.account import PROBE, Run, name_of

@@ -327,6 +327,18 @@ def test_the_task_of_a_held_job_is_read_from_its_lane() -> None:
     assert not held.runs_again
 
 
+def test_what_was_not_begun_goes_back_as_it_was() -> None:
+    """At an end, uncounted; what was begun stays for its ack."""
+    keeper, _, store, loop, _ = make()
+    keeper.take(b"e.1")
+    keeper.take(b"e.2")
+    keeper.started("e.1", 0)
+    keeper.return_unbegun()
+    loop.turn()
+    assert list(keeper.held()) == ["e.1"]
+    assert store.returned == [[GiveBack("e.2")]]
+
+
 def told(keeper: LeaseKeeper) -> WorkerTotals:
     return msgspec.json.decode(keeper.totals(), type=WorkerTotals)
 

@@ -16,7 +16,7 @@ The PEXPIRE comes first: a Redis that is full refuses other writes, and must not
 local alive, dead, worker, leases, queue, totals = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local alive_ttl_ms, epoch, told = ARGV[1], ARGV[2], ARGV[3]
 if redis.call('PEXPIRE', alive, alive_ttl_ms) == 0 then
-  return { redis.call('EXISTS', dead) == 1 and -2 or -1, '', {}, {}, 0 }
+  return { redis.call('EXISTS', dead) == 1 and -2 or -1, '', {}, {}, now_ms() }
 end
 if #ARGV > 4 then redis.pcall('HSET', worker, unpack(ARGV, 4)) end
 if told ~= '' then redis.pcall('HSET', totals, epoch, told) end
