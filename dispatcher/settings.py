@@ -135,7 +135,8 @@ class Settings:
             if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
                 yield f"{env_name(one.name)} is {value}: it must not be negative"
         for name in ("lease_ttl_s", "heartbeat_s", "leader_ttl_s", "default_cost_s", "autoscaler_interval_s", "speed_prior_jobs",
-                     "autoscaler_target_wait_s", "chunk_tokens_max", "chunk_lines_max", "attempts_max", "revokes_kept_s"):
+                     "autoscaler_target_wait_s", "chunk_tokens_max", "chunk_lines_max", "attempts_max", "revokes_kept_s",
+                     "message_bytes_max"):
             if getattr(self, name) == 0:
                 yield f"{env_name(name)} is 0: it must be more"
         for name in ("eject_max_share", "panic_share"):
@@ -187,7 +188,8 @@ class Settings:
             yield (f"{env_name('idle_wait_s')} is {self.idle_wait_s}: it must be under half of leader_ttl_s "
                    f"({self.leader_ttl_s} s), or a sleeping leader loses its lead")
         if self.flower_url and not self.flower_url.startswith(("http://", "https://")):
-            yield f"{env_name('flower_url')} is {self.flower_url!r}: write http://host:port"
+            # Its value is not shown: a login may stand in it.
+            yield f"{env_name('flower_url')} does not begin with http:// or https://: write http://host:port"
         if self.autoscaler_workers_min > self.autoscaler_workers_max:
             yield (f"{env_name('autoscaler_workers_min')} is {self.autoscaler_workers_min}: it must not exceed "
                    f"autoscaler_workers_max ({self.autoscaler_workers_max})")

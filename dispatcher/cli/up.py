@@ -11,6 +11,7 @@ import click
 
 from dispatcher.cli.output import count, json_option, say
 from dispatcher.cli.session import Session
+from dispatcher.store.redaction import redact
 
 if TYPE_CHECKING:
     from dispatcher.local_cluster import LocalCluster
@@ -62,12 +63,13 @@ def up(
 
 def _say_ready(cluster: LocalCluster, *, as_json: bool) -> None:
     workers = [asdict(worker) for worker in cluster.workers]
-    lines = [f"ready: Redis at {cluster.redis_url}"]
+    redis_url = redact(cluster.redis_url)
+    lines = [f"ready: Redis at {redis_url}"]
     if cluster.flower_url:
         lines.append(f"Flower: {cluster.flower_url}")
     lines += [
         f"worker {one.name}: pid {one.pid}, weight {one.weight:g}, {count(one.concurrency, 'slot')}, {', '.join(one.models)}"
         for one in cluster.workers
     ]
-    facts = {"ready": True, "redis_url": cluster.redis_url, "flower_url": cluster.flower_url, "workers": workers}
+    facts = {"ready": True, "redis_url": redis_url, "flower_url": cluster.flower_url, "workers": workers}
     say(facts, "\n".join(lines), as_json=as_json)

@@ -129,7 +129,7 @@ class Admission:
             try:
                 found.append(self._read(raw, source))
                 continue
-            except _Refusal as exc:
+            except Refusal as exc:
                 reason, detail = exc.args
             except msgspec.ValidationError as exc:
                 reason, detail = _reason_of(str(exc)), str(exc)
@@ -141,8 +141,8 @@ class Admission:
     def _read(self, raw: bytes, source: _Source) -> Admitted:
         if raw[:1] == UNREAD:
             if raw[1:2] == UNREAD:
-                raise _Refusal("not_json", "the message is not JSON: it begins with '!'")
-            raise _Refusal("too_large", f"the message has {raw[1:].decode()} bytes; see message_bytes_max")
+                raise Refusal("not_json", "the message is not JSON: it begins with '!'")
+            raise Refusal("too_large", f"the message has {raw[1:].decode()} bytes; see message_bytes_max")
         if not raw.isascii():
             raw.decode()  # what nobody asks for is skipped unread below, but the worker reads it all
         try:
@@ -153,12 +153,12 @@ class Admission:
             envelope = _decode(_strict_json(raw.decode()))
         headers = envelope.headers
         if not headers.id or not headers.task:
-            raise _Refusal("no_id" if not headers.id else "no_task", "headers.id and headers.task must not be empty")
+            raise Refusal("no_id" if not headers.id else "no_task", "headers.id and headers.task must not be empty")
         if not envelope.properties.delivery_tag:
-            raise _Refusal("no_delivery_tag", "properties.delivery_tag must not be empty")
+            raise Refusal("no_delivery_tag", "properties.delivery_tag must not be empty")
         content = envelope.content_type
         if content not in self.accept_content:
-            raise _Refusal("content_refused", f"content type {content!r} is not in accept_content")
+            raise Refusal("content_refused", f"content type {content!r} is not in accept_content")
         _check_body(envelope, is_json=content == JSON_CONTENT)
         if headers.expires is not None:
             _instant_ms(headers.expires, "expires")
@@ -177,7 +177,7 @@ class Admission:
             try:
                 header, unknown, span_ms, lane_end = _read_header(said, self.sticky)
             except Invalid as exc:
-                raise _Refusal("bad_header", str(exc)) from None
+                raise Refusal("bad_header", str(exc)) from None
             model, session, cost_s = header.model, header.session, header.cost
             if header.prefix and self.sticky and header.session is None:
                 lane_end = _lane_end(header, self.slot_of_prefix(header.prefix), span_ms)
@@ -190,7 +190,7 @@ class Admission:
         if split is not None:
             model = split.version(session or headers.id)
         if model != "default" and self.known_models is not None and model not in self.known_models:
-            raise _Refusal("unknown_model", f"no worker has served model {model!r} and the setting `models` does not name it")
+            raise Refusal("unknown_model", f"no worker has served model {model!r} and the setting `models` does not name it")
         if cost_s is None:
             cost_s = self.costs.get((headers.task, model), self.default_cost_s)
         cost_ms = min(LARGEST_COST_MS, round(cost_s * 1000))
@@ -229,8 +229,8 @@ def _lane(ingress: str, task: str, model: str, step: int, size: int) -> str:
     return lane_name(Lane(ingress, task, model, step, size))
 
 
-class _Refusal(Exception):
-    """(reason, detail); never leaves this module."""
+class Refusal(Exception):
+    """(reason, detail) of a message that cannot be admitted; admission itself never raises it."""
 
 
 def _check_body(envelope: _Envelope, *, is_json: bool) -> None:
@@ -238,17 +238,17 @@ def _check_body(envelope: _Envelope, *, is_json: bool) -> None:
     body: str | bytes = envelope.body
     encoding = envelope.properties.body_encoding
     if encoding not in (None, "", "base64", "utf-8"):
-        raise _Refusal("bad_body", f"properties.body_encoding is {encoding!r}: expected base64")
+        raise Refusal("bad_body", f"properties.body_encoding is {encoding!r}: expected base64")
     try:
         if encoding == "base64":
             body = binascii.a2b_base64(body)
         if envelope.headers.compression:
-            unpacked = _decompressed(body, envelope.headers.compression)
+            unpacked = decompressed(body, envelope.headers.compression)
             if unpacked is None:
                 return
             body = unpacked
         if not body:
-            raise _Refusal("bad_body", "the body is empty")
+            raise Refusal("bad_body", "the body is empty")
         if is_json:
             if isinstance(body, bytes) and not body.isascii():
                 body = body.decode()
@@ -259,20 +259,20 @@ def _check_body(envelope: _Envelope, *, is_json: bool) -> None:
             except msgspec.DecodeError:
                 _decode_body(_strict_json(body if isinstance(body, str) else body.decode()))
     except (ValueError, RecursionError, OSError, EOFError, zlib.error, lzma.LZMAError) as exc:  # msgspec's are ValueErrors
-        raise _Refusal("bad_body", f"the body is not Celery's [args, kwargs, embed]: {exc}") from None
+        raise Refusal("bad_body", f"the body is not Celery's [args, kwargs, embed]: {exc}") from None
 
 
-def _decompressed(body: str | bytes, kind: str) -> bytes | None:
+def decompressed(body: str | bytes, kind: str) -> bytes | None:
     """The body that kombu packed, or None where only a library that need not be here can tell."""
     if kind in FOREIGN_COMPRESSION:
         return None
     opener = _DECOMPRESSORS.get(kind)
     if opener is None:
-        raise _Refusal("bad_body", f"headers.compression is {kind[:60]!r}: there are {', '.join(_DECOMPRESSORS)}")
+        raise Refusal("bad_body", f"headers.compression is {kind[:60]!r}: there are {', '.join(_DECOMPRESSORS)}")
     unpacker = opener()
     unpacked: bytes = unpacker.decompress(body if isinstance(body, bytes) else body.encode(), UNPACKED_BYTES_MAX)
     if not unpacker.eof:
-        raise _Refusal("bad_body", f"the body is cut off, or holds more than {UNPACKED_BYTES_MAX} bytes")
+        raise Refusal("bad_body", f"the body is cut off, or holds more than {UNPACKED_BYTES_MAX} bytes")
     return unpacked
 
 
@@ -290,7 +290,7 @@ def _instant_ms(text: str, name: str) -> int:
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:
-        raise _Refusal(f"bad_{name}", f"headers.{name} is {text[:60]!r}: expected an ISO 8601 date and time") from None
+        raise Refusal(f"bad_{name}", f"headers.{name} is {text[:60]!r}: expected an ISO 8601 date and time") from None
     return round((instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp() * 1000)
 
 

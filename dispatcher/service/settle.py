@@ -8,15 +8,19 @@ not stop dispatching.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import logging
+import lzma
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import redis
 from celery import Celery
 from celery.app.task import Context
+from kombu.exceptions import KombuError, OperationalError
 
+from dispatcher.core.admission import Refusal, decompressed
 from dispatcher.core.poison import told
 from dispatcher.errors import JobDead, PoisonJob
 from dispatcher.events import Event, JobSettled
@@ -38,14 +42,23 @@ class Settler:
         self._batch = batch
 
     def step(self) -> int:
-        """Settle a few; how many were. Raises what Redis or the backend raises; call again later."""
-        settled = 0
+        """Settle a few; how many were. Raises what Redis or the backend raises, the first of it and once all have been tried: one that
+        cannot be stored must not keep the others waiting. Call again later.
+        """
+        settled, failed = 0, None
         for job, message, record in self._store.some(self._batch):
             error = error_of(record)
-            if task_id := store_failure(self._app, error, message, record.get("task_id")):
-                self._emit(JobSettled(job, task_id, error.reason))
-            self._store.settled(job)
-            settled += 1
+            try:
+                if task_id := store_failure(self._app, error, message, record.get("task_id")):
+                    self._emit(JobSettled(job, task_id, error.reason))
+                self._store.settled(job)
+                settled += 1
+            except (redis.ConnectionError, redis.TimeoutError, OperationalError):
+                raise  # of the others, too
+            except Exception as exc:  # noqa: BLE001 (whatever that one's canvas makes Celery raise)
+                failed = failed or exc
+        if failed is not None:
+            raise failed
         return settled
 
 
@@ -71,7 +84,9 @@ def store_failure(app: Celery, error: JobDead, message: bytes | str | None, task
     )
     try:
         app.backend.mark_as_failure(task_id, error, request=context, store_result=not headers.get("ignore_result"))
-    except (TypeError, ValueError, AttributeError, KeyError, LookupError) as exc:
+    except OperationalError:
+        raise
+    except (TypeError, ValueError, AttributeError, KeyError, LookupError, KombuError) as exc:
         # The canvas in the message is as broken as the rest of it; the job's own state must be stored all the same.
         log.warning("cannot tell the canvas of dead job %s: %s", task_id, exc)
         app.backend.store_result(task_id, error, "FAILURE")
@@ -93,7 +108,9 @@ def _embed(message: bytes | str | None) -> dict[str, Any]:
         body = envelope["body"]
         if envelope["properties"].get("body_encoding") == "base64":
             body = base64.b64decode(body)
+        if kind := envelope["headers"].get("compression"):
+            body = decompressed(body, kind)
         embed = json.loads(body)[2]
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, binascii.Error):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError, EOFError, zlib.error, lzma.LZMAError, Refusal):
         return {}
     return embed if isinstance(embed, dict) else {}

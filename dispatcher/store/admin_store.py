@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-import msgspec
 import redis
 
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.core.lane import parse_lane
 from dispatcher.errors import Invalid, Unavailable
-from dispatcher.store.frame import Entry, parse_entry
+from dispatcher.store.frame import Entry, parse_entry, read_record
 from dispatcher.store.keys import Keys, text_names
 from dispatcher.store.rollout_store import RolloutStore
 from dispatcher.store.scripts import Scripts
@@ -271,7 +270,7 @@ class AdminStore:
         return ended
 
     def _dead_ingress(self, record: str | None) -> str:
-        facts = _record(record)
+        facts = read_record(record)
         if (entry := _entry(facts)) is not None:
             return lane_ingress(self.keys, entry.lane)
         queue, step = facts.get("ingress") or min(self.ingress_queues(), default="dispatch"), facts.get("step", 0)
@@ -283,25 +282,16 @@ def _batches(items: Sequence[str]) -> Iterator[Sequence[str]]:
     return (items[at : at + CALL_MAX] for at in range(0, len(items), CALL_MAX))
 
 
-def _record(text: str | None) -> dict[str, Any]:
-    """What was noted when the job was buried: by admit (task and ingress by name), or by giveback (its entry)."""
-    try:
-        record = msgspec.json.decode(text or "{}")
-    except (msgspec.DecodeError, UnicodeError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
 def _entry(record: dict[str, Any]) -> Entry | None:
     text = record.get("entry")
     return parse_entry(text) if isinstance(text, str) else None
 
 
 def _dead_letter(job: str, text: str | None, message: str | None, died_s_ago: float) -> DeadLetter:
-    record = _record(text)
+    record = read_record(text)
     entry = _entry(record)
     lane = parse_lane(entry.lane) if entry is not None else None
-    headers: Any = _record(message).get("headers")
+    headers: Any = read_record(message).get("headers")
     task_id = record.get("task_id") or (headers.get("id") if isinstance(headers, dict) else None)
     return DeadLetter(
         job=job,

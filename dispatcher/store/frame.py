@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import msgspec
 
 FRAME_BYTES = 59
 NEW = "00000000" + "0" * 13
@@ -72,3 +75,14 @@ def new_until(deadline_ms: int) -> str:
 def deadline_of(frame: bytes) -> int:
     """The deadline in ms, 0 for none."""
     return int(frame[46:59])
+
+
+def read_record(text: str | bytes | None) -> dict[str, Any]:
+    """A JSON object that is kept of a job, empty for whatever else lies there. Why it was buried: by admit (task and ingress by name), or
+    by giveback (its entry).
+    """
+    try:
+        record = msgspec.json.decode(text or "{}")
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}

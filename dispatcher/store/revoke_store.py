@@ -6,15 +6,20 @@ A worker that was not, or whose subscription was broken, learns it from its next
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
 
+import msgspec
 import redis
+from redis.client import NEVER_DECODE
 
 from dispatcher.store.keys import Keys
 from dispatcher.store.scripts import Scripts
+
+log = logging.getLogger(__name__)
 
 REVOKES_MAX: Final = 50_000
 """How many are kept: as many as Celery keeps in a worker."""
@@ -72,15 +77,28 @@ class RevokeStore:
         return new
 
     def since(self, at_us: int) -> Revoked:
-        """What was revoked after ``at_us``."""
-        found: Any = self._client.zrangebyscore(self._keys.revoked, f"({at_us}", "+inf", withscores=True)
+        """What was revoked after ``at_us``. What cannot be read is passed over, and said in the log: it must not stop the jobs."""
+        found: list[tuple[bytes, float]] = []
+        try:
+            options = {"withscores": True, "score_cast_func": float, NEVER_DECODE: True}
+            found = self._client.execute_command("ZRANGEBYSCORE", self._keys.revoked, f"({at_us}", "+inf", "WITHSCORES", **options)
+        except redis.ResponseError as exc:
+            if not str(exc).startswith("WRONGTYPE"):
+                raise
+            log.warning("%s is no sorted set: nothing counts as revoked. Delete it", self._keys.revoked)
         ids: dict[str, int] = {}
         stamps: dict[str, tuple[str, ...]] = {}
+        latest_us = at_us
         for member, score in found:
-            text = member.decode() if isinstance(member, bytes) else member
-            if text.startswith(_ID):
-                ids[text.removeprefix(_ID)] = int(score)
-            elif text.startswith(_STAMP):
-                name, value = json.loads(text.removeprefix(_STAMP))
-                stamps[name] = (*stamps.get(name, ()), value)
-        return Revoked(max((int(score) for _, score in found), default=at_us), ids, stamps)
+            try:
+                revoked_us, text = int(score), member.decode()
+                if text.startswith(_ID):
+                    ids[text.removeprefix(_ID)] = revoked_us
+                elif text.startswith(_STAMP):
+                    name, value = msgspec.json.decode(text.removeprefix(_STAMP), type=tuple[str, Any])
+                    stamps[name] = (*stamps.get(name, ()), value)
+            except (ValueError, OverflowError):
+                log.warning("%s has a member that is no revoke: %r", self._keys.revoked, member[:100])
+                continue
+            latest_us = max(latest_us, revoked_us)
+        return Revoked(latest_us, ids, stamps)

@@ -12,7 +12,7 @@ from dispatcher.core.evidence import Memory, WorkerTotals
 from dispatcher.core.explain import in_words
 from dispatcher.core.lane import parse_lane
 from dispatcher.errors import Invalid
-from dispatcher.store.frame import parse_entry
+from dispatcher.store.frame import parse_entry, read_record
 from dispatcher.store.keys import Keys, text_names
 from dispatcher.store.leader_view import HeldLane, LeaderView, read_leader_view
 from dispatcher.store.look import parts_of
@@ -75,7 +75,7 @@ def read_status(client: redis.Redis, scripts: Scripts, keys: Keys, queues: Seque
         except (Invalid, ValueError):
             unreadable.append(keys.lane(lanes[i]))
     return {
-        "leader": (msgspec.json.decode(info) if info else {}) if leads else None,
+        "leader": read_record(info) if leads else None,
         "ingress": sum(replies[: len(lists)]),
         "scheduled": scheduled,
         "dead": dead,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import redis
 
+from dispatcher.store.frame import read_record
 from dispatcher.store.keys import Keys
 
 
@@ -34,10 +34,10 @@ class UnsettledStore:
             pipe.hmget(self._keys.dead_reasons, jobs)
             messages, reasons = pipe.execute()
         return [
-            (job.decode(), message, msgspec.json.decode(reason) if reason else {})
+            (job.decode(errors="surrogateescape"), message, read_record(reason))
             for job, message, reason in zip(jobs, messages, reasons, strict=True)
         ]
 
     def settled(self, job: str) -> None:
         """The FAILURE of that dead letter is stored. True whoever leads by now: a job's number is never given again."""
-        self._client.srem(self._keys.unsettled, job)
+        self._client.srem(self._keys.unsettled, job.encode(errors="surrogateescape"))

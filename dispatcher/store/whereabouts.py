@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 import msgspec
 import redis
 
-from dispatcher.store.frame import Entry, parse_entry
+from dispatcher.store.frame import Entry, parse_entry, read_record
 from dispatcher.store.keys import Keys
 from dispatcher.store.scripts import Scripts
 
@@ -154,12 +154,15 @@ class Finder:
         if died_ms is None:
             return None
         text = cast("bytes | None", self._client.hget(self._keys.dead_reasons, job))
-        record = msgspec.json.decode(text or b"{}")
-        return Dead(str(record.get("reason", "")), str(record.get("detail", "")), int(died_ms), record.get("story") or [])
+        record = read_record(text)
+        story = record.get("story")
+        lines = [one for one in story if isinstance(one, dict)] if isinstance(story, list) else []
+        return Dead(str(record.get("reason", "")), str(record.get("detail", "")), int(died_ms), lines)
 
     def story(self, job: str) -> list[dict[str, Any]]:
         """The runs of a job in keeping that ended with their worker or process, the oldest first."""
-        return [msgspec.json.decode(line) for line in cast("list[bytes]", self._client.lrange(self._keys.story(job), 0, -1))]
+        lines = cast("list[bytes]", self._client.lrange(self._keys.story(job), 0, -1))
+        return [record for line in lines if (record := read_record(line))]
 
 
 def _plain_part(task_id: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import redis
@@ -91,11 +92,12 @@ def test_the_errbacks_of_a_dead_job_are_called(stage: Stage) -> None:
     assert sent.id in called["headers"]["argsrepr"]
 
 
-def test_the_chord_of_a_dead_job_fails(stage: Stage) -> None:
-    """Its other part runs, the body does not, and who waits for it is told."""
+@pytest.mark.parametrize("compression", [None, "gzip", "bzip2", "lzma"])
+def test_the_chord_of_a_dead_job_fails(stage: Stage, compression: str | None) -> None:
+    """Its other part runs, the body does not, and who waits for it is told, in a compressed message as well."""
     worker = stage.worker()
     job, callback = stage.app.tasks[TASK], stage.app.tasks["demo.callback"]
-    result = chord([job.s(1), job.s(2).set(headers={"dispatch": {"cost": -1}})])(callback.s())
+    result = chord([job.s(1), job.s(2).set(headers={"dispatch": {"cost": -1}}, compression=compression)])(callback.s())
     stage.steps()
     assert len(worker.run_all()) == 1
     stage.settler.step()
@@ -113,6 +115,52 @@ def test_a_broken_canvas_does_not_keep_a_dead_job_waiting(stage: Stage) -> None:
     with pytest.raises(JobDead):
         AsyncResult("broken", app=stage.app).get(timeout=10)
     assert stage.text.scard(stage.keys.unsettled) == 0
+
+
+def test_an_errback_that_cannot_be_sent_keeps_no_dead_job_waiting(stage: Stage) -> None:
+    """It names a serializer that is not installed here: neither its own state nor that of its neighbours waits for that."""
+    errback = {"task": TASK, "args": [], "kwargs": {}, "options": {"serializer": "nope"}, "subtask_type": None, "immutable": True}
+    stage.client.lpush("dispatch", message("odd", eta="tomorrow", embed={"errbacks": [errback]}), message("plain", eta="tomorrow"))
+    stage.steps()
+    stage.settler.step()
+
+    for id_ in ("odd", "plain"):
+        with pytest.raises(JobDead):
+            AsyncResult(id_, app=stage.app).get(timeout=10)
+    assert stage.text.scard(stage.keys.unsettled) == 0
+
+
+def test_one_that_cannot_be_settled_keeps_no_other_waiting(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backend refuses the state of one of them; the others' are stored, and then it is said."""
+    stage.client.lpush("dispatch", *(message(f"job{i}", eta="tomorrow") for i in range(3)))
+    stage.steps()
+    mark = stage.app.backend.mark_as_failure
+
+    def refuse_one(task_id: str, *args: Any, **kwargs: Any) -> None:
+        if task_id == "job1":
+            raise RuntimeError("a bug in a backend")
+        mark(task_id, *args, **kwargs)
+
+    monkeypatch.setattr(stage.app.backend, "mark_as_failure", refuse_one)
+    with pytest.raises(RuntimeError):
+        stage.settler.step()
+    assert [AsyncResult(f"job{i}", app=stage.app).state for i in range(3)] == ["FAILURE", "PENDING", "FAILURE"]
+    assert stage.text.scard(stage.keys.unsettled) == 1
+
+
+@pytest.mark.parametrize("record", [b"", b"[]", b"\xff", b"{", b'{"reason": 5, "story": 7}'])
+def test_what_is_no_record_of_a_dead_letter_stops_nobody(stage: Stage, record: bytes) -> None:
+    """Nor does a member of ``unsettled`` that is no job."""
+    stage.client.lpush("dispatch", message("job", eta="tomorrow"))
+    stage.steps()
+    (number,) = stage.client.smembers(stage.keys.unsettled)
+    stage.client.hset(stage.keys.dead_reasons, number, record)
+    stage.client.sadd(stage.keys.unsettled, b"\xff\xfe", "no job")
+    stage.settler.step()
+
+    with pytest.raises(JobDead):
+        AsyncResult("job", app=stage.app).get(timeout=10)
+    assert stage.client.scard(stage.keys.unsettled) == 0
 
 
 def test_a_message_that_is_too_large(redis_url: str) -> None:

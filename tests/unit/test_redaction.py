@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 
+from dispatcher.cli.up import _say_ready
 from dispatcher.errors import Invalid
+from dispatcher.settings import Settings
 from dispatcher.store.connection import celery_url, connect
 from dispatcher.store.redaction import redact
 
@@ -44,3 +49,24 @@ def test_a_password_that_tears_the_url_is_refused_unseen(use, scheme: str, passw
 def test_a_socket_may_have_any_name() -> None:
     """An @ in a path is no login."""
     assert celery_url("unix:///run/a@b.sock?db=3") == "redis+socket:///run/a@b.sock?virtual_host=3"
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_cluster_that_is_ready_shows_no_password(capsys: pytest.CaptureFixture[str], as_json: bool) -> None:
+    """What ``dispatcher up`` prints lands in journals."""
+    cluster = SimpleNamespace(redis_url="redis://me:sesame@h/0", flower_url="", workers=())
+    _say_ready(cast("Any", cluster), as_json=as_json)
+    assert "redis://me:***@h/0" in capsys.readouterr().out
+
+
+def test_a_flower_url_without_its_scheme_is_not_shown() -> None:
+    """A login stands in it."""
+    (problem,) = Settings(flower_url="me:sesame@flower:5555").problems()
+    assert "sesame" not in problem
+    assert "write http://host:port" in problem
+
+
+def test_a_limit_that_no_message_keeps_is_refused() -> None:
+    """0 stands for "none" elsewhere; here every job would be a dead letter."""
+    (problem,) = Settings(message_bytes_max=0).problems()
+    assert "MESSAGE_BYTES_MAX is 0" in problem

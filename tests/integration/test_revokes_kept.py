@@ -1,0 +1,37 @@
+"""What lies in Redis among the revokes, whoever put it there, as a worker reads it."""
+
+from __future__ import annotations
+
+import pytest
+from celery.worker import state
+
+from dispatcher.store.connection import connect
+from dispatcher.store.keys import Keys
+from dispatcher.store.revoke_store import RevokeStore, id_members, stamp_members
+from dispatcher.worker.revokes import Revokes
+
+KEYS = Keys()
+GARBAGE = {
+    b"stamp:": 5.0, b"stamp:[1]": 6.0, b"stamp:{": 7.0, b"\xff\xfe": 8.0, b"id:later": float("inf"), b"stamp:\xff": 9.0, b"": 10.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [False, True], ids=["bytes", "text"])
+def test_what_is_no_revoke_is_passed_over(redis_url: str, text: bool) -> None:
+    """The revokes beside it hold, and no job is stopped by it."""
+    with connect(redis_url, text=text) as client:
+        store = RevokeStore(client, KEYS, kept_s=3600)
+        store.add([*id_members(["gone"]), *stamp_members({"shop": "7"})])
+        client.zadd(KEYS.revoked, GARBAGE)
+        found = store.since(0)
+    assert (set(found.ids), dict(found.stamps)) == ({"gone"}, {"shop": ("7",)})
+
+
+@pytest.mark.parametrize("at", [b"5", b"x", b"-"])
+def test_a_key_of_another_type_revokes_nothing(redis_url: str, at: bytes) -> None:
+    """Jobs go on; so they do where the time of the last revoke is no number."""
+    state.revoked.clear()
+    with connect(redis_url, text=True) as client:
+        client.set(KEYS.revoked, "mine")
+        Revokes(RevokeStore(client, KEYS, kept_s=3600)).heed("job", at)
+    assert "job" not in state.revoked
