@@ -288,7 +288,8 @@ def _from_toml(path: Path, mistakes: list[str]) -> dict[str, Any]:
             try:
                 values[one.name] = _convert(value, one)
             except ValueError as exc:
-                mistakes.append(f"{path}: [{table}] {key} = {value!r}: {exc}")
+                shown = "" if one.metadata["unit"] == "URL" else f" = {value!r}"  # a URL may hold a login, in a list too
+                mistakes.append(f"{path}: [{table}] {key}{shown}: {exc}")
     return values
 
 

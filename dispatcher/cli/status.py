@@ -28,7 +28,7 @@ def _print(facts: dict[str, Any], paused: set[str]) -> None:
 
     console = wide_console()
     leader = facts["leader"]
-    who = f"dispatcher pid {leader.get('pid', '?')} on {leader.get('host', '?')}" if leader is not None else "no dispatcher leads"
+    who = escape(f"dispatcher pid {leader.get('pid', '?')} on {leader.get('host', '?')}") if leader is not None else "no dispatcher leads"
     waiting = sum(lane["depth"] for lane in facts["lanes"])
     console.print(
         f"{who}; {count(facts['ingress'], 'job')} in the ingress, {waiting} in lanes, {facts['scheduled']} scheduled, "

@@ -57,4 +57,7 @@ def _line(one: dict[str, Any]) -> str:
 
 
 def _time(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(sep=" ", timespec="milliseconds").removesuffix("+00:00")
+    try:
+        return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(sep=" ", timespec="milliseconds").removesuffix("+00:00")
+    except (ValueError, OverflowError, OSError):  # no date has that number
+        return "?"

@@ -8,12 +8,12 @@ import threading
 from collections.abc import Sequence
 from typing import Final, cast
 
-import msgspec
 import redis
 
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.observe.node import LiveWorker
 from dispatcher.store.keys import Keys, text_names
+from dispatcher.store.leader_view import read_leader_info
 from dispatcher.store.worker_store import ALIVE_TTL_MS, Registration, read_registration
 
 REMEMBER_S: Final = 60.0
@@ -72,12 +72,7 @@ class CellLook:
 
     def is_led_from_here(self) -> bool:
         """Whether another process on this host leads the cell: its node has the same name as ours."""
-        keys = self._keys
-        with self._client.pipeline(transaction=False) as pipe:
-            pipe.exists(keys.leader)
-            pipe.hget(keys.leader_info, "info")
-            leads, info = pipe.execute()
-        who = msgspec.json.decode(info) if leads and info else {}
+        who = read_leader_info(self._client, self._keys) if self._client.exists(self._keys.leader) else {}
         return bool(who.get("host") == socket.gethostname() and who.get("pid") != os.getpid())
 
     def _learn(self, epochs: Sequence[str]) -> dict[str, Registration]:

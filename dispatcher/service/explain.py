@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import msgspec
 import redis
 
 from dispatcher.core.balancing import STRATEGIES
@@ -136,7 +138,8 @@ class Explainer:
                 views.append(lost_worker_view(row))
                 continue
             learned = {"window": registration.concurrency + self.settings.window_extra}
-            learned |= learned_from_json(told.workers.get(row.epoch, {}))
+            with suppress(msgspec.ValidationError):  # the leader is of another version
+                learned |= learned_from_json(told.workers.get(row.epoch, {}))
             views.append(worker_view(row, registration, **learned))
         return Snapshot(look.now_ms, True, look.paused, look.lanes, tuple(views), load_ms=told.load_ms)
 

@@ -24,6 +24,7 @@ from dispatcher.core.admission import Refusal, decompressed
 from dispatcher.core.poison import told
 from dispatcher.errors import JobDead, PoisonJob
 from dispatcher.events import Event, JobSettled
+from dispatcher.store.keys import text_names
 from dispatcher.store.unsettled_store import UnsettledStore
 
 log = logging.getLogger(__name__)
@@ -47,8 +48,8 @@ class Settler:
         """
         settled, failed = 0, None
         for job, message, record in self._store.some(self._batch):
-            error = error_of(record)
             try:
+                error = error_of(record)
                 if task_id := store_failure(self._app, error, message, record.get("task_id")):
                     self._emit(JobSettled(job, task_id, error.reason))
                 self._store.settled(job)
@@ -77,8 +78,10 @@ def store_failure(app: Celery, error: JobDead, message: bytes | str | None, task
     """
     headers = _headers(message)
     task_id = task_id or headers.get("id")
-    if not isinstance(task_id, str) or not task_id:
+    if not isinstance(task_id, str) or not task_id or not text_names([task_id]):  # no backend keeps half a surrogate pair
         return None
+    if not isinstance(headers.get("group_index"), int):
+        headers.pop("group_index", None)  # Redis would refuse it as a score, as if the backend had failed
     context = Context(
         {**headers, **_embed(message), "id": task_id, "args": [], "kwargs": {}, "delivery_info": {}, "called_directly": False}
     )
@@ -86,7 +89,7 @@ def store_failure(app: Celery, error: JobDead, message: bytes | str | None, task
         app.backend.mark_as_failure(task_id, error, request=context, store_result=not headers.get("ignore_result"))
     except OperationalError:
         raise
-    except (TypeError, ValueError, AttributeError, KeyError, LookupError, KombuError) as exc:
+    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, RecursionError, KombuError, redis.DataError) as exc:
         # The canvas in the message is as broken as the rest of it; the job's own state must be stored all the same.
         log.warning("cannot tell the canvas of dead job %s: %s", task_id, exc)
         app.backend.store_result(task_id, error, "FAILURE")

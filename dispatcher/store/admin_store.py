@@ -11,7 +11,7 @@ import redis
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.core.lane import parse_lane
 from dispatcher.errors import Invalid, Unavailable
-from dispatcher.store.frame import Entry, parse_entry, read_record
+from dispatcher.store.frame import Entry, parse_entry, read_record, story_of
 from dispatcher.store.keys import Keys, text_names
 from dispatcher.store.rollout_store import RolloutStore
 from dispatcher.store.scripts import Scripts
@@ -273,7 +273,7 @@ class AdminStore:
         facts = read_record(record)
         if (entry := _entry(facts)) is not None:
             return lane_ingress(self.keys, entry.lane)
-        queue, step = facts.get("ingress") or min(self.ingress_queues(), default="dispatch"), facts.get("step", 0)
+        queue, step = _text(facts.get("ingress")) or min(self.ingress_queues(), default="dispatch"), facts.get("step", 0)
         steps = self.keys.priority_steps
         return self.keys.ingress(queue)[steps.index(step) if step in steps else 0]
 
@@ -284,7 +284,17 @@ def _batches(items: Sequence[str]) -> Iterator[Sequence[str]]:
 
 def _entry(record: dict[str, Any]) -> Entry | None:
     text = record.get("entry")
-    return parse_entry(text) if isinstance(text, str) else None
+    try:
+        entry = parse_entry(text) if isinstance(text, str) else None
+        if entry is not None:
+            parse_lane(entry.lane)
+    except (Invalid, ValueError):
+        return None
+    return entry
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
 
 
 def _dead_letter(job: str, text: str | None, message: str | None, died_s_ago: float) -> DeadLetter:
@@ -297,9 +307,9 @@ def _dead_letter(job: str, text: str | None, message: str | None, died_s_ago: fl
         job=job,
         reason=str(record.get("reason", "")),
         detail=str(record.get("detail", "")),
-        task=lane.task if lane is not None else record.get("task"),
-        task_id=task_id if isinstance(task_id, str) else None,
-        ingress=lane.ingress if lane is not None else record.get("ingress"),
+        task=lane.task if lane is not None else _text(record.get("task")),
+        task_id=_text(task_id),
+        ingress=lane.ingress if lane is not None else _text(record.get("ingress")),
         died_s_ago=round(died_s_ago, 3),
-        story=[one for one in record.get("story") or () if isinstance(one, dict)],
+        story=story_of(record),
     )

@@ -6,8 +6,8 @@ A retried script may have run twice (asked for 2, told 2, leased 4), so this cli
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import redis
@@ -28,6 +28,8 @@ from dispatcher.store.sentinel import (
 # Celery writes the constants of `ssl`, redis-py plain words, and kombu takes both.
 _CERT_WORDS = re.compile(r"(?<=[?&]ssl_cert_reqs=)CERT_(?:NONE|OPTIONAL|REQUIRED)")
 _SOCKET_SCHEMES = ("redis+socket", "unix")
+
+T = TypeVar("T")
 
 CONNECT_WAIT_S = 5.0
 BROKER_WAITS: Final[Mapping[str, float]] = {
@@ -73,6 +75,16 @@ def connect(
     if url.startswith("unix:"):  # TLS is the broker's, and this is not it
         options = {name: value for name, value in (options or {}).items() if name != "connection_class" and name[:4] != "ssl_"}
     return redis.Redis.from_url(url, **common, **(options or {}))
+
+
+def if_of_its_type(read: Callable[[], T]) -> T | None:
+    """What ``read`` finds in a key; ``None`` where the key is of another type than it should be: that is as good as not there."""
+    try:
+        return read()
+    except redis.ResponseError as exc:
+        if not str(exc).startswith("WRONGTYPE"):
+            raise
+        return None
 
 
 def is_demoted(error: Exception) -> bool:

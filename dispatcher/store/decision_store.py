@@ -12,16 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, cast
 
 import msgspec
 import redis
 
+from dispatcher.store.connection import if_of_its_type
 from dispatcher.store.frame import FRAME_BYTES, Entry, parse_entry
 from dispatcher.store.keys import Keys
 
 DECISIONS_LIFETIME_MS: Final = 24 * 3600 * 1000
 PAGE: Final = 200
+
+_Page = list[tuple[bytes, dict[bytes, bytes]]] | None
 
 
 class Given(msgspec.Struct, frozen=True, array_like=True):
@@ -104,8 +108,8 @@ class DecisionStore:
     def _read(self) -> list[bytes]:
         found: list[bytes] = []
         start: Any = "-"
-        while page := cast("list[tuple[bytes, dict[bytes, bytes]]]", self._client.xrange(self._key, min=start, count=PAGE)):
-            found += [facts[b"tick"] for _, facts in page]
+        while page := cast("_Page", if_of_its_type(partial(self._client.xrange, self._key, min=start, count=PAGE))):
+            found += [facts.get(b"tick", b"") for _, facts in page]
             start = b"(" + page[-1][0]
         return found
 
@@ -114,7 +118,7 @@ def decode_tick(raw: bytes) -> Tick:
     """A tick as it was; an empty one where another version wrote it."""
     try:
         return msgspec.json.decode(raw, type=Tick)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return Tick()
 
 
@@ -124,7 +128,10 @@ def _assignments(decision: Decision, number: str) -> list[tuple[Entry, Given]]:
     if jobs * FRAME_BYTES != len(decision.frames):
         return []  # frames of another version
     frames = [decision.frames[at * FRAME_BYTES : (at + 1) * FRAME_BYTES] for at in range(jobs)]
-    owners = [given for given in decision.given for _ in range(given.jobs)]
-    return [
-        (parse_entry(frame + decision.lane), given) for frame, given in zip(frames, owners, strict=False) if frame.startswith(number)
-    ]
+    owners = [given for given in decision.given for _ in range(min(given.jobs, jobs))]
+    try:
+        return [
+            (parse_entry(frame + decision.lane), given) for frame, given in zip(frames, owners, strict=False) if frame.startswith(number)
+        ]
+    except ValueError:
+        return []

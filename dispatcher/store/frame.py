@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,3 +87,9 @@ def read_record(text: str | bytes | None) -> dict[str, Any]:
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}
+
+
+def story_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The runs that a reason record tells of, the oldest first."""
+    story = record.get("story")
+    return [one for one in story if isinstance(one, dict)] if isinstance(story, list) else []

@@ -10,6 +10,8 @@ from typing import Any, Final
 import msgspec
 import redis
 
+from dispatcher.store.connection import if_of_its_type
+from dispatcher.store.frame import read_record
 from dispatcher.store.keys import Keys
 
 EXPIRES_MS: Final = 6_000
@@ -43,8 +45,13 @@ class LeaderView(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def read_leader_view(client: redis.Redis, keys: Keys) -> LeaderView | None:
     """What the leader told last; ``None`` where no dispatcher leads, or it is another version's."""
-    text = client.get(keys.leader_view)
+    text = if_of_its_type(lambda: client.get(keys.leader_view))
     try:
         return None if text is None else msgspec.json.decode(text, type=LeaderView)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
+
+
+def read_leader_info(client: redis.Redis, keys: Keys) -> dict[str, Any]:
+    """Host and pid of the leading dispatcher; empty where none leads, or it cannot be read."""
+    return read_record(if_of_its_type(lambda: client.hget(keys.leader_info, "info")))

@@ -89,6 +89,7 @@ class RevokeStore:
         ids: dict[str, int] = {}
         stamps: dict[str, tuple[str, ...]] = {}
         latest_us = at_us
+        unread: list[bytes] = []
         for member, score in found:
             try:
                 revoked_us, text = int(score), member.decode()
@@ -97,8 +98,10 @@ class RevokeStore:
                 elif text.startswith(_STAMP):
                     name, value = msgspec.json.decode(text.removeprefix(_STAMP), type=tuple[str, Any])
                     stamps[name] = (*stamps.get(name, ()), value)
-            except (ValueError, OverflowError):
-                log.warning("%s has a member that is no revoke: %r", self._keys.revoked, member[:100])
+            except (ValueError, OverflowError, RecursionError):
+                unread.append(member)
                 continue
             latest_us = max(latest_us, revoked_us)
+        if unread:
+            log.warning("%s has %d members that are no revokes, such as %r", self._keys.revoked, len(unread), unread[0][:100])
         return Revoked(latest_us, ids, stamps)

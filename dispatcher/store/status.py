@@ -12,9 +12,9 @@ from dispatcher.core.evidence import Memory, WorkerTotals
 from dispatcher.core.explain import in_words
 from dispatcher.core.lane import parse_lane
 from dispatcher.errors import Invalid
-from dispatcher.store.frame import parse_entry, read_record
+from dispatcher.store.frame import parse_entry
 from dispatcher.store.keys import Keys, text_names
-from dispatcher.store.leader_view import HeldLane, LeaderView, read_leader_view
+from dispatcher.store.leader_view import HeldLane, LeaderView, read_leader_info, read_leader_view
 from dispatcher.store.look import parts_of
 from dispatcher.store.scripts import Scripts
 from dispatcher.store.worker_store import ALIVE_TTL_MS, Registration, read_registration
@@ -35,8 +35,8 @@ def read_status(client: redis.Redis, scripts: Scripts, keys: Keys, queues: Seque
     are ``null`` where it does not say. ``leader`` is ``null`` or has the ``host`` and ``pid`` of the leading dispatcher. What only the
     leader knows is as of its last second, and missing while there is none: ``why`` a lane's jobs wait, ``unroutable`` (lanes that no
     worker may serve, for ``unroutable_after_s``), and of a worker its ``window``, measured ``speeds``, ``warmth``, and why it is
-    ``ejected``. ``unreadable`` names lanes and keys that hold what nothing of ours has written: they are passed over. Costs one script
-    and two pipelines, whatever the number of jobs.
+    ``ejected``. ``unreadable`` names lanes and keys that hold what nothing of ours has written: they are passed over. Costs a few
+    round trips, whatever the number of jobs.
     """
     names = [keys.leader, keys.lanes, keys.workers, keys.paused, keys.scheduled]
     snapshot = scripts("snapshot", names, ["", keys.lane_prefix.removesuffix("lane:"), ALIVE_TTL_MS, ""])
@@ -45,12 +45,11 @@ def read_status(client: redis.Redis, scripts: Scripts, keys: Keys, queues: Seque
     rows = {row[0]: row for row in all_rows if row[0].isascii() and row[0].isalnum()}  # nothing else is an epoch
     with client.pipeline(transaction=False) as pipe:
         pipe.exists(keys.leader)
-        pipe.hget(keys.leader_info, "info")
         pipe.zcard(keys.scheduled)
         pipe.zcard(keys.dead_letters)
         pipe.smembers(keys.ingress_queues)
         pipe.zrange(keys.gone, 0, -1)
-        leads, info, scheduled, dead, named, gone = pipe.execute()
+        leads, scheduled, dead, named, gone = pipe.execute()
     view = (read_leader_view(client, keys) if leads else None) or LeaderView("")
     holds = {hold.lane: hold for hold in view.holds}
     epochs = [*rows, *(epoch for epoch in gone if epoch not in rows)]
@@ -75,7 +74,7 @@ def read_status(client: redis.Redis, scripts: Scripts, keys: Keys, queues: Seque
         except (Invalid, ValueError):
             unreadable.append(keys.lane(lanes[i]))
     return {
-        "leader": read_record(info) if leads else None,
+        "leader": read_leader_info(client, keys) if leads else None,
         "ingress": sum(replies[: len(lists)]),
         "scheduled": scheduled,
         "dead": dead,

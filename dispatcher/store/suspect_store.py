@@ -32,7 +32,8 @@ class SuspectStore:
 
     def epochs(self) -> set[str]:
         """Where a suspect runs, or ran."""
-        return {epoch.decode() for epoch in cast("list[bytes]", self._client.hkeys(self._keys.alone))}
+        # Anything else is no epoch: nobody ran there.
+        return {epoch.decode() for epoch in cast("list[bytes]", self._client.hkeys(self._keys.alone)) if epoch.isalnum()}
 
     def free(self, epochs: Collection[str]) -> set[str]:
         """Those of them where a suspect still runs; the others are forgotten."""

@@ -10,7 +10,8 @@ from typing import Any, Final, cast
 import msgspec
 import redis
 
-from dispatcher.store.frame import Entry, parse_entry, read_record
+from dispatcher.store.connection import if_of_its_type
+from dispatcher.store.frame import Entry, parse_entry, read_record, story_of
 from dispatcher.store.keys import Keys
 from dispatcher.store.scripts import Scripts
 
@@ -155,13 +156,11 @@ class Finder:
             return None
         text = cast("bytes | None", self._client.hget(self._keys.dead_reasons, job))
         record = read_record(text)
-        story = record.get("story")
-        lines = [one for one in story if isinstance(one, dict)] if isinstance(story, list) else []
-        return Dead(str(record.get("reason", "")), str(record.get("detail", "")), int(died_ms), lines)
+        return Dead(str(record.get("reason", "")), str(record.get("detail", "")), int(died_ms), story_of(record))
 
     def story(self, job: str) -> list[dict[str, Any]]:
         """The runs of a job in keeping that ended with their worker or process, the oldest first."""
-        lines = cast("list[bytes]", self._client.lrange(self._keys.story(job), 0, -1))
+        lines = cast("list[bytes] | None", if_of_its_type(lambda: self._client.lrange(self._keys.story(job), 0, -1))) or ()
         return [record for line in lines if (record := read_record(line))]
 
 

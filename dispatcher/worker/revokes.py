@@ -25,7 +25,8 @@ class Revokes:
         Asks Redis only where that has changed; then it raises what redis-py raises.
         """
         if revoked_at != self._seen:
-            if not revoked_at or revoked_at.isdigit():  # else it is not of ours: the next revoke writes it anew
+            # What is no number, or a larger one than Redis counts to, is not of ours: the next revoke writes it anew.
+            if not revoked_at or (revoked_at.isdigit() and len(revoked_at) < 20):
                 self._catch_up(int(revoked_at or 0))
             self._seen = revoked_at
         if self._ids and task_id in self._ids:

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -111,6 +112,14 @@ def test_nobody_is_root_and_every_part_is_healthy(cluster: Cluster) -> None:
         if part["Service"] != "redis":
             assert int(cluster.compose("exec", "-T", part["Service"], "id", "-u")) > 0
     assert {port["URL"] for part in parts for port in part["Publishers"] or () if port["PublishedPort"]} == {"127.0.0.1"}
+
+
+def test_flower_shows_and_does_not_steer(cluster: Cluster) -> None:
+    """It has no login and listens beyond loopback: whoever reaches it can stop no worker by it."""
+    (name, *_) = cluster.online()
+    order = urllib.request.Request(f"{cluster.flower_url}/api/worker/shutdown/{name}", method="POST")
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(order, timeout=10)
 
 
 def test_every_line_comes_out_once_though_a_worker_container_is_killed(cluster: Cluster, tmp_path: Path) -> None:

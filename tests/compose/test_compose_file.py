@@ -39,6 +39,12 @@ def test_published_ports_are_on_loopback() -> None:
     assert [port for port in published if not port.startswith("127.0.0.1:")] == []
 
 
+def test_flower_without_a_login_steers_nothing() -> None:
+    """It listens beyond loopback, and refuses to stop workers as long as nobody opens its API."""
+    assert [name for name, service in SERVICES.items() if "FLOWER_UNAUTHENTICATED_API" in service.get("environment", {})] == []
+    assert not [part for part in SERVICES["flower"]["command"] if "auth" in part]
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_every_part_has_a_health_check(name: str) -> None:
     """Each asks for readiness, not for a process that runs."""

@@ -130,6 +130,27 @@ def test_an_errback_that_cannot_be_sent_keeps_no_dead_job_waiting(stage: Stage) 
     assert stage.text.scard(stage.keys.unsettled) == 0
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [{"group": "g", "group_index": "NaN"}, {"group": "g", "group_index": True}, {"group": {}, "group_index": 1}, {"id": "\ud800"}],
+    ids=str,
+)
+def test_headers_that_the_backend_would_refuse(stage: Stage, headers: dict[str, Any]) -> None:
+    """Its chord cannot be told, or nobody can ask for it; it is settled all the same, and not tried for ever."""
+    chord_ = {"task": "demo.callback", "args": [], "kwargs": {}, "options": {"task_id": "c"}, "subtask_type": None, "immutable": False}
+    stage.client.lpush("dispatch", message("odd", eta="tomorrow", embed={"chord": chord_}))
+    stage.steps()
+    (job,) = stage.client.smembers(stage.keys.unsettled)
+    sent = json.loads(stage.client.hget(stage.keys.messages, job))
+    stage.client.hset(stage.keys.messages, job, json.dumps(sent | {"headers": sent["headers"] | headers}))
+    stage.client.hdel(stage.keys.dead_reasons, job)
+    stage.settler.step()
+
+    assert stage.text.scard(stage.keys.unsettled) == 0
+    if "id" not in headers:
+        assert AsyncResult("odd", app=stage.app).state == "FAILURE"
+
+
 def test_one_that_cannot_be_settled_keeps_no_other_waiting(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """The backend refuses the state of one of them; the others' are stored, and then it is said."""
     stage.client.lpush("dispatch", *(message(f"job{i}", eta="tomorrow") for i in range(3)))
@@ -148,7 +169,9 @@ def test_one_that_cannot_be_settled_keeps_no_other_waiting(stage: Stage, monkeyp
     assert stage.text.scard(stage.keys.unsettled) == 1
 
 
-@pytest.mark.parametrize("record", [b"", b"[]", b"\xff", b"{", b'{"reason": 5, "story": 7}'])
+@pytest.mark.parametrize(
+    "record", [b"", b"[]", b"\xff", b"{", b'{"reason": 5, "story": 7}', b'{"story": [{"began_ms": 1000000000000000000}]}']
+)
 def test_what_is_no_record_of_a_dead_letter_stops_nobody(stage: Stage, record: bytes) -> None:
     """Nor does a member of ``unsettled`` that is no job."""
     stage.client.lpush("dispatch", message("job", eta="tomorrow"))

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from dispatcher.cli import cli
+from dispatcher.service.settle import Settler
 from dispatcher.store.admin_store import AdminStore
-from tests.integration.stage import Stage
-from tests.messages import envelope
+from dispatcher.store.revoke_store import RevokeStore
+from dispatcher.store.unsettled_store import UnsettledStore
+from dispatcher.worker.revokes import Revokes
+from tests.integration.stage import RESULT_DB, Stage
+from tests.messages import TASK, envelope, message
 
 NUMBERS = (0, -1, 1e308, 2**63, 2**70, "NaN", "", None, True, [], {}, "x" * 3_000, "\x00", "\ud800")
 SHAPES = (b"", b"{", b"[]", b"{}", b"null", b"1e999", b'"', b"\xff\xfe\x00", b'{"a":' * 400, b"NaN", b"-", b"1" * 400)
@@ -34,6 +41,12 @@ def nearly(rng: Random, good: Any) -> bytes:
     luck = rng.random()
     if luck < 0.3:
         return bytes_of(rng)
+    text = nearly_json(rng, good)
+    return text[: rng.randrange(len(text))] if luck > 0.9 else text
+
+
+def nearly_json(rng: Random, good: Any) -> bytes:
+    """JSON of a good document with one value replaced, somewhere."""
     document = json.loads(json.dumps(good))
     place: Any = document
     while True:
@@ -46,8 +59,7 @@ def nearly(rng: Random, good: Any) -> bytes:
             continue
         place[name] = rng.choice(NUMBERS)
         break
-    text = json.dumps(document).encode()
-    return text[: rng.randrange(len(text))] if luck > 0.9 else text
+    return json.dumps(document).encode()
 
 
 REGISTRATION = {
@@ -58,6 +70,26 @@ TOTALS = {
     "kinds": [{"task": "demo.job", "model": "default", "done": 3, "busy_ms": 40, "cost_ms": 60, "failed": 1}],
     "failures_in_row": 1, "running": [["demo.job", "default", 5, 10, True]], "memory": [["m"], {"m": [1, 2]}],
 }  # fmt: skip
+LANE = "dispatch/demo.job/default/p0/c10"
+LINE = {"began_ms": 1_700_000_000_000, "ended_ms": 1_700_000_001_000, "worker": "w1@h", "epoch": "5a", "how": "its process died"}
+REASON = {
+    "entry": "0" * 15 + "1" + "1700000000000" + "000001000" + "0" * 8 + "0" * 13 + LANE, "reason": "worker_died", "detail": "3 times",
+    "task_id": "dead", "task": TASK, "ingress": "dispatch", "step": 0, "story": [LINE, LINE],
+}  # fmt: skip
+ERRBACK = {
+    "task": TASK, "args": [], "kwargs": {}, "options": {"countdown": 1, "serializer": "json"}, "subtask_type": None, "immutable": True,
+}  # fmt: skip
+EMBED = {"callbacks": [ERRBACK], "errbacks": [ERRBACK], "chain": [ERRBACK], "chord": ERRBACK}
+HOLD = {"lane": LANE, "reason": "unroutable", "refusals": {"full": [1, "w"]}, "waits_for": {"w": 1}, "unroutable_s": 1.5}
+LEARNED = {"window": 3, "speeds": {"default": 1.0}, "warmth": 1.0, "ejected": "", "resident": ["m"]}
+VIEW = {
+    "strategy": "earliest_completion", "holds": [HOLD], "unroutable": 1, "load_ms": {"m": 5}, "workers": {"000000000001": LEARNED},
+}  # fmt: skip
+DECISION = {
+    "at_ms": 5, "lane": LANE, "given": [["w", "5a", 1, 0.5]], "frames": "1" + "0" * 58, "strategy": "random",
+    "ranking": [["w", 1.0, {"run_ms": 1.0}]], "refused": {"full": [1, "w"]},
+}  # fmt: skip
+TICK = {"admitted": [[10**15, ["logged", "other"]]], "decisions": [DECISION]}
 FACTS = ("draining", "consume_age_ms", "done", "loop_lag_ms", "failed", "running", "probe")
 
 
@@ -135,11 +167,79 @@ def into_leases(stage: Stage, rng: Random) -> None:
             stage.client.delete(stage.keys.alive(stub.epoch))
 
 
+def into_dead_letters(stage: Stage, rng: Random) -> None:
+    """Reasons of dead letters, and members of ``unsettled`` that are no jobs."""
+    stage.client.lpush("dispatch", *(message(f"dead{number}", eta="tomorrow", embed=EMBED) for number in range(6)))
+    stage.step()
+    for job in stage.client.smembers(stage.keys.unsettled):
+        stage.client.hset(stage.keys.dead_reasons, job, nearly(rng, REASON))
+    stage.client.hset(stage.keys.dead_reasons, bytes_of(rng), nearly(rng, REASON))
+    stage.client.sadd(stage.keys.unsettled, bytes_of(rng), bytes_of(rng))
+
+
+def into_canvas(stage: Stage, rng: Random) -> None:
+    """Of messages that are refused: their headers, errbacks and chords."""
+    for number in range(6):
+        sent = envelope() | {"headers": json.loads(nearly_json(rng, envelope()["headers"])) | {"id": f"dead{number}", "eta": "tomorrow"}}
+        sent["body"] = b64encode(b"[[], {}, " + nearly_json(rng, EMBED) + b"]").decode()
+        stage.client.lpush("dispatch", json.dumps(sent))
+
+
+def into_stories(stage: Stage, rng: Random) -> None:
+    """Of jobs whose worker is silent from now on, one of them without another try."""
+    stub = stage.worker("odd", concurrency=6)
+    stage.send(40)
+    stage.step()
+    for lease_id, entry in stub.leases().items():
+        stub.store.take(lease_id)
+        stage.client.rpush(stage.keys.story(entry.job), *(nearly(rng, LINE) for _ in range(3)))
+    for entry in rng.sample(sorted(stub.leases().values(), key=lambda one: one.job), 1):
+        stage.client.delete(stage.keys.story(entry.job))
+        stage.client.set(stage.keys.story(entry.job), bytes_of(rng))
+    stage.client.delete(stage.keys.alive(stub.epoch))
+
+
+def into_what_is_shown(stage: Stage, rng: Random) -> None:
+    """By the leader, for those who look."""
+    stage.client.hset(stage.keys.leader_info, "info", nearly(rng, {"host": "h", "pid": 5, "started_at": "now"}))
+    stage.client.set(stage.keys.leader_view, nearly(rng, VIEW))
+
+
+def into_decisions(stage: Stage, rng: Random) -> None:
+    stage.client.delete(stage.keys.decisions)
+    for number in (1, 2, rng.choice((3, 2**60))):
+        fields: dict[Any, Any] = {"n": rng.choice((1, bytes_of(rng))), rng.choice((b"tick", bytes_of(rng))): nearly(rng, TICK)}
+        stage.client.xadd(stage.keys.decisions, fields, id=f"{number}-{rng.choice((0, 7))}")
+
+
+def into_alone(stage: Stage, rng: Random) -> None:
+    """Epochs that nobody is, where a suspect is said to run."""
+    for _ in range(4):
+        stage.client.hset(stage.keys.alone, bytes_of(rng), bytes_of(rng))
+
+
+def into_revoked(stage: Stage, rng: Random) -> None:
+    score = rng.choice((0.0, -1.0, 5.0, 1e308, float("inf"), float("-inf")))
+    stage.client.zadd(stage.keys.revoked, {rng.choice((b"", b"id:", b"stamp:")) + nearly(rng, ["shop", "7"]): score for _ in range(9)})
+    stage.client.set(stage.keys.revoked_at, rng.choice((b"5", bytes_of(rng))))
+
+
+SINGLE = ("leader_info", "leader_view", "decisions", "revoked", "revoked_at")
+
+
+def into_types_of_the_cell(stage: Stage, rng: Random) -> None:
+    """A key of which there is one is of another type."""
+    key = getattr(stage.keys, rng.choice(SINGLE))
+    stage.client.delete(key)
+    (stage.client.set if rng.random() < 0.5 else stage.client.rpush)(key, bytes_of(rng))
+
+
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize(
     "write",
     [into_ingress, into_registrations, into_epochs, into_facts, into_totals, into_names, into_rollouts, into_queues, into_types,
-     into_leases],
+     into_leases, into_dead_letters, into_canvas, into_stories, into_what_is_shown, into_decisions, into_alone, into_revoked,
+     into_types_of_the_cell],
     ids=lambda write: write.__name__,
 )
 def test_the_loop_goes_on_and_the_neighbour_is_done(stage: Stage, write: Callable[[Stage, Random], None], seed: int) -> None:
@@ -166,6 +266,32 @@ def test_the_loop_goes_on_and_the_neighbour_is_done(stage: Stage, write: Callabl
             worker.end(taken)
             ran.append(json.loads(taken.message)["headers"]["id"])
 
+    for _ in range(3):
+        Settler(UnsettledStore(stage.client, stage.keys, "successor"), stage.app, stage.events.append).step()
+    Revokes(RevokeStore(stage.text, stage.keys, kept_s=60)).heed(first, stage.client.mget(stage.keys.revoked_at)[0])
     assert {first, second} <= set(ran)
     assert "good" in json.dumps(AdminStore(stage.text, stage.keys, ["dispatch"]).status()["workers"])
-    assert all(reason for reason in stage.reasons().values())
+    if write not in (into_dead_letters, into_types_of_the_cell):
+        assert all(reason for reason in stage.reasons().values())
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(
+    "write",
+    [into_dead_letters, into_stories, into_what_is_shown, into_decisions, into_types_of_the_cell],
+    ids=lambda write: write.__name__,
+)
+def test_an_operator_can_look(stage: Stage, write: Callable[[Stage, Random], None], seed: int) -> None:
+    """At the cell, at a job that waits, at dead letters, and at one that only the log knows: no traceback."""
+    stage.worker("good", concurrency=64)
+    (waits,) = stage.send(headers={"dispatch": {"requires": {"region": "eu"}}})
+    stage.step()
+    stage.clock.now_ms += 1_500
+    stage.step()
+    write(stage, Random(seed))
+    jobs = [waits, "dead0", "logged", *(entry.job for stub in stage.workers.values() for entry in stub.leases().values())][:5]
+
+    environ = {"DISPATCHER_RESULT_BACKEND": stage.url.rpartition("=")[0] + f"={RESULT_DB}"}
+    for words in (["status"], ["status", "--json"], ["dead", "list"], ["dead", "requeue", "--all"], *(["explain", job] for job in jobs)):
+        result = CliRunner().invoke(cli, ["--redis-url", stage.url, *words], env=environ)
+        assert result.exit_code == 0 or (words[0] == "explain" and isinstance(result.exception, SystemExit)), (words, result.exception)

@@ -13,6 +13,7 @@ from dispatcher.worker.revokes import Revokes
 KEYS = Keys()
 GARBAGE = {
     b"stamp:": 5.0, b"stamp:[1]": 6.0, b"stamp:{": 7.0, b"\xff\xfe": 8.0, b"id:later": float("inf"), b"stamp:\xff": 9.0, b"": 10.0,
+    b"stamp:" + b"[" * 5_000: 11.0,
 }  # fmt: skip
 
 
@@ -27,7 +28,29 @@ def test_what_is_no_revoke_is_passed_over(redis_url: str, text: bool) -> None:
     assert (set(found.ids), dict(found.stamps)) == ({"gone"}, {"shop": ("7",)})
 
 
-@pytest.mark.parametrize("at", [b"5", b"x", b"-"])
+def test_what_cannot_be_read_is_said_once(redis_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """However much of it there is."""
+    with connect(redis_url) as client:
+        client.zadd(KEYS.revoked, GARBAGE)
+        RevokeStore(client, KEYS, kept_s=3600).since(0)
+    assert len(caplog.records) == 1
+
+
+def test_garbage_hides_no_revoke_from_a_worker(redis_url: str) -> None:
+    """It heeds those beside it, those that come later, and runs the rest."""
+    state.revoked.clear()
+    with connect(redis_url) as client:
+        store = RevokeStore(client, KEYS, kept_s=3600)
+        revokes = Revokes(store)
+        client.zadd(KEYS.revoked, GARBAGE)
+        for gone in ("gone", "later gone"):
+            store.add(id_members([gone]))
+            for job in (gone, "job"):
+                revokes.heed(job, client.get(KEYS.revoked_at).encode())
+    assert {job for job in ("gone", "later gone", "job") if job in state.revoked} == {"gone", "later gone"}
+
+
+@pytest.mark.parametrize("at", [b"5", b"x", b"-", b"1" * 5_000])
 def test_a_key_of_another_type_revokes_nothing(redis_url: str, at: bytes) -> None:
     """Jobs go on; so they do where the time of the last revoke is no number."""
     state.revoked.clear()

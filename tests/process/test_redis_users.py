@@ -101,7 +101,7 @@ def refusals(cluster: Cluster) -> list[str]:
 
 
 def test_each_role_does_its_work(cluster: Cluster) -> None:
-    """All calls of Celery, every command of an operator, a worker that leaves and one that dies: nothing is refused."""
+    """All calls of Celery, every command of an operator, a worker that leaves and one that dies: nothing they need is refused."""
     producer, operator = app_of(cluster, "producer", "results"), app_of(cluster, "operator", "results")
 
     def sig(name: str, *args: Any, **options: Any) -> Signature:
@@ -152,7 +152,9 @@ def test_each_role_does_its_work(cluster: Cluster) -> None:
     command("release")
     command("resume")
     command("purge", "--force")
-    assert refusals(cluster) == []
+    # `run` and `check` ask for settings that they warn of, and do without. Redis 6 names the command alone.
+    asked = {one.replace("config|get", "config") for one in refusals(cluster)}
+    assert asked == {"dispatcher: command config (toplevel)", "operator: command config (toplevel)"}
     for app in (producer, operator):
         # Results unsubscribe when they are collected, and retry for long where Redis has gone before.
         app.backend.result_consumer.subscribed_to.clear()
@@ -167,7 +169,7 @@ FORBIDDEN: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "results": (("LPUSH", "dispatch", "x"), ("GET", "theirs"), ("DEL", "dispatch"), ("SUBSCRIBE", "/0.celery.pidbox"), ("KEYS", "*")),
     "worker": (
-        ("SET", "theirs", "1"), ("KEYS", "*"), ("CONFIG", "GET", "requirepass"), ("GET", "theirs"),
+        ("SET", "theirs", "1"), ("KEYS", "*"), ("GET", "theirs"),
     ),
     "dispatcher": (
         ("SET", "theirs", "1"), ("CONFIG", "SET", "appendonly", "no"), ("KEYS", "*"),
@@ -176,7 +178,10 @@ FORBIDDEN: dict[str, tuple[tuple[str, ...], ...]] = {
         ("SET", "theirs", "1"), ("CONFIG", "SET", "appendonly", "no"), ("KEYS", "*"),
     ),
 }  # fmt: skip
-EVERYBODY = (("FLUSHALL",), ("FLUSHDB",), ("SHUTDOWN", "NOSAVE"), ("ACL", "LIST"), ("CLIENT", "LIST"), ("MONITOR",), ("SAVE",))
+EVERYBODY = (
+    ("FLUSHALL",), ("FLUSHDB",), ("SHUTDOWN", "NOSAVE"), ("ACL", "LIST"), ("CLIENT", "LIST"), ("MONITOR",), ("SAVE",),
+    ("CONFIG", "GET", "requirepass"), ("CONFIG", "GET", "masterauth"), ("CONFIG", "GET", "save"),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("role", FORBIDDEN)

@@ -61,7 +61,7 @@ MUTANTS = (
     Mutant("keeper: forgets what it took", "dispatcher/worker/keeper.py", "self._held.update(found)\n", "pass\n"),
     Mutant("life: goes on when it is dead", "dispatcher/worker/life.py", DIE, f"{DIE}        return\n"),
     Mutant("transport: a try runs again after its retry", "dispatcher/worker/transport.py", "if held.runs_again and life.has_later_turn(",
-           "if held.runs_again and not life.has_later_turn("),
+           "if held.runs_again and bool() and life.has_later_turn("),
     Mutant("reap: what a leaver cut short is as new", "dispatcher/service/reap.py", 'GiveBack(lease_id, "rejects")', "GiveBack(lease_id)"),
     Mutant("life: a goodbye before its acks", "dispatcher/worker/life.py", "if not self.keeper.unsent:", "if True:"),
 )  # fmt: skip

@@ -209,9 +209,7 @@ class WorkerProcess(Process):
 
     def _deliver(self, payload: Any) -> None:
         lease_id = payload["properties"]["delivery_tag"]
-        held, account = self.life.keeper.held()[lease_id], self.world.account
-        if PROBE not in held.message and account.must_know(held.message):
-            account.demand(held.runs_again, f"{name_of(held.message)} does not know that it began before")
+        held = self.life.keeper.held()[lease_id]
         outcome, seconds = self._behave(held.message, parse_entry(held.entry.decode()).attempts)
         if outcome == "cannot be delivered":
             raise RuntimeError(outcome)
@@ -225,7 +223,10 @@ class WorkerProcess(Process):
         if self._lifeline.is_silent():
             self.soon(LOOK_AGAIN_S, lambda: self._run(lease_id, held, outcome, seconds))
             return
-        self._runs[lease_id] = self.world.account.began(self, lease_id, held.message, parse_entry(held.entry.decode()))
+        account = self.world.account
+        if PROBE not in held.message and account.must_know(held.message):
+            account.demand(held.runs_again, f"{name_of(held.message)} does not know that it began before")
+        self._runs[lease_id] = account.began(self, lease_id, held.message, parse_entry(held.entry.decode()))
         self.world.say(f"{self.name} begins {name_of(held.message)} by lease {lease_id}, {outcome} in {seconds} s")
         self.life.keeper.started(lease_id, self.clock.monotonic_ms())
         self.soon(seconds / self.registration.weight, lambda: self._end(lease_id, held.message, outcome))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -9,7 +10,7 @@ import pytest
 
 from dispatcher.cli.up import _say_ready
 from dispatcher.errors import Invalid
-from dispatcher.settings import Settings
+from dispatcher.settings import Settings, load_settings
 from dispatcher.store.connection import celery_url, connect
 from dispatcher.store.redaction import redact
 
@@ -64,6 +65,16 @@ def test_a_flower_url_without_its_scheme_is_not_shown() -> None:
     (problem,) = Settings(flower_url="me:sesame@flower:5555").problems()
     assert "sesame" not in problem
     assert "write http://host:port" in problem
+
+
+@pytest.mark.parametrize("name", ["redis_url", "result_backend", "flower_url"])
+def test_a_url_of_the_wrong_type_is_not_shown(tmp_path: Path, name: str) -> None:
+    """Whoever has three sentinels may write a list of them, with their passwords."""
+    file = tmp_path / "dispatcher.toml"
+    file.write_text(f'[dispatcher]\n{name} = ["sentinel://:sesame@a:26379"]\n')
+    with pytest.raises(Invalid, match=rf"\[dispatcher\] {name}: expected a string") as refused:
+        load_settings({}, toml_path=file)
+    assert "sesame" not in str(refused.value)
 
 
 def test_a_limit_that_no_message_keeps_is_refused() -> None:

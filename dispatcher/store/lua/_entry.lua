@@ -60,13 +60,15 @@ local function reserve_numbers(sequence, count)
   return first
 end
 
--- Whatever else lies under a lane's key is moved aside, whole: one such key would stop the jobs of all lanes. Whether it was.
-local function free_lane(list)
-  local type = redis.call('TYPE', list).ok
-  if type == 'list' or type == 'none' then return false end
-  redis.call('RENAME', list, list .. ':aside')
+-- Whatever else lies under a key that is to hold a `wanted` is moved aside, whole: one such key would stop all jobs. Whether it was.
+local function free_key(key, wanted)
+  local type = redis.call('TYPE', key).ok
+  if type == wanted or type == 'none' then return false end
+  redis.call('RENAME', key, key .. ':aside')
   return true
 end
+
+local function free_lane(list) return free_key(list, 'list') end
 
 -- Wakes the sleeping dispatcher; the list never holds more than one element.
 local function wake_dispatcher(wake)

@@ -20,7 +20,7 @@ if holder == token then
   return 1
 end
 if holder then return 0 end
+redis.call('DEL', info_key, leader_view)  -- of whatever type they are
 redis.call('HSET', info_key, 'info', info)
-redis.call('DEL', leader_view)
 redis.call('SET', leader, token, 'PX', ttl_ms)
 return 2

@@ -42,6 +42,7 @@ for a = 6, #ARGV - 5, 6 do
       entry = frame_of(entry) .. lane
     end
     if attempt ~= '' then
+      free_key(story, 'list')
       local began = redis.call('HGET', taken, id) or 'null'
       redis.call('RPUSH', story, string.format('{"began_ms":%s,"ended_ms":%d,', began, now_ms()) .. string.sub(attempt, 2))
       redis.call('PEXPIRE', story, story_ttl_ms)
@@ -49,7 +50,12 @@ for a = 6, #ARGV - 5, 6 do
     if string.find(lane, '/dispatcher.probe/', 1, true) then
       redis.call('HDEL', messages, job_of(entry))
     elseif most < 0 or (most > 0 and count >= most) then
-      local lines = redis.call('LRANGE', story, 0, -1)
+      free_key(story, 'list')
+      local lines = {}
+      for _, line in ipairs(redis.call('LRANGE', story, 0, -1)) do
+        -- What is not as it is written above would make the whole reason unreadable.
+        if string.find(line, '^{"began_ms":%w+,"ended_ms":%d+,.*}$') then lines[#lines + 1] = line end
+      end
       if #lines > 0 then reason = '{"story":[' .. table.concat(lines, ',') .. '],' .. string.sub(reason, 2) end
       bury(dead_letters, dead_reasons, unsettled, entry, reason, now_ms())
       redis.call('DEL', story)

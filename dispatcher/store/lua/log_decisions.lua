@@ -9,10 +9,17 @@ Returns how many jobs were ever logged; -1 NOT_LEADER. ]]
 local leader, decisions = KEYS[1], KEYS[2]
 local token, kept, lifetime_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 if redis.call('GET', leader) ~= token then return -1 end
+free_key(decisions, 'stream')
 local logged, last = 0, redis.call('XREVRANGE', decisions, '+', '-', 'COUNT', 1)[1]
 if last then
   -- The fields come in the order they were written: n first.
-  logged = tonumber(string.match(last[1], '^%d+')) + tonumber(last[2][2]) - 1
+  local jobs = tonumber(last[2][2]) or 0
+  logged = tonumber(string.match(last[1], '^%d+')) + jobs - 1
+  -- None of ours, and nothing could be appended: the log begins anew.
+  if not (jobs >= 1 and logged < 2 ^ 53) then
+    redis.call('RENAME', decisions, decisions .. ':aside')
+    logged = 0
+  end
 end
 redis.call('PEXPIRE', decisions, lifetime_ms)  -- before the log is there this only refuses what is no number
 for i = 4, #ARGV, 2 do
