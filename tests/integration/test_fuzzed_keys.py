@@ -186,16 +186,18 @@ def into_canvas(stage: Stage, rng: Random) -> None:
 
 
 def into_stories(stage: Stage, rng: Random) -> None:
-    """Of jobs whose worker is silent from now on, one of them without another try."""
-    stub = stage.worker("odd", concurrency=6)
-    stage.send(40)
+    """Of jobs whose worker is silent from now on; one story is no list."""
+    stub = stage.worker("odd", concurrency=6, labels={"zone": "odd"})
+    stage.send(6, headers={"dispatch": {"requires": {"zone": "odd"}}})
     stage.step()
-    for lease_id, entry in stub.leases().items():
+    leases = stub.leases()
+    assert len(leases) == 6
+    for lease_id, entry in leases.items():
         stub.store.take(lease_id)
         stage.client.rpush(stage.keys.story(entry.job), *(nearly(rng, LINE) for _ in range(3)))
-    for entry in rng.sample(sorted(stub.leases().values(), key=lambda one: one.job), 1):
-        stage.client.delete(stage.keys.story(entry.job))
-        stage.client.set(stage.keys.story(entry.job), bytes_of(rng))
+    story = stage.keys.story(min(entry.job for entry in leases.values()))
+    stage.client.delete(story)
+    stage.client.set(story, bytes_of(rng))
     stage.client.delete(stage.keys.alive(stub.epoch))
 
 
@@ -289,9 +291,17 @@ def test_an_operator_can_look(stage: Stage, write: Callable[[Stage, Random], Non
     stage.clock.now_ms += 1_500
     stage.step()
     write(stage, Random(seed))
-    jobs = [waits, "dead0", "logged", *(entry.job for stub in stage.workers.values() for entry in stub.leases().values())][:5]
+    jobs = [waits, "dead0", "logged", *(entry.job for stub in stage.workers.values() for entry in stub.leases().values())]
 
     environ = {"DISPATCHER_RESULT_BACKEND": stage.url.rpartition("=")[0] + f"={RESULT_DB}"}
     for words in (["status"], ["status", "--json"], ["dead", "list"], ["dead", "requeue", "--all"], *(["explain", job] for job in jobs)):
         result = CliRunner().invoke(cli, ["--redis-url", stage.url, *words], env=environ)
         assert result.exit_code == 0 or (words[0] == "explain" and isinstance(result.exception, SystemExit)), (words, result.exception)
+
+
+def test_the_name_of_the_leaders_host_is_no_markup(stage: Stage) -> None:
+    """``status`` shows it as it is."""
+    stage.step()
+    stage.client.hset(stage.keys.leader_info, "info", json.dumps({"host": "[/h]", "pid": 5}))
+    result = CliRunner().invoke(cli, ["--redis-url", stage.url, "status"])
+    assert (result.exit_code, "on [/h]" in result.stdout) == (0, True)

@@ -149,6 +149,31 @@ def test_a_story_of_a_job_that_lives_on_is_forgotten_some_time(cell: Cell) -> No
     assert json.loads(line)["began_ms"] is None
 
 
+def test_what_is_no_line_of_a_story_is_not_buried_with_it(cell: Cell) -> None:
+    """It would make the reason unreadable, and nobody could tell any more where the job belongs."""
+    worker = cell.worker()
+    (lease,) = cell.leased(worker, 1)
+    job = cell.leases(worker)[lease].job
+    cell.client.rpush(cell.keys.story(job), b"", b"\xff", b"{", b'{"a":', b'{"began_ms":1,"ended_ms":2,"how":"cut o')
+    worker.giveback([GiveBack(lease, "reaps", -1, "worker_died", attempt=Attempt("w@h", worker.epoch, "it died", alone=False))])
+
+    reason = json.loads(cell.text.hget(cell.keys.dead_reasons, job))
+    assert [line["how"] for line in reason["story"]] == ["it died"]
+
+
+def test_a_story_of_another_type_is_moved_aside(cell: Cell) -> None:
+    """Its job goes back in line, or is buried, all the same."""
+    worker = cell.worker()
+    for most in (0, -1):
+        (lease,) = cell.leased(worker, 1)
+        job = cell.leases(worker)[lease].job
+        cell.client.set(cell.keys.story(job), "mine")
+        worker.giveback([GiveBack(lease, "reaps", most, "worker_died", attempt=Attempt("w@h", worker.epoch, "it died", alone=False))])
+        assert cell.client.get(f"{cell.keys.story(job)}:aside") == b"mine"
+        assert cell.client.hlen(cell.keys.leases(worker.epoch)) == 0
+    assert cell.client.zcard(cell.keys.dead_letters) == 1
+
+
 def test_a_suspect_waits_in_the_lane_of_those_that_run_alone(cell: Cell) -> None:
     """And comes back there, whatever sends it back: once a suspect, it is one until it ends."""
     worker = cell.worker()

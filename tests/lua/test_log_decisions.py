@@ -32,6 +32,33 @@ def test_no_more_jobs_are_kept_than_asked_for(cell: Cell) -> None:
     assert ids(cell) == ["31-0"]
 
 
+@pytest.mark.parametrize("n", ["0", "-3", "x", "nan", "1e300"])
+def test_an_entry_that_is_none_of_ours(cell: Cell, n: str) -> None:
+    """Nothing could be counted from it: it is moved aside with the rest, and the log begins anew."""
+    cell.client.xadd(cell.keys.decisions, {"n": n, "tick": "a"}, id="7-0")
+    cell.store.log_decisions([(2, b"b"), (1, b"c")], kept=100)
+
+    assert ids(cell) == ["1-0", "3-0"]
+    assert cell.client.xlen(f"{cell.keys.decisions}:aside") == 1
+
+
+def test_an_id_that_nothing_could_follow(cell: Cell) -> None:
+    """Larger than Lua counts exactly."""
+    cell.client.xadd(cell.keys.decisions, {"n": 1, "tick": "a"}, id=f"{2**60}-0")
+    cell.store.log_decisions([(1, b"b")], kept=100)
+
+    assert ids(cell) == ["1-0"]
+
+
+def test_a_key_of_another_type(cell: Cell) -> None:
+    """It is moved aside."""
+    cell.client.set(cell.keys.decisions, "mine")
+    cell.store.log_decisions([(1, b"b")], kept=100)
+
+    assert ids(cell) == ["1-0"]
+    assert cell.client.get(f"{cell.keys.decisions}:aside") == b"mine"
+
+
 def test_not_the_leader(cell: Cell) -> None:
     """REFUSED."""
     cell.store.log_decisions([(1, b"a")], kept=10)
