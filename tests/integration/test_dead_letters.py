@@ -10,6 +10,7 @@ import redis
 from celery import chord
 from celery.exceptions import ChordError
 from celery.result import AsyncResult
+from kombu.exceptions import OperationalError
 
 from dispatcher.errors import JobDead
 from dispatcher.events import JobsRefused
@@ -117,10 +118,11 @@ def test_a_broken_canvas_does_not_keep_a_dead_job_waiting(stage: Stage) -> None:
     assert stage.text.scard(stage.keys.unsettled) == 0
 
 
-def test_an_errback_that_cannot_be_sent_keeps_no_dead_job_waiting(stage: Stage) -> None:
-    """It names a serializer that is not installed here: neither its own state nor that of its neighbours waits for that."""
-    # Not TASK: what takes three arguments is called here and now, and never sent.
-    errback = {"task": "demo.errback", "args": [], "kwargs": {}, "options": {"serializer": "nope"}, "subtask_type": None, "immutable": True}
+@pytest.mark.parametrize("options", [{"serializer": "nope"}, {"compression": "nope"}, {"countdown": 1e308}], ids=str)
+def test_an_errback_that_cannot_be_sent_keeps_no_dead_job_waiting(stage: Stage, options: dict[str, Any]) -> None:
+    """It names what is not installed here, or no date: neither its own state nor that of its neighbours waits for that."""
+    # Of a task that is not known here, or it would be called here and now instead of being sent.
+    errback = {"task": "elsewhere", "args": [], "kwargs": {}, "options": options, "subtask_type": None, "immutable": True}
     stage.client.lpush("dispatch", message("odd", eta="tomorrow", embed={"errbacks": [errback]}), message("plain", eta="tomorrow"))
     stage.steps()
     stage.settler.step()
@@ -150,6 +152,28 @@ def test_headers_that_the_backend_would_refuse(stage: Stage, headers: dict[str, 
     assert stage.text.scard(stage.keys.unsettled) == 0
     if "id" not in headers:
         assert AsyncResult("odd", app=stage.app).state == "FAILURE"
+
+
+def test_a_broker_that_is_away_is_waited_for(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However deep kombu hides that: the canvas is told once the broker is back."""
+    stage.client.lpush("dispatch", message("job", eta="tomorrow"))
+    stage.steps()
+
+    def fail(*args: object, **kwargs: object) -> None:
+        try:
+            try:
+                raise redis.ConnectionError("away")
+            except redis.ConnectionError as exc:
+                raise OperationalError("away") from exc
+        except OperationalError as exc:
+            raise OperationalError("away") from exc
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.app.backend, "mark_as_failure", fail)
+        with pytest.raises(OperationalError):
+            stage.settler.step()
+    assert stage.text.scard(stage.keys.unsettled) == 1
+    assert stage.settler.step() == 1
 
 
 def test_one_that_cannot_be_settled_keeps_no_other_waiting(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
