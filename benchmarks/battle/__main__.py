@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("--only-celery", type=float, metavar="S", help="plain Celery alone, with that visibility timeout")
     parser.add_argument("--folder", type=Path, help="for logs and data; a temporary one otherwise, left where something goes wrong")
     args = parser.parse_args()
+    args.folder = args.folder and args.folder.absolute()  # the processes of the battle have working folders of their own
     if args.folder and args.folder.exists() and not (args.folder.is_dir() and not any(args.folder.iterdir())):
         parser.exit(2, f"{args.folder} is not an empty folder: name one that is, or that does not exist yet.\n")
     plan = Plan(args.jobs, args.kills, args.seed, args.kill_every, args.quiet)

@@ -54,6 +54,8 @@ def check(ctx: click.Context, file: Path | None, offline: bool, as_json: bool) -
             click.echo(f"warning: {line}", err=True)
         if not mistakes and not problems:
             click.echo("the settings are right" + (f"; Redis {server['version']} will do" if server else ""))
+        if server and server["unread"]:
+            click.echo(f"not looked at, as this Redis does not tell: {', '.join(server['unread'])}")
     ctx.exit(2 if mistakes else 1 if problems else 0)
 
 

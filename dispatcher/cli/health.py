@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -12,6 +11,8 @@ import click
 from dispatcher.cli.output import json_option, say
 from dispatcher.cli.session import Session
 from dispatcher.errors import Invalid, Unavailable
+from dispatcher.observe.flower_client import get_workers
+from dispatcher.store.redaction import redact, refuse_unquoted
 
 BEAT_AGE_MAX_S: Final = 5.0
 FLOWER_TIMEOUT_S: Final = 3.0
@@ -19,7 +20,7 @@ FLOWER_TIMEOUT_S: Final = 3.0
 
 @click.command()
 @click.option("--worker", metavar="NAME", help="Also ask whether this worker, by its node name, is ready and beats.")
-@click.option("--flower", metavar="URL", help="Ask this Flower instead, whether it sees a dispatcher.")
+@click.option("--flower", metavar="URL", help="Ask this Flower instead, whether it sees a dispatcher; its login may be in the URL.")
 @json_option
 @click.pass_obj
 def health(session: Session, worker: str | None, flower: str | None, as_json: bool) -> None:
@@ -30,7 +31,7 @@ def health(session: Session, worker: str | None, flower: str | None, as_json: bo
     if flower is not None:
         facts = {"flower": _nodes_online(flower)}
         if not any(name.startswith("dispatcher@") for name in facts["flower"]):
-            raise Unavailable(f"Flower at {flower} sees no dispatcher online, only {', '.join(facts['flower']) or 'nobody'}")
+            raise Unavailable(f"Flower at {redact(flower)} sees no dispatcher online, only {', '.join(facts['flower']) or 'nobody'}")
         say(facts, "healthy", as_json=as_json)
         return
     with session.admin() as admin:
@@ -54,15 +55,12 @@ def _check_worker(status: dict[str, Any], name: str) -> None:
 
 
 def _nodes_online(url: str) -> list[str]:
+    refuse_unquoted(url)
     parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname:
-        raise Invalid(f"--flower is {url!r}: write http://host:port")
-    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=FLOWER_TIMEOUT_S)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise Invalid(f"--flower is {redact(url)!r}: write http://host:port")
     try:
-        connection.request("GET", f"{parts.path.rstrip('/')}/workers?json=1")
-        nodes = json.loads(connection.getresponse().read())["data"]
-    except (OSError, http.client.HTTPException, ValueError, LookupError) as exc:
-        raise Unavailable(f"Flower at {url} does not answer ({exc!r})") from exc
-    finally:
-        connection.close()
-    return sorted(node["hostname"] for node in nodes if node["status"])
+        nodes = json.loads(get_workers(url, "json=1", timeout_s=FLOWER_TIMEOUT_S))["data"]
+        return sorted(node["hostname"] for node in nodes if node["status"])
+    except (Unavailable, ValueError, LookupError, TypeError) as exc:
+        raise Unavailable(f"Flower at {redact(url)} does not answer as one ({exc})") from exc

@@ -33,7 +33,7 @@ def command(
     """The command that runs Flower for the Celery app ``app``; start it with :func:`environment` of the same URL.
 
     ``basic_auth``: ``user:password`` of those who may look. Raises :class:`Invalid` for an ``address`` beyond loopback without
-    one: whoever opens Flower can stop workers. URL and passwords stay out of the command, which every user of the machine can read.
+    one: it shows every job's arguments. URL and passwords stay out of the command, which every user of the machine can read.
     """
     celery_url(redis_url)  # an unusable URL is said here, not in Flower's log
     if not is_loopback(address) and not any(basic_auth):

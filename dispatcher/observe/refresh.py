@@ -6,15 +6,15 @@ found then.
 
 from __future__ import annotations
 
-import base64
-import http.client
 import logging
 import threading
 from collections.abc import Callable, Sequence
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from dispatcher.clock import Clock
+from dispatcher.errors import Unavailable
+from dispatcher.observe.flower_client import get_workers
 
 log = logging.getLogger(__name__)
 
@@ -81,22 +81,11 @@ class FlowerRefresh:
         self._known = names
 
     def _request(self) -> bool:
-        # http.client, not urllib: it knows no proxies, and a Flower beside us must not be looked for behind one.
-        parts = urlsplit(self._url)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        headers = {}
-        if parts.username:
-            login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
         try:
-            connection = kind(parts.hostname or "", parts.port, timeout=TIMEOUT_S)
-            try:
-                connection.request("GET", f"{parts.path.rstrip('/')}/workers?refresh=1&json=1", headers=headers)
-                return connection.getresponse().status < 400
-            finally:
-                connection.close()
-        except (OSError, ValueError, http.client.HTTPException):
+            get_workers(self._url, "refresh=1&json=1", timeout_s=TIMEOUT_S)
+        except Unavailable:
             return False
+        return True
 
     def _where(self) -> str:
         return urlsplit(self._url).hostname or self._url

@@ -15,7 +15,7 @@ VERSION_MIN: Final = (6, 2)
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
     """What a server says of itself, and what is wrong with that: ``problems`` forbid running on it, ``warnings`` do not; for the end of
-    ``refusals`` one can wait.
+    ``refusals`` one can wait. ``unread``: options it would not tell, of which nothing can be said.
     """
 
     version: str
@@ -25,6 +25,7 @@ class ServerFacts:
     problems: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
 
 
 def read_server_facts(client: redis.Redis) -> ServerFacts:
@@ -33,8 +34,9 @@ def read_server_facts(client: redis.Redis) -> ServerFacts:
     version = str(info.get("valkey_version") or info.get("redis_version") or "0.0")
     policy = str(info.get("maxmemory_policy", "noeviction"))
     append_only = bool(info.get("aof_enabled"))
-    snapshots = _saves(client)
-    facts = ServerFacts(version, policy, append_only, snapshots)
+    unread: list[str] = []
+    snapshots = bool(_config(client, "save", unread))
+    facts = ServerFacts(version, policy, append_only, snapshots, unread=unread)
     number = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if number < VERSION_MIN:
         facts.problems.append(f"Redis is {version}: this needs 6.2 or later, or Valkey")
@@ -48,10 +50,10 @@ def read_server_facts(client: redis.Redis) -> ServerFacts:
             + (", but for those in its last snapshot" if snapshots else "")
             + "; set it to yes"
         )
-    elif _config(client, "appendfsync") == "no":
+    elif _config(client, "appendfsync", unread) == "no":
         facts.warnings.append("appendfsync is no: half a minute of jobs and results is lost when the machine ends; set it to everysec")
     facts.refusals.extend(_refusals(info))
-    if int(info.get("connected_slaves", 0)) and _config(client, "min-replicas-to-write") == "0":
+    if int(info.get("connected_slaves", 0)) and _config(client, "min-replicas-to-write", unread) == "0":
         facts.warnings.append(
             "min-replicas-to-write is 0: a master that is cut off from its replicas goes on taking jobs, all of which are lost after a "
             "failover; set it to 1"
@@ -71,13 +73,10 @@ def _refusals(info: dict[str, Any]) -> Iterator[str]:
         yield f"it is full: {used_bytes} bytes of maxmemory {limit_bytes} are used; make room, or raise maxmemory"
 
 
-def _saves(client: redis.Redis) -> bool:
-    return bool(_config(client, "save"))
-
-
-def _config(client: redis.Redis, name: str) -> str | None:
-    """``None`` where it must not be asked, as with most managed ones."""
+def _config(client: redis.Redis, name: str, unread: list[str]) -> str | None:
+    """``None`` where it must not be asked, as with most managed ones: then ``unread`` gets the name."""
     try:
         return cast("dict[str, str]", client.config_get(name)).get(name)
     except redis.ResponseError:
+        unread.append(name)
         return None

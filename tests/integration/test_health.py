@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 from collections.abc import Callable
@@ -63,9 +64,11 @@ def test_a_redis_that_is_away(redis_url: str) -> None:
 def test_flower_is_healthy_when_it_sees_a_dispatcher(health: Health) -> None:
     """A Flower that answers but sees nobody is not ready."""
     rows: list[dict[str, Any]] = [{"hostname": "w1@host", "status": True}, {"hostname": "dispatcher@host", "status": False}]
+    logins: list[str | None] = []
 
     class Flower(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            logins.append(self.headers["Authorization"])
             self.send_response(200)
             self.end_headers()
             self.wfile.write(json.dumps({"data": rows}).encode())
@@ -80,6 +83,30 @@ def test_flower_is_healthy_when_it_sees_a_dispatcher(health: Health) -> None:
         rows[1]["status"] = True
         assert health("--flower", url).exit_code == 0
         server.shutdown()
+    assert logins == [None, None]
 
     assert "does not answer" in health("--flower", url).stderr
     assert health("--flower", "localhost:5555").exit_code == 2
+
+
+def test_the_login_of_flower_is_sent_and_never_shown(health: Health) -> None:
+    """Flower gets what stands in its URL; the error that it refuses, and the one for a URL that cannot be read, show the user alone."""
+    logins: list[str | None] = []
+
+    class Flower(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            logins.append(self.headers["Authorization"])
+            self.send_error(401)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Flower) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        refused = health("--flower", f"http://me:hidden%20word@127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert logins == ["Basic " + base64.b64encode(b"me:hidden word").decode()]
+    assert "401 Unauthorized" in refused.stderr
+    unreadable = health("--flower", "http://me:hidden#word@127.0.0.1:5555")
+    assert [refused.exit_code, unreadable.exit_code] == [1, 2]
+    assert [one for one in (refused, unreadable) if "hidden" in one.output or "me:" not in one.stderr] == []

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import redis
+from click.testing import CliRunner
 
+from dispatcher.cli import cli
 from dispatcher.store.server import ServerFacts, read_server_facts
 from tests.conftest import MakeRedis
 from tests.sentinels import Sentinels
@@ -35,6 +38,20 @@ def test_persistence_that_is_missing_is_a_warning(make_redis: MakeRedis, options
     found = facts_of(make_redis(*options))
     assert found.problems == []
     assert said in found.warnings[0]
+
+
+def test_what_a_user_may_not_see_is_named(make_redis: MakeRedis) -> None:
+    """Without the right to read the configuration there is no warning of it; `dispatcher check` says what it did not look at."""
+    server = make_redis(*SOUND, "--appendfsync", "no")
+    with server.client() as client:
+        client.acl_setuser("guest", enabled=True, nopass=True, keys=["*"], channels=["*"], commands=["+@all", "-config"])
+    url = server.url().replace("://", "://guest:any@", 1)
+    with redis.Redis.from_url(url, decode_responses=True) as client:
+        found = read_server_facts(client)
+    assert (found.problems, found.warnings, found.unread) == ([], [], ["save", "appendfsync"])
+    result = CliRunner().invoke(cli, ["--redis-url", url, "check"])
+    assert result.exit_code == 0
+    assert "not looked at, as this Redis does not tell: save, appendfsync" in result.stdout
 
 
 @pytest.mark.parametrize(

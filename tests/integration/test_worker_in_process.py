@@ -107,7 +107,8 @@ def test_flower_sees_the_workers_list_and_may_pause_it(cell: Cell) -> None:
         epoch = cell.epoch_of("inner@test")
         name = cell.keys.worker_queue(epoch)
         control = cell.app.control
-        [queues] = control.inspect(["inner@test"]).active_queues().values()
+        # A worker is registered before it listens to remote control, and what is said before that is lost.
+        [queues] = eventually(control.inspect(["inner@test"]).active_queues).values()
         assert [queue["name"] for queue in queues] == [name]
 
         control.cancel_consumer(name, destination=["inner@test"])

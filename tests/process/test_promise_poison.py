@@ -149,6 +149,9 @@ def test_innocents_that_share_workers_with_poison_again_and_again_are_never_buri
 
     eventually(over, 400, cluster.processes[0].tail)
     assert {letter["reason"] for letter in cluster.dead_letters()} == {"worker_died", "process_died"}
-    assert stories(cluster).keys() == set(poison)
+    told = stories(cluster)
+    assert told.keys() == set(poison)
+    # A worker that a neighbour kills may have taken a job and not begun it: that is a line of the story, and no run.
     runs = cluster.ledger.runs()
-    assert all(3 <= runs[job] <= 5 for job in poison), runs
+    assert all(runs[job] <= len(told[job]) and 3 <= len(told[job]) <= 5 for job in poison), (runs, told)
+    assert all(told[job][-1]["alone"] and runs[job] for job in poison), (runs, told)
