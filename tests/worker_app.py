@@ -232,6 +232,18 @@ def add_tasks(app: Celery, ledger: Ledger) -> None:
         ledger.start(self.request)
         sys.exit(3)
 
+    @app.task(name="misdirected", shared=False, bind=True)
+    def misdirected(self: Any) -> None:
+        """Sends its next try to a queue whose list is a key of another type."""
+        ledger.start(self.request)
+        raise self.retry(queue="no-list", countdown=0)
+
+    @app.task(name="misdirected_once", shared=False, bind=True, acks_late=False)
+    def misdirected_once(self: Any) -> None:
+        """The same, and must not run twice."""
+        ledger.start(self.request)
+        raise self.retry(queue="no-list", countdown=0)
+
     @app.task(name="pay", shared=False, bind=True, acks_late=False)
     def pay(self: Any) -> None:
         """Must not run twice; kills the process it runs in."""

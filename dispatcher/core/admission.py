@@ -27,7 +27,7 @@ from dispatcher.errors import Invalid
 JSON_CONTENT: Final = "application/json"
 LARGEST_COST_MS: Final = 999_999_999
 LATEST_DEADLINE_MS: Final = 9_999_999_999_999
-UNPACKED_BYTES_MAX: Final = 256 * 1024 * 1024
+UNPACKED_BYTES_MAX: Final = 64 * 1024 * 1024
 FOREIGN_COMPRESSION: Final = ("application/x-brotli", "application/zstd")
 _DECOMPRESSORS: Final[dict[str, Callable[[], Any]]] = {
     "application/x-gzip": zlib.decompressobj,  # what kombu calls gzip is zlib
@@ -121,22 +121,30 @@ class Admission:
         """Decide about one message. Never raises: whatever is wrong with it is a :class:`Refused`."""
         return self.read_all([raw], ingress=ingress, step=step, now_ms=now_ms)[0]
 
-    def read_all(self, messages: Sequence[bytes], *, ingress: str, step: int, now_ms: int) -> list[Admitted | Refused]:
-        """Decide about each of these messages, which are of one list."""
+    def read_all(
+        self, messages: Sequence[bytes], *, ingress: str, step: int, now_ms: int, is_enough: Callable[[], bool] = bool
+    ) -> list[Admitted | Refused]:
+        """Decide about each of these messages, which are of one list; about the first ones, at least one, where ``is_enough`` says so after
+        them.
+        """
         source = _Source(ingress, step, now_ms)
         found: list[Admitted | Refused] = []
         for raw in messages:
-            try:
-                found.append(self._read(raw, source))
-                continue
-            except Refusal as exc:
-                reason, detail = exc.args
-            except msgspec.ValidationError as exc:
-                reason, detail = _reason_of(str(exc)), str(exc)
-            except (ValueError, RecursionError) as exc:  # msgspec's DecodeError and UnicodeError are ValueErrors
-                reason, detail = "not_json", f"the message is not JSON: {exc}"
-            found.append(Refused(reason, detail, *_identity(raw)))
+            found.append(self._decide(raw, source))
+            if is_enough():
+                break
         return found
+
+    def _decide(self, raw: bytes, source: _Source) -> Admitted | Refused:
+        try:
+            return self._read(raw, source)
+        except Refusal as exc:
+            reason, detail = exc.args
+        except msgspec.ValidationError as exc:
+            reason, detail = _reason_of(str(exc)), str(exc)
+        except (ValueError, RecursionError) as exc:  # msgspec's DecodeError and UnicodeError are ValueErrors
+            reason, detail = "not_json", f"the message is not JSON: {exc}"
+        return Refused(reason, detail, *_identity(raw))
 
     def _read(self, raw: bytes, source: _Source) -> Admitted:
         if raw[:1] == UNREAD:

@@ -108,11 +108,12 @@ def decide(
         return ScalingDecision(tuple(start), tuple(drain), f"{reason}: {situation}", wait_s, len(staying)), memory
 
     room = max(0, limits.workers_max - len(view.members))
-    wanted, why = _to_start(waiting, staying, kinds, needed - capacity, limits)
-    if wanted:
+    first, more, why = _to_start(waiting, staying, kinds, needed - capacity, limits)
+    if wanted := len(first) + more:
         if room:
-            limited = f", {len(wanted)} wanted" if len(wanted) > room else ""
-            return decision(f"{why}{limited}", start=wanted[:room])
+            limited = f", {wanted} wanted" if wanted > room else ""
+            start = [*first, *[kinds[0]] * min(more, room)][:room]
+            return decision(f"{why}{limited}", start=(kind.name for kind in start))
         return decision(f"{why}, but {len(view.members)} of at most {limits.workers_max} workers are there")
     leaving = _to_drain(waiting, staying, memory, limits)
     if leaving:
@@ -131,11 +132,12 @@ def _remember(memory: ScalingMemory, now_ms: int, needed: float, limits: Scaling
 
 def _to_start(
     waiting: Sequence[Waiting], staying: Sequence[Member], kinds: Sequence[Kind], missing: float, limits: ScalingLimits
-) -> tuple[list[str], str]:
-    """Kinds to start, not bounded yet, and why."""
+) -> tuple[list[Kind], int, str]:
+    """Kinds to start first, how many more of the first kind (not bounded: it may be millions), and why."""
     if not kinds:
-        return [], ""
+        return [], 0, ""
     start: list[Kind] = []
+    more = 0
     why = ""
     served = {model for one in staying for model in one.models} | ({DEFAULT_MODEL} if staying else set())
     for model in dict.fromkeys(one.model for one in waiting if one.cost_s > 0):
@@ -144,12 +146,12 @@ def _to_start(
             why = f"no worker serves {model}"
     missing -= sum(kind.capacity for kind in start)
     if missing > 0:
-        start += [kinds[0]] * math.ceil(missing / kinds[0].capacity)
+        more = math.ceil(missing / kinds[0].capacity)
         why = "too much work waits" if not why else f"{why} and too much work waits"
-    if (lacking := limits.workers_min - len(staying) - len(start)) > 0:
-        start += [kinds[0]] * lacking
+    if (lacking := limits.workers_min - len(staying) - len(start) - more) > 0:
+        more += lacking
         why = why or f"fewer than {limits.workers_min} workers"
-    return [kind.name for kind in start], why
+    return start, more, why
 
 
 def _to_drain(

@@ -89,6 +89,7 @@ class Children:
         death_signal: signal.Signals = signal.SIGKILL,
     ) -> Child:
         """Start ``command`` in its own process group, so that Ctrl-C in the terminal reaches only us; output goes to the end of ``log``.
+        Raises :class:`Unavailable` where the system has no room for another process or file now.
 
         ``death_signal`` is what it gets should we die without a word.
         """
@@ -97,9 +98,12 @@ class Children:
     def _start(self, name: str, command: list[str], log: Path, environ: dict[str, str], death_signal: signal.Signals) -> Child:
         if _TIES:
             command = [sys.executable, "-I", "-S", "-c", _TIE_TO_PARENT, str(os.getpid()), str(int(death_signal)), *command]
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:
-            child = Child(name, _popen(command, output, environ), log)
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("ab") as output:
+                child = Child(name, _popen(command, output, environ), log)
+        except OSError as exc:
+            raise Unavailable(f"cannot start {name}, with its log in {log}: {exc.strerror or exc}") from exc
         self._children.append(child)
         return child
 
@@ -132,9 +136,4 @@ class Children:
 def _popen(command: list[str], output: BinaryIO, environ: dict[str, str]) -> subprocess.Popen[bytes]:
     # Not a session of its own: Linux shares the processor out among sessions first (autogroup), so a worker with two
     # slots would get no more of a busy machine than one with one.
-    try:
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environ, process_group=0
-        )
-    except OSError as exc:
-        raise Unavailable(f"cannot start {command[0]}: {exc.strerror}") from exc
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environ, process_group=0)

@@ -13,6 +13,7 @@ from typing import Final
 from celery.utils.nodenames import gethostname
 
 from dispatcher.clock import Clock, SystemClock
+from dispatcher.errors import Unavailable
 from dispatcher.provision.base import WorkerHandle, WorkerKind
 from dispatcher.provision.child import Child, Children
 
@@ -126,15 +127,22 @@ class ProcessProvisioner:
                         continue
                     if now_ms - worker.started_ms > SETTLED_S * 1000:
                         worker.failures = 0
-                    wait_s = BACKOFF_S[min(worker.failures, len(BACKOFF_S) - 1)]
-                    worker.failures += 1
-                    worker.restart_at_ms = now_ms + round(wait_s * 1000)
-                    self._on_restart(self.node_name(worker.short_name), f"{how_it_ended(exit_code)}; starting it again in {wait_s:g} s")
+                    self._start_later(worker, how_it_ended(exit_code), now_ms)
                 elif worker.stopping:
                     del self._workers[worker.short_name]
                 elif now_ms >= worker.restart_at_ms:
-                    worker.child = self._spawn(worker.short_name, worker.kind)
+                    try:
+                        worker.child = self._spawn(worker.short_name, worker.kind)
+                    except Unavailable as exc:
+                        self._start_later(worker, str(exc), now_ms)
+                        continue
                     worker.started_ms, worker.restart_at_ms = now_ms, None
+
+    def _start_later(self, worker: _Worker, why: str, now_ms: int) -> None:
+        wait_s = BACKOFF_S[min(worker.failures, len(BACKOFF_S) - 1)]
+        worker.failures += 1
+        worker.restart_at_ms = now_ms + round(wait_s * 1000)
+        self._on_restart(self.node_name(worker.short_name), f"{why}; starting it again in {wait_s:g} s")
 
     def stop_all(self, *, timeout_s: float) -> None:
         """Let all of them finish what they run, for at most ``timeout_s``; then kill. Returns when all have ended."""

@@ -80,6 +80,9 @@ class Autoscaler:
             except (redis.RedisError, Unavailable) as exc:
                 self._memory = ScalingMemory()  # what was not seen did not agree
                 log.warning("nothing is scaled for now: %s", exc)
+            except Exception:
+                self._memory = ScalingMemory()
+                log.exception("a step of the autoscaler failed; going on")
             stop.wait(self._settings.autoscaler_interval_s)
 
     def step(self) -> ScalingDecision:

@@ -50,6 +50,11 @@ log = logging.getLogger(__name__)
 
 ADMIT_BATCH = 250
 
+DECIDE_SHARE = 4
+"""A step reads messages for such a part of ``leader_ttl_s`` at most. Some take long (above all compressed ones), and a leader that loses
+the lead over them admits none; nor would the next.
+"""
+
 WISH_WORKERS_MAX = 64
 """In a larger fleet a look costs Redis more than the round trip that a wish saves, and not every one is of use."""
 
@@ -265,7 +270,7 @@ class Dispatcher:
             returned=returned,
             more=bool(applied.promoted or returned or rerouted or late)
             or admitted >= settings.batch_size
-            or admitted < sum(len(batch.messages) for batch in batches)
+            or admitted < sum(map(len, look.messages.values()))
             or wanted >= settings.batch_size
             or assigned < wanted,
             wait_s=wait_s,
@@ -313,15 +318,24 @@ class Dispatcher:
     # -- deciding
 
     def _decide(self, look: Look, ingress: list[IngressList]) -> Iterator[AdmitBatch]:
-        """What to do with each message, in batches small enough that Redis moves one while the next is decided about."""
+        """What to do with each message, in batches small enough that Redis moves one while the next is decided about; as far as it comes in
+        time, and with one at least.
+        """
+        until_ms = self._clock.monotonic_ms() + round(1000 * self._settings.leader_ttl_s / DECIDE_SHARE)
+
+        def is_enough() -> bool:
+            return self._clock.monotonic_ms() >= until_ms
+
         for index, messages in look.messages.items():
             source = ingress[index]
             if self._is_paused(source):
                 continue  # its jobs stay plain Celery messages: what `release` returned must not be fetched again
             for at in range(0, len(messages), ADMIT_BATCH):
                 part = messages[at : at + ADMIT_BATCH]
-                decisions = self._admission.read_all(part, ingress=source.queue, step=source.step, now_ms=look.now_ms)
-                yield AdmitBatch(source, part, decisions)
+                decisions = self._admission.read_all(part, ingress=source.queue, step=source.step, now_ms=look.now_ms, is_enough=is_enough)
+                yield AdmitBatch(source, part[: len(decisions)], decisions)
+                if is_enough():
+                    return
 
     def _unpaused(self) -> list[IngressList]:
         return [one for one in self._ingress if not self._is_paused(one)] if self._paused else self._ingress

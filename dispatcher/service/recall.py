@@ -33,7 +33,7 @@ class Recaller:
         """How many jobs went back. ``assigned``: epochs that were given jobs since the workers were looked at; ``load_ms``: model → time to
         load it, where known.
         """
-        if not self._rule.after_ms or now_ms - self._looked_at_ms < self._interval_ms:
+        if not self._rule.after_ms or 0 <= now_ms - self._looked_at_ms < self._interval_ms:  # Redis' clock may be set back
             return 0
         self._looked_at_ms = now_ms
         crowded = [worker for worker in workers if is_crowded(worker)]

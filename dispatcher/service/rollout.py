@@ -158,18 +158,20 @@ class Rollouts:
 
     def _recall(self, workers: Sequence[WorkerView]) -> set[str]:
         """Once for each version that is withdrawn: what workers hold of it and have not begun goes back to its lanes. Those lanes."""
-        versions, self._to_recall = self._to_recall, frozenset()
-        lanes: set[str] = set()
+        versions, lanes, is_done = self._to_recall, set[str](), True
         for worker in workers if versions else ():
             if worker.ended is None and worker.leases > worker.taken and worker.models & versions:
                 found = [
                     (id_, entry.lane)
                     for id_, entry, taken in self._leases.leases(worker.epoch)
                     if not taken and parse_lane(entry.lane).model in versions
-                ][:RECALL_MAX]
+                ]
                 if found:
-                    self._leases.giveback(worker.epoch, [GiveBack(id_, "recalls") for id_, _ in found])
+                    self._leases.giveback(worker.epoch, [GiveBack(id_, "recalls") for id_, _ in found[:RECALL_MAX]])
                     lanes.update(lane for _, lane in found)
+                is_done = is_done and len(found) <= RECALL_MAX
+        if is_done:
+            self._to_recall = frozenset()
         return lanes
 
     def _reroute(self, lanes: set[str], monotonic_ms: int) -> int:

@@ -18,12 +18,13 @@ from typing import Any, Final
 import redis
 from celery import Celery
 from celery.app.task import Context
-from kombu.exceptions import KombuError, OperationalError
+from kombu.exceptions import OperationalError
 
 from dispatcher.core.admission import Refusal, decompressed
 from dispatcher.core.poison import told
 from dispatcher.errors import JobDead, PoisonJob
 from dispatcher.events import Event, JobSettled
+from dispatcher.store.connection import BROKEN, is_outage
 from dispatcher.store.keys import text_names
 from dispatcher.store.unsettled_store import UnsettledStore
 
@@ -31,9 +32,6 @@ log = logging.getLogger(__name__)
 
 POISON: Final = frozenset({"worker_died", "process_died"})
 """Reasons of those that died each time they ran."""
-
-BROKEN: Final = (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, RecursionError, KombuError, redis.DataError)
-"""What Celery raises for a canvas that makes no sense."""
 
 
 class Settler:
@@ -90,20 +88,13 @@ def store_failure(app: Celery, error: JobDead, message: bytes | str | None, task
     )
     try:
         app.backend.mark_as_failure(task_id, error, request=context, store_result=not headers.get("ignore_result"))
-    except BROKEN as exc:
-        if _is_outage(exc):
+    except (*BROKEN, redis.ResponseError) as exc:
+        if is_outage(exc):
             raise
         # The canvas in the message is as broken as the rest of it; the job's own state must be stored all the same.
         log.warning("cannot tell the canvas of dead job %s: %s", task_id, exc)
         app.backend.store_result(task_id, error, "FAILURE")
     return task_id
-
-
-def _is_outage(error: BaseException) -> bool:
-    """kombu says OperationalError of a connection that was lost, and of a message that cannot be packed, too: the cause tells."""
-    while isinstance(error, OperationalError) and error.__cause__ is not None:
-        error = error.__cause__
-    return isinstance(error, OperationalError) or not isinstance(error, BROKEN)
 
 
 def _headers(message: bytes | str | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import redis
+from kombu.exceptions import KombuError, OperationalError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -93,6 +94,21 @@ def is_demoted(error: Exception) -> bool:
     """
     # Inside a script, Redis 6.2 has other words before the one that redis-py knows this error by.
     return isinstance(error, redis.exceptions.ReadOnlyError) or "READONLY" in str(error)
+
+
+BROKEN: Final = (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, RecursionError, KombuError, redis.DataError)
+"""What Celery raises for a canvas that makes no sense."""
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether what Celery could not send or store may succeed later. kombu says OperationalError of a connection that was lost, and of a
+    message that cannot be packed, or whose queue is a key of another type, too: the cause tells.
+    """
+    while isinstance(error, OperationalError) and error.__cause__ is not None:
+        error = error.__cause__
+    if str(error).rpartition("caused error: ")[2].startswith("WRONGTYPE"):  # all that is left of the cause of one from another process
+        return False
+    return isinstance(error, OperationalError) or not isinstance(error, BROKEN)
 
 
 def bound_waits(conf: Any) -> None:

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 FLUSH_MAX = 500
 LOAD_MIN_MS = 5
 """A job that took less has not waited for a model: a look for loads costs some µs."""
+LAST_TRIES = 3
+LAST_AGAIN_MS = 500
 PAST_MAX = 10_000
 """How many ended leases are remembered, so that one which Redis shows again (it lost its last writes) is not run again."""
 
@@ -250,6 +252,16 @@ class LeaseKeeper:
                 log.warning("%d ended jobs wait for Redis: %s: %s", len(self._outbox), type(exc).__name__, exc)
             except EpochEnded:
                 pass  # the next beat learns it, and acts
+
+    def flush_last(self) -> None:
+        """Send what is in the outbox, whether or not Redis answered when last asked; again where that failed at once, as it does when a
+        connection was broken. Never raises.
+        """
+        began_ms = self._clock.monotonic_ms()
+        for _ in range(LAST_TRIES):
+            if self._outbox and self._clock.monotonic_ms() - began_ms < LAST_AGAIN_MS:
+                self.reachable = True
+                self.flush()
 
     def _flush(self) -> None:
         with self._flushing:

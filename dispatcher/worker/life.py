@@ -302,10 +302,12 @@ class WorkerLife:
         if self.keeper.ended:
             return
         log.warning("out of time to stop: %d jobs are cut short and go back in line", len(self.keeper.held()))
-        self.keeper.flush()
+        self.keeper.flush_last()
         self.keeper.ended = True  # that the pool dies now must not be told as what the jobs did
         self._host.kill_pool()
         try:
+            if self.keeper.unsent:  # they would go back in line at once, with what is cut short
+                raise redis.ConnectionError(f"{self.keeper.unsent} ended jobs are unknown to Redis")
             self._store.goodbye()
         except redis.RedisError as exc:
             log.warning("left without a goodbye (%s): its jobs go back in line when it has been silent for lease_ttl_s", exc)

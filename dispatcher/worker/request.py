@@ -18,7 +18,9 @@ from celery.concurrency.thread import ApplyResult
 from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded, WorkerLostError
 from kombu.exceptions import OperationalError
 
+from dispatcher.store.connection import is_outage
 from dispatcher.store.worker_store import GiveBack
+from dispatcher.worker.forced import runs_at_most_once
 from dispatcher.worker.keeper import Outcome
 
 log = logging.getLogger(__name__)
@@ -30,6 +32,7 @@ CANNOT_SEND = (OperationalError, redis.RedisError)
 class _LeaseMixin:
     _outcome = Outcome.DONE
     _crash = ("process_died", "its process died while it ran")
+    _must_return = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Celery makes a class for each task, on top of this one, that overrides what begins and ends a job."""
@@ -53,9 +56,17 @@ class _LeaseMixin:
             if self.acknowledged:
                 raise
             log.exception("cannot end the job of lease %s: it goes back in line", self._message.delivery_tag)
-            self._crash = ("ending_failed", f"its run was over, and could not be ended: {type(exc).__name__}: {exc}")
-            self._outcome = Outcome.REJECTED if isinstance(exc, CANNOT_SEND) else Outcome.FAILED  # Redis' fault, or the job's
+            self._cannot_end(exc)
             self.reject(requeue=True)
+
+    def _cannot_end(self: Any, exc: Exception) -> None:
+        """It goes back in line, whatever Celery asks for: uncounted where that is Redis' fault and not the job's. Or, where it must not be
+        run again, it is buried.
+        """
+        self._must_return = True
+        self._crash = ("ending_failed", f"its run was over, and could not be ended: {type(exc).__name__}: {exc}")
+        is_blameless = isinstance(exc, CANNOT_SEND) and is_outage(exc) and not runs_at_most_once(self.task)
+        self._outcome = Outcome.REJECTED if is_blameless else Outcome.FAILED
 
     def on_timeout(self: Any, soft: bool, timeout: float) -> Any:
         with self._ends():
@@ -67,8 +78,10 @@ class _LeaseMixin:
             exc = exc.exc
         if isinstance(exc, Retry):
             self._outcome = Outcome.RETRIED
-        elif isinstance(exc, Reject) and (exc.requeue or isinstance(exc.reason, CANNOT_SEND)):
+        elif isinstance(exc, Reject) and exc.requeue:
             self._outcome = Outcome.REJECTED
+        elif isinstance(exc, Reject) and isinstance(exc.reason, CANNOT_SEND):
+            self._cannot_end(exc.reason)
         elif not isinstance(exc, Ignore):
             self._outcome = Outcome.FAILED
         if isinstance(exc, TimeLimitExceeded):
@@ -104,10 +117,10 @@ class _LeaseMixin:
         life, lease_id = self._message.channel.life, self._message.delivery_tag
         if self._outcome is Outcome.REJECTED:
             life.keeper.give_back(GiveBack(lease_id, "rejects"), Outcome.REJECTED)
-        elif not requeue:
-            life.keeper.ack(lease_id, Outcome.FAILED)
-        else:
+        elif requeue or self._must_return:
             life.keeper.give_back(life.crash(lease_id, *self._crash))
+        else:
+            life.keeper.ack(lease_id, Outcome.FAILED)
         self.acknowledged = True
         self.send_event("task-rejected", requeue=requeue)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from celery.result import AsyncResult
 
 from dispatcher.clock import SystemClock
+from dispatcher.core.admission import Admission, Admitted
 from dispatcher.errors import EpochEnded
 from dispatcher.service.dispatch import StepReport
 from dispatcher.service.wake import Waker
@@ -225,3 +226,20 @@ def test_a_retry_and_the_job_that_sent_it_may_both_be_there(stage: Stage, countd
 def retries_of(taken: Taken) -> int:
     """How often Celery's ``retry()`` had sent the job before this message."""
     return int(json.loads(taken.message)["headers"]["retries"])
+
+
+def test_messages_that_take_long_to_read_cost_nobody_the_lead(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compressed ones, say: a step admits what can be read in a fourth of ``leader_ttl_s``, the next goes on."""
+    read = Admission._read
+
+    def slow(admission: Admission, *args: Any) -> Admitted:
+        stage.clock.now_ms += round(100 * stage.settings.leader_ttl_s)
+        return read(admission, *args)
+
+    monkeypatch.setattr(Admission, "_read", slow)
+    sent = stage.send(10)
+    reports = [stage.step() for _ in range(4)]
+    assert [(one.admitted, one.more) for one in reports] == [(3, True), (3, True), (3, True), (1, False)]
+    worker = stage.worker(concurrency=10)
+    stage.steps()
+    assert worker.run_all() == sent

@@ -15,6 +15,7 @@ from dispatcher.store.lease_pipe import LeasePipe
 from dispatcher.store.worker_store import ALIVE_TTL_MS, Registration, WorkerStore
 from dispatcher.worker.broker import client_of
 from dispatcher.worker.host import Host
+from dispatcher.worker.keeper import Outcome
 from dispatcher.worker.life import WorkerLife
 from tests.conftest import MakeRedis
 from tests.integration.stage import Stage
@@ -179,3 +180,46 @@ def test_a_goodbye_is_tried_for_as_long_as_there_is_time(
         life.leave(0.0)
     life.finish()
     assert len(tried) == (1 if ends else 5)
+
+
+@pytest.mark.parametrize("broken", [0, 1], ids=["was away before", "breaks once more"])
+def test_what_has_ended_is_told_though_the_time_to_stop_is_up(
+    stage: Stage, life: WorkerLife, acts: Acts, monkeypatch: pytest.MonkeyPatch, broken: int
+) -> None:
+    """Redis was away when last asked: the ack is sent all the same, before the goodbye; what still runs goes back."""
+    ended, cut_short = running(stage, life), running(stage, life)
+    refusals = [redis.ConnectionError("broken")] * broken
+    ack = life.keeper._pipe.ack
+
+    def fragile(lease_ids: list[str]) -> int:
+        if refusals:
+            raise refusals.pop()
+        return ack(lease_ids)
+
+    monkeypatch.setattr(life.keeper._pipe, "ack", fragile)
+    life.keeper.reachable = False
+    life.keeper.ack(ended, Outcome.DONE)
+    assert life.keeper.unsent == 1
+    life._cut_short()
+
+    assert acts == ["kill pool", "stop short"]
+    assert [lease_id.decode() for lease_id in stage.client.hkeys(stage.keys.leases(life.epoch))] == [cut_short]
+    assert stage.client.get(stage.keys.dead(life.epoch)) == b"goodbye"
+
+
+def test_a_life_that_cannot_tell_what_has_ended_says_no_goodbye(
+    stage: Stage, life: WorkerLife, acts: Acts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends all the same; in Redis it lives until it has been silent."""
+    ended = running(stage, life)
+
+    def refuse(_: list[str]) -> int:
+        raise redis.ConnectionError("away")
+
+    monkeypatch.setattr(life.keeper._pipe, "ack", refuse)
+    life.keeper.reachable = False
+    life.keeper.ack(ended, Outcome.DONE)
+    life._cut_short()
+
+    assert acts == ["kill pool", "stop short"]
+    assert not stage.client.exists(stage.keys.dead(life.epoch))

@@ -204,7 +204,7 @@ def test_a_message_that_was_not_read(cell: Cell, size: int) -> None:
     cell.push(unread, message())
     found = cell.store.look([DISPATCH], limit=10, message_bytes_max=BYTES_MAX).messages[0]
 
-    assert cell.admit(found) == 2
+    assert cell.admit(found) == len(found) == (1 if size > BYTES_MAX else 2)  # a look ends after so many bytes
     (job,) = cell.text.zrange(cell.keys.dead_letters, 0, -1)
     assert cell.messages()[job] == unread
 

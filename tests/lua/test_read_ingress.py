@@ -71,8 +71,16 @@ def test_a_look_ends_after_some_bytes(cell: Cell) -> None:
     cell.push(b"other", queue="gpu")
 
     found = read(cell)
-    assert 60 <= len(found[0]) <= 110
+    assert len(found[0]) == 61
     assert 1 not in found
+
+
+def test_huge_messages_behind_small_ones_do_not_come_by_the_dozen(cell: Cell) -> None:
+    """A look reads one message more than it should at most, whatever came before: Redis would copy gigabytes otherwise."""
+    huge = b"x" * (READ_BYTES_MAX // 2)
+    cell.push(*[b"small"] * 100, *[huge] * 100)
+
+    assert [len(one) for one in read(cell)[0]] == [5] * 100 + [len(huge)] * 2
 
 
 def test_bytes_are_bytes(cell: Cell) -> None:

@@ -143,6 +143,18 @@ def test_what_a_hook_raises_ends_the_lease(cell: Cell, pool: str) -> None:
     assert cell.runs()[hooked.id] == 2
 
 
+@pytest.mark.parametrize(("task", "runs", "reason"), [("misdirected", 3, "ending_failed"), ("misdirected_once", 1, "at_most_once")])
+def test_a_retry_that_can_never_be_sent_ends(cell: Cell, task: str, runs: int, reason: str) -> None:
+    """Not lost, and not run for ever: counted, and buried at the limit; a job that must not run again at once."""
+    cell.client.set("no-list", "a string")
+    worker = cell.spawn(concurrency=1)
+    [sent] = cell.send(task)
+    [letter] = eventually(lambda: list(cell.dead_letters().values()), 40, worker.output)
+    assert (letter["reason"], cell.runs()) == (reason, {sent.id: runs})
+    goes_on(cell, worker)
+    assert cell.runs()[sent.id] == runs
+
+
 @pytest.fixture
 def exchange() -> Exchange:
     """A named exchange, of its own for each test: kombu binds nothing twice in one process."""

@@ -21,6 +21,7 @@ class CeleryRequest:
     """What of Celery's own a rejection goes through."""
 
     acknowledged = False
+    task: Any = SimpleNamespace()
 
     def __init__(self, keeper: Mock) -> None:
         self.life = SimpleNamespace(keeper=keeper)
@@ -31,7 +32,14 @@ class CeleryRequest:
         self.reject(requeue=exc_info.exception.requeue)
 
 
-@pytest.mark.parametrize("reason", [OperationalError("refused"), redis.ResponseError("READONLY")])
+def caused_by(cause: Exception) -> OperationalError:
+    """As kombu says it."""
+    error = OperationalError(str(cause))
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize("reason", [OperationalError("refused"), caused_by(redis.ConnectionError("away")), redis.ResponseError("READONLY")])
 def test_a_job_whose_retry_could_not_be_sent_goes_back_in_line(reason: Exception) -> None:
     """Celery rejects it for good; what the task itself rejects so is done with."""
     keeper = Mock()

