@@ -82,7 +82,7 @@ def test_an_app_worker_in_a_thread_takes_options_as_arguments(cell: Cell) -> Non
         said = cell.registrations()[epoch]
         assert (said["weight"], said["models"], said["labels"]) == (4.0, ["a", "b"], {"region": "eu"})
         assert (said["ingress"], said["concurrency"], said["pool"]) == (["gpu", "celery"], 1, "solo")
-        assert said["at_most_once"] == ["pay", "toll"]
+        assert said["at_most_once"] == ["misdirected_once", "pay", "toll"]
         assert {"work", "celery.chord"} <= set(said["tasks"])
         [result] = cell.send("work", queue="gpu")
         assert result.get() == result.id

@@ -187,7 +187,7 @@ def test_the_command_line_says_what_a_worker_is(cell: Cell) -> None:
     assert (said["weight"], said["models"]) == (4.0, ["a", "b"])
     assert said["labels"] == {"region": "eu", "gpu": "a100"}
     assert said["ingress"] == ["gpu", "celery"]
-    assert (said["pid"], said["concurrency"], said["at_most_once"]) == (worker.pid, 1, ["pay", "toll"])
+    assert (said["pid"], said["concurrency"], said["at_most_once"]) == (worker.pid, 1, ["misdirected_once", "pay", "toll"])
     for queue in ("gpu", "celery", "dispatch"):
         cell.send("work", queue=queue)
     eventually(lambda: len(cell.ledger.ended()) == 2)
