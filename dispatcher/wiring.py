@@ -131,12 +131,14 @@ class DispatcherProcess:
             thread.join(timeout=5)
 
     def _settle(self, stop: threading.Event) -> None:
+        level = logging.WARNING
         while not stop.is_set():
             try:
                 settled = self.settler.step()
+                level = logging.WARNING
             except Exception as exc:  # noqa: BLE001 (a backend may raise anything; what is unsettled stays marked)
-                log.warning("cannot store the state of dead jobs yet: %s: %s", type(exc).__name__, exc)
-                settled = 0
+                log.log(level, "cannot store the state of dead jobs yet: %s: %s", type(exc).__name__, exc)
+                settled, level = 0, logging.DEBUG  # once for each outage
             stop.wait(0.01 if settled else 0.5)
 
 

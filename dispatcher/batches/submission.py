@@ -123,6 +123,8 @@ def submit_file(
     settings = settings or Settings()
     batch = read_batch(Path(path), model=model)
     out = Path(out)
+    if Path(path).resolve() in {one.resolve() for one in (out, Path(errors) if errors else default_errors_path(out))}:
+        raise Invalid(f"{path} is the batch: results and errors must go elsewhere")
     files = ResultFiles(out, Path(errors) if errors else default_errors_path(out), resume=resume,
                         custom_ids=frozenset(line.custom_id for line in batch.lines))
     url = settings.redis_url or str(app.conf.broker_write_url or app.conf.broker_url)

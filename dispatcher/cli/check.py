@@ -42,7 +42,9 @@ def check(ctx: click.Context, file: Path | None, offline: bool, as_json: bool) -
         try:
             server = _server(session, settings)
             problems, warnings = server.pop("problems") + server.pop("refusals"), server.pop("warnings")
-        except (Invalid, redis.RedisError) as exc:
+        except Invalid as exc:
+            mistakes.append(str(exc))
+        except redis.RedisError as exc:
             problems = [str(exc)]
     if as_json:
         say({"ok": not mistakes and not problems, "mistakes": mistakes, "problems": problems, "warnings": warnings, "redis": server},

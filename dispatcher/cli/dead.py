@@ -77,4 +77,6 @@ def _named(jobs: tuple[str, ...], everything: bool) -> list[str] | None:
 
 def _all_there(named: list[str] | None, found: int) -> None:
     if named is not None and found < len(named):
-        raise click.ClickException(f"{len(named) - found} of the {len(named)} named are no dead letters: see `dispatcher dead list`")
+        raise click.ClickException(
+            f"{len(named) - found} of the {len(named)} named are no dead letters: `dispatcher dead list` has their numbers under `job`"
+        )

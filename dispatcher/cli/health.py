@@ -19,7 +19,7 @@ FLOWER_TIMEOUT_S: Final = 3.0
 
 
 @click.command()
-@click.option("--worker", metavar="NAME", help="Also ask whether this worker, by its node name, is ready and beats.")
+@click.option("--worker", metavar="NAME", help="Also ask whether this worker, by its node name, has started and beats.")
 @click.option("--flower", metavar="URL", help="Ask this Flower instead, whether it sees a dispatcher; its login may be in the URL.")
 @json_option
 @click.pass_obj

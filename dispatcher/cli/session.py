@@ -117,7 +117,8 @@ class Session:
             try:
                 client.ping()
             except redis.RedisError as exc:
-                raise Unavailable(
-                    f"Redis at {redact(settings.redis_url)} does not answer ({exc}): start it, or set DISPATCHER_REDIS_URL"
-                ) from exc
+                where = f"Redis at {redact(settings.redis_url)}"
+                if isinstance(exc, redis.AuthenticationError | redis.ResponseError):
+                    raise Unavailable(f"{where} refuses ({exc}): look at the user, the password and the database in that URL") from exc
+                raise Unavailable(f"{where} does not answer ({exc}): start it, or set DISPATCHER_REDIS_URL") from exc
             yield AdminStore(client, keys_of(settings, app), settings.ingress_queues)

@@ -197,7 +197,9 @@ class Health:
         state = self._state
         room = max(1, int(self.rule.share_max * len(alive))) - len(state.ejections) if len(alive) > 1 else 0
         ill = {epoch: symptom for epoch, symptom in self._symptoms.items() if epoch in alive}
-        ill |= {epoch: f"its event loop hangs ({worker.loop_lag_ms} ms late)" for epoch, worker in alive.items() if self._lags(worker)}
+        # That of one which leaves has ended, and lags behind ever more.
+        lagging = {epoch: worker.loop_lag_ms for epoch, worker in alive.items() if self._lags(worker) and not worker.draining}
+        ill |= {epoch: f"its event loop hangs ({lag_ms} ms late)" for epoch, lag_ms in lagging.items()}
         changes = []
         for epoch in sorted(ill.keys() - state.ejections.keys())[: max(0, room)]:
             name = alive[epoch].name

@@ -94,6 +94,7 @@ class FlowerNode:
         self._refresh = FlowerRefresh(flower_url, queues, self._clock) if flower_url else None
         self._offline: deque[tuple[str, int]] = deque(maxlen=OFFLINE_MAX)
         self._stopping = threading.Event()
+        self._failures = 0
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -137,18 +138,14 @@ class FlowerNode:
     # -- the thread
 
     def _run(self) -> None:
-        failures = 0
         while not self._stopping.is_set():
-            started_ms = self._clock.monotonic_ms()
             try:
                 self._serve()
             except Exception as exc:  # noqa: BLE001 (kombu's transports raise anything; the dispatcher must not end for it)
-                if self._clock.monotonic_ms() - started_ms > 1000 * HEARTBEAT_S:
-                    failures = 0
-                level = logging.DEBUG if failures else logging.WARNING
+                level = logging.DEBUG if self._failures else logging.WARNING
                 log.log(level, "Flower does not see this dispatcher until Redis answers: %s: %s", type(exc).__name__, exc)
-                self._stopping.wait(RECONNECT_S[min(failures, len(RECONNECT_S) - 1)])
-                failures += 1
+                self._stopping.wait(RECONNECT_S[min(self._failures, len(RECONNECT_S) - 1)])
+                self._failures += 1
 
     def _serve(self) -> None:
         """Answer and beat over one connection until it breaks or the node stops."""
@@ -159,6 +156,7 @@ class FlowerNode:
             node: Any = _Node(self._hostname, None, channel, handlers, mailbox)
             node.is_heard = lambda: self._leads
             node.listen(channel)
+            self._failures = 0
             events = _Events(self._app, connection)
             shown = False
             beat_ms = check_ms = self._clock.monotonic_ms()

@@ -84,12 +84,12 @@ class AdminStore:
     def drain(self, worker: str, *, keep: bool = False) -> str:
         """Give the worker nothing new; it finishes what it runs and exits, or stays where ``keep``. Returns its node name.
 
-        Raises :class:`Invalid` if no such worker lives.
+        Raises :class:`Invalid` if no such worker lives, or where it is to stay and exits already.
         """
         return self._drain(worker, "keep" if keep else "exit")
 
     def undrain(self, worker: str) -> str:
-        """Take a drain back. Too late for a worker that is exiting already."""
+        """Take back a drain with ``keep``. Raises :class:`Invalid` for a worker that exits, and where none of that name lives."""
         return self._drain(worker, "")
 
     def _drain(self, worker: str, mode: str) -> str:
@@ -103,6 +103,8 @@ class AdminStore:
         drained = [self._run("drain_worker", [keys.alive(e), keys.worker(e), keys.wake], [mode]) for e in epochs]
         if not any(drained):
             raise Invalid(f"no worker {worker!r} lives: there are {', '.join(sorted(set(live.values()))) or 'none'}")
+        if max(drained) < 0:
+            raise Invalid(f"{names[0]} is about to exit, and that cannot be taken back: start another")
         return names[0]
 
     # -- pausing

@@ -254,7 +254,7 @@ class WorkerStore:
 
     def drain(self, mode: str = "exit") -> bool:
         """Ask for nothing new, as ``dispatcher drain`` does from outside. False if this life has ended."""
-        return bool(self._run("drain_worker", [self._alive, self._worker, self.keys.wake], [mode]))
+        return int(self._run("drain_worker", [self._alive, self._worker, self.keys.wake], [mode])) > 0
 
     def goodbye(self) -> None:
         """The life ends in order: what is still leased goes back in line at once, and no death is counted."""

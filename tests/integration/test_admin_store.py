@@ -107,10 +107,14 @@ def test_states_of_a_worker_life(cell: Cell) -> None:
     assert state() == "starting"
     worker.heartbeat(FACTS)
     assert state() == "ready"
-    assert cell.admin.drain("w1") == "w1@here"
+    assert cell.admin.drain("w1", keep=True) == "w1@here"
     assert state() == "draining"
     assert cell.admin.undrain("w1@here") == "w1@here"
     assert state() == "ready"
+    assert cell.admin.drain("w1") == "w1@here"
+    with pytest.raises(Invalid, match="w1@here is about to exit"):
+        cell.admin.undrain("w1")
+    assert state() == "draining"
     worker.goodbye()
     assert state() == "dead"
     cell.step(2)

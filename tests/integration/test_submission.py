@@ -161,6 +161,9 @@ def test_results_that_are_there_are_not_overwritten(app: Celery, batch: Path, ou
         submit_file(app, batch, out)
     with pytest.raises(Invalid, match="no file to resume"):
         submit_file(app, batch, errors_of(out), errors=_with_line(out), resume=True)
+    for options in ({"out": batch}, {"out": out, "errors": batch}):
+        with pytest.raises(Invalid, match="is the batch: results and errors must go elsewhere"):
+            submit_file(app, batch, **options, resume=True)
     with pytest.raises(Invalid, match="name two files"):
         submit_file(app, batch, batch.with_name("new"), errors=batch.with_name("new"))
 

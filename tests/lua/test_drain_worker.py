@@ -34,6 +34,17 @@ def test_undrained_it_gets_jobs_again(cell: Cell) -> None:
     assert cell.assign(Assign(LANE, worker.epoch, 1, 10, 0.0)) == [1]
 
 
+@pytest.mark.parametrize("mode", ["keep", ""])
+def test_who_exits_cannot_be_held_back(cell: Cell, mode: str) -> None:
+    """REFUSED: it may have stopped listening already, and would be given jobs."""
+    worker = cell.worker()
+    assert worker.drain("exit")
+
+    with nothing_written(cell):
+        assert not worker.drain(mode)
+    assert worker.drain("exit")
+
+
 def test_who_does_not_live_cannot_be_drained(cell: Cell) -> None:
     """REFUSED."""
     worker = cell.worker()

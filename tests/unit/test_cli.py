@@ -85,6 +85,20 @@ def test_bad_use(run, args: tuple[str, ...], said: str) -> None:
     assert (result.exit_code, sentence(result)) == (2, said)
 
 
+def test_a_redis_that_refuses_is_not_called_down(run, redis_url: str) -> None:
+    """Nobody can start one that runs: the URL is wrong."""
+    for url in (redis_url.replace("db=0", "db=99"), redis_url.replace("://", "://nobody:secret@", 1)):
+        result = run("--redis-url", url, "status")
+        assert result.exit_code == 1
+        assert "refuses (" in sentence(result)
+        assert "secret" not in result.output
+
+
+def test_a_url_that_cannot_be_used_is_a_mistake_in_the_settings(run) -> None:
+    """As other commands have it."""
+    assert [run("--redis-url", "http://x", name).exit_code for name in ("check", "status")] == [2, 2]
+
+
 def test_a_redis_that_does_not_answer_is_failed_work(run) -> None:
     """The use was right: exit code 1. The password is not shown."""
     result = run("--redis-url", "redis://:secret@127.0.0.1:1/0", "status")

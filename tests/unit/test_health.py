@@ -101,6 +101,15 @@ def test_one_whose_loop_hangs_is_found() -> None:
     assert fleet.who() == []
 
 
+def test_one_that_leaves_is_not_ill() -> None:
+    """Its event loop has ended while its last jobs run; the next life under its name begins as a healthy one."""
+    fleet = Fleet(4)
+    fleet.tick(3)
+    fleet[0].view = structs.replace(fleet[0].view, loop_lag_ms=4_000, draining="exit")
+    fleet.tick(40)
+    assert fleet.who() == []
+
+
 def test_one_that_fails_its_probes_is_found() -> None:
     """Idle workers do nothing that could be compared; a probe is a job."""
     fleet = Fleet(3, probing=Probing(2_000, 2_000))
