@@ -359,7 +359,7 @@ class Events(ABC):
 
     def drain(self) -> None:
         if process := self.some():
-            process.stub.store.drain(self.rng.choice(("exit", "keep", "keep", "keep")))
+            process.stub.store.drain(self.rng.choice(("exit", "keep", "keep", "keep")))  # who exits is not undrained
 
     def undrain(self) -> None:
         if process := self.some():

@@ -202,9 +202,12 @@ def test_a_message_that_was_not_read(cell: Cell, size: int) -> None:
     """Too large, or beginning as the mark for that does: its size is what is compared, and the whole of it is kept."""
     unread = b"!" + b"x" * (size - 1)
     cell.push(unread, message())
-    found = cell.store.look([DISPATCH], limit=10, message_bytes_max=BYTES_MAX).messages[0]
+    admitted = 0
+    for _ in range(2):  # a look ends after so many bytes
+        if found := cell.store.look([DISPATCH], limit=10, message_bytes_max=BYTES_MAX).messages.get(0):
+            admitted += cell.admit(found)
 
-    assert cell.admit(found) == len(found) == (1 if size > BYTES_MAX else 2)  # a look ends after so many bytes
+    assert admitted == 2
     (job,) = cell.text.zrange(cell.keys.dead_letters, 0, -1)
     assert cell.messages()[job] == unread
 

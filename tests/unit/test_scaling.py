@@ -195,4 +195,4 @@ def test_any_amount_of_work_starts_no_more_than_there_is_room_for() -> None:
     """A producer that takes costs for milliseconds asks for more workers than would fit into memory, by name."""
     decision = once(waiting(1e15), idle(1))
     assert decision.start == ("w",) * 7
-    assert "100000000000000 wanted" in decision.reason.replace("99999999999999 ", "100000000000000 ")
+    assert ", 99999999999999 wanted" in decision.reason
