@@ -17,7 +17,7 @@ import redis
 from celery import Celery
 from celery.signals import worker_ready
 
-from dispatcher.store.connection import celery_url, client_url
+from dispatcher.store.redis_client.connection import celery_url, client_url
 from dispatcher.worker import attach
 
 URL = os.environ.get("BENCH_REDIS_URL", "redis://127.0.0.1:6379/0")

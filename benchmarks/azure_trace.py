@@ -23,11 +23,11 @@ from statistics import median
 from typing import Final
 
 from benchmarks.support import finish
-from dispatcher.core.balancing import STRATEGIES, strategy
+from dispatcher.core.choosing.strategies import STRATEGIES, strategy
 from dispatcher.settings import Settings
-from dispatcher.simulation.fleet import SimWorker
 from dispatcher.simulation.report import Report, report
 from dispatcher.simulation.traces import SimJob, read_trace
+from dispatcher.simulation.workers import SimWorker
 from dispatcher.simulation.world import World
 
 MEAN_LIMIT_S: Final = 2.5

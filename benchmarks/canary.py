@@ -25,11 +25,11 @@ from typing import Any
 
 from benchmarks.cluster import WorkerSpec, celery_broker, fleet, outstanding, wait_for
 from benchmarks.support import finish, private_redis
-from dispatcher.core.job import job_headers
-from dispatcher.core.rollout import POINTS, GuardPlan, Rollout, set_shares
-from dispatcher.store.connection import connect
+from dispatcher.core.facts.header import job_headers
+from dispatcher.core.rollout.aliases import POINTS, GuardPlan, Rollout, set_shares
 from dispatcher.store.keys import Keys
-from dispatcher.store.rollout_store import RolloutStore
+from dispatcher.store.leader.rollout_store import RolloutStore
+from dispatcher.store.redis_client.connection import connect
 
 LIMIT = 20
 OLD, NEW = "chat@1", "chat@2"

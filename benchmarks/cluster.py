@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from dispatcher.store.connection import connect
 from dispatcher.store.keys import Keys
+from dispatcher.store.redis_client.connection import connect
 
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
@@ -100,7 +100,7 @@ def warm_up(url: str, workers: int) -> None:
 
 def celery_broker(url: str) -> str:
     """``url`` as kombu spells it."""
-    from dispatcher.store.connection import celery_url
+    from dispatcher.store.redis_client.connection import celery_url
 
     return celery_url(url)
 

@@ -25,17 +25,17 @@ from msgspec import structs
 from benchmarks.dispatch_rate import message
 from benchmarks.support import finish, private_redis
 from dispatcher.clock import SystemClock
-from dispatcher.core.admission import Admission
-from dispatcher.core.lane import Lane, lane_name, size_class
-from dispatcher.core.plan import PolicyState, plan
-from dispatcher.core.snapshot import LaneView, Snapshot, WorkerView
-from dispatcher.policy import policy_of
-from dispatcher.service.dispatch import Dispatcher, new_token
+from dispatcher.core.admission.rules import Admission
+from dispatcher.core.choosing.plan import PolicyState, plan
+from dispatcher.core.facts.lane import Lane, lane_name, size_class
+from dispatcher.core.facts.snapshot import LaneView, Snapshot, WorkerView
+from dispatcher.leader.dispatcher import Dispatcher, new_token
 from dispatcher.settings import Settings
-from dispatcher.store.connection import connect
-from dispatcher.store.dispatch_store import DispatchStore
+from dispatcher.settings.rules import policy_of
 from dispatcher.store.keys import Keys
-from dispatcher.store.worker_store import Registration, WorkerStore, new_epoch
+from dispatcher.store.leader.dispatch_store import DispatchStore
+from dispatcher.store.redis_client.connection import connect
+from dispatcher.store.worker.worker_store import Registration, WorkerStore, new_epoch
 
 GROWTH_LIMIT: Final = 6.0
 TICK_LIMIT_MS: Final = 50.0

@@ -30,15 +30,15 @@ import hiredis
 
 from benchmarks.support import finish, private_redis, redis_version
 from dispatcher.clock import SystemClock
-from dispatcher.core.admission import Admission
-from dispatcher.service.dispatch import Dispatcher, new_token
-from dispatcher.service.wake import Waker
+from dispatcher.core.admission.rules import Admission
+from dispatcher.leader.dispatcher import Dispatcher, new_token
+from dispatcher.leader.wake import Waker
 from dispatcher.settings import Settings
-from dispatcher.store.connection import connect
-from dispatcher.store.dispatch_store import DispatchStore
 from dispatcher.store.keys import Keys
-from dispatcher.store.scripts import source
-from dispatcher.store.worker_store import Registration, WorkerStore, new_epoch
+from dispatcher.store.leader.dispatch_store import DispatchStore
+from dispatcher.store.redis_client.connection import connect
+from dispatcher.store.scripts.sources import source
+from dispatcher.store.worker.worker_store import Registration, WorkerStore, new_epoch
 
 LIMIT = 0.06
 WORKERS = 100

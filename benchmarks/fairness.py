@@ -14,9 +14,9 @@ from typing import Final
 
 from benchmarks.cluster import WorkerSpec, celery_broker, fleet, wait_for
 from benchmarks.support import finish, private_redis
-from dispatcher.core.job import job_headers
-from dispatcher.store.connection import connect
+from dispatcher.core.facts.header import job_headers
 from dispatcher.store.keys import Keys
+from dispatcher.store.redis_client.connection import connect
 
 LIMIT: Final = 0.05
 COST_S: Final = 0.05

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from benchmarks.cluster import WorkerSpec, celery_broker, fleet, outstanding, wait_for
 from benchmarks.support import finish, private_redis
-from dispatcher.store.connection import connect
+from dispatcher.store.redis_client.connection import connect
 
 LIMIT_S = 10.0
 FAULTS = ("fails", "slow", "hangs", "model")
@@ -91,8 +91,8 @@ def measure(fault: str, before_s: float, after_s: float) -> dict[str, float]:
 
 def watch(url: str, seen: set[str], stop: threading.Event) -> None:
     """Who is ejected, by name."""
-    from dispatcher.store.admin_store import AdminStore
     from dispatcher.store.keys import Keys
+    from dispatcher.store.operator.admin_store import AdminStore
 
     admin = AdminStore(connect(url), Keys(), ("dispatch",))
     while not stop.wait(0.5):

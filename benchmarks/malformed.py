@@ -23,13 +23,13 @@ from typing import Any, cast
 from benchmarks.dispatch_rate import message, stub_workers
 from benchmarks.support import finish, private_redis
 from dispatcher.clock import SystemClock
-from dispatcher.core.admission import Admission
-from dispatcher.service.dispatch import Dispatcher, new_token
-from dispatcher.service.wake import Waker
+from dispatcher.core.admission.rules import Admission
+from dispatcher.leader.dispatcher import Dispatcher, new_token
+from dispatcher.leader.wake import Waker
 from dispatcher.settings import Settings
-from dispatcher.store.connection import connect
-from dispatcher.store.dispatch_store import DispatchStore
 from dispatcher.store.keys import Keys
+from dispatcher.store.leader.dispatch_store import DispatchStore
+from dispatcher.store.redis_client.connection import connect
 
 GROWTH_LIMIT_MB = 24.0
 """From a quarter of the messages on. What a dead letter left behind in the dispatcher, were it 500 bytes, would be twice that."""

@@ -26,13 +26,13 @@ import redis
 from benchmarks.dispatch_rate import message
 from benchmarks.support import finish, private_redis
 from dispatcher.clock import SystemClock
-from dispatcher.core.admission import Admission
-from dispatcher.service.dispatch import Dispatcher, new_token
+from dispatcher.core.admission.rules import Admission
+from dispatcher.leader.dispatcher import Dispatcher, new_token
 from dispatcher.settings import Settings
-from dispatcher.store.connection import connect
-from dispatcher.store.dispatch_store import DispatchStore
 from dispatcher.store.keys import Keys
-from dispatcher.store.worker_store import Registration, WorkerStore
+from dispatcher.store.leader.dispatch_store import DispatchStore
+from dispatcher.store.redis_client.connection import connect
+from dispatcher.store.worker.worker_store import Registration, WorkerStore
 
 LIMIT = 2.0
 RSS_LIMIT_MB = 200.0

@@ -14,8 +14,8 @@ from statistics import median
 
 from benchmarks.cluster import WorkerSpec, celery_broker, fleet, wait_for
 from benchmarks.support import finish, private_redis
-from dispatcher.core.job import job_headers
-from dispatcher.store.connection import connect
+from dispatcher.core.facts.header import job_headers
+from dispatcher.store.redis_client.connection import connect
 
 LIMIT = 1.15
 COST_S = 0.4

@@ -20,13 +20,13 @@ from random import Random
 from typing import Final
 
 from benchmarks.support import finish
-from dispatcher.core.balancing import strategy
+from dispatcher.core.choosing.strategies import strategy
 from dispatcher.settings import Settings
 from dispatcher.simulation.bounds import bounds_of
 from dispatcher.simulation.caches import CacheSizes
-from dispatcher.simulation.fleet import SimWorker
 from dispatcher.simulation.report import percentile
 from dispatcher.simulation.traces import cost_distribution, poisson, with_models
+from dispatcher.simulation.workers import SimWorker
 from dispatcher.simulation.world import World
 
 LIMIT: Final = 0.03

@@ -33,13 +33,13 @@ from statistics import fmean
 from typing import Any, Final
 
 from benchmarks.support import finish
-from dispatcher.core.balancing import strategy
+from dispatcher.core.choosing.strategies import strategy
 from dispatcher.settings import Settings
 from dispatcher.simulation.bounds import Bounds, bounds_of
 from dispatcher.simulation.caches import CacheSizes
-from dispatcher.simulation.fleet import SimWorker
 from dispatcher.simulation.report import Report, report
 from dispatcher.simulation.traces import SimJob, jittered, read_trace
+from dispatcher.simulation.workers import SimWorker
 from dispatcher.simulation.world import World
 
 OF_POOLED_LRU_LIMIT: Final = 0.9

@@ -15,7 +15,7 @@ from statistics import median, quantiles
 from benchmarks.cluster import WorkerSpec, celery_broker, fleet, outstanding, wait_for
 from benchmarks.dispatch_rate import message
 from benchmarks.support import finish, private_redis, redis_version
-from dispatcher.store.connection import connect
+from dispatcher.store.redis_client.connection import connect
 
 LATENCY_RATIO_MAX = 1.5
 THROUGHPUT_RATIO_MIN = {"prefork": 0.85, "threads": 0.95}

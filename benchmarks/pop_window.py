@@ -28,8 +28,8 @@ from benchmarks.battle.field import Field, send, send_group
 from benchmarks.battle.ledger import Ledger
 from benchmarks.cluster import wait_for
 from benchmarks.support import finish
-from dispatcher.store.connection import celery_url, connect
 from dispatcher.store.keys import Keys
+from dispatcher.store.redis_client.connection import celery_url, connect
 
 LIMIT_S = 6.0
 GIVE_UP_S = 15.0

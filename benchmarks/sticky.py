@@ -25,15 +25,15 @@ from typing import Any, Final
 
 from benchmarks.cluster import WorkerSpec, celery_broker, fleet, wait_for
 from benchmarks.support import finish, private_redis
-from dispatcher.core.balancing import strategy
-from dispatcher.core.job import job_headers
+from dispatcher.core.choosing.strategies import strategy
+from dispatcher.core.facts.header import job_headers
 from dispatcher.settings import Settings
 from dispatcher.simulation.caches import CacheSizes
-from dispatcher.simulation.fleet import SimWorker
 from dispatcher.simulation.traces import SimJob
+from dispatcher.simulation.workers import SimWorker
 from dispatcher.simulation.world import World
-from dispatcher.store.connection import connect
 from dispatcher.store.keys import Keys
+from dispatcher.store.redis_client.connection import connect
 
 LIMIT: Final = 0.95
 MOVED_LIMIT: Final = 0.02

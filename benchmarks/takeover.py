@@ -30,8 +30,8 @@ import redis
 
 from benchmarks.cluster import WorkerSpec, celery_broker, fleet, outstanding, wait_for
 from benchmarks.support import finish, private_redis
-from dispatcher.store.connection import connect
 from dispatcher.store.keys import Keys
+from dispatcher.store.redis_client.connection import connect
 
 LIMIT_S = 3.0
 WORKERS = (WorkerSpec("w1", 4, "threads"), WorkerSpec("w2", 2), WorkerSpec("w3", 2))

@@ -23,14 +23,14 @@ import msgspec
 
 from benchmarks.cluster import WorkerSpec, celery_broker, fleet, wait_for
 from benchmarks.support import finish, private_redis
-from dispatcher.core.balancing import strategy
+from dispatcher.core.choosing.strategies import strategy
+from dispatcher.recording import replay
 from dispatcher.settings import Settings
-from dispatcher.simulation.fleet import SimWorker
-from dispatcher.simulation.replay import replay
 from dispatcher.simulation.traces import SimJob
+from dispatcher.simulation.workers import SimWorker
 from dispatcher.simulation.world import World
-from dispatcher.store.connection import connect
 from dispatcher.store.keys import Keys
+from dispatcher.store.redis_client.connection import connect
 
 LIMIT = 1.10
 SHARE_LIMIT_POINTS = 3.0

@@ -5,7 +5,7 @@ Public: what is listed in ``__all__``, ``dispatcher.worker.attach``, and ``dispa
 
 from __future__ import annotations
 
-from dispatcher.core.job import job_headers
+from dispatcher.core.facts.header import job_headers
 from dispatcher.errors import DispatcherError, Invalid, JobDead, Unavailable
 from dispatcher.settings import Settings, load_settings
 

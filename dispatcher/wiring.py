@@ -11,21 +11,21 @@ import redis
 from celery import Celery
 
 from dispatcher.clock import Clock, SystemClock
-from dispatcher.core.admission import JSON_CONTENT, Admission
-from dispatcher.core.recorded import Recorder
+from dispatcher.core.admission.rules import JSON_CONTENT, Admission
+from dispatcher.core.choosing.recorded import Recorder
 from dispatcher.errors import Invalid
 from dispatcher.events import Event
+from dispatcher.leader.dispatcher import Dispatcher, new_token
+from dispatcher.leader.settle import Settler
+from dispatcher.leader.wake import Waker
 from dispatcher.observe.cell_look import CellLook
 from dispatcher.observe.log_lines import log_event
 from dispatcher.observe.node import FlowerNode, node_name
-from dispatcher.service.dispatch import Dispatcher, new_token
-from dispatcher.service.settle import Settler
-from dispatcher.service.wake import Waker
 from dispatcher.settings import Settings
-from dispatcher.store.connection import bound_waits, connect, tls_options
-from dispatcher.store.dispatch_store import DispatchStore
 from dispatcher.store.keys import Keys
-from dispatcher.store.revoke_store import RevokeStore
+from dispatcher.store.leader.dispatch_store import DispatchStore
+from dispatcher.store.redis_client.connection import bound_waits, connect, tls_options
+from dispatcher.store.worker.revoke_store import RevokeStore
 
 log = logging.getLogger(__name__)
 

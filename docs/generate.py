@@ -1,6 +1,6 @@
 """Write docs/redis_keys.md and docs/settings.md from the code; with ``--check``, only say which of them are stale.
 
-``make docs`` runs it, ``make check`` and ``tests/unit/test_docs_fresh.py`` check it.
+``make docs`` runs it, ``make check`` and ``tests/unit/house/test_docs_fresh.py`` check it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def settings() -> str:
         rows.append((f"`{env_name(one.name)}`", f"`[{table}] {key}`", _default(one.default), unit, doc))
     return _page(
         "Settings",
-        "dispatcher/settings.py",
+        "dispatcher/settings/knobs.py",
         "Each can be set in the environment or in a TOML file. An option on the command line comes first, then the environment, "
         "the TOML file, the Celery app, and the default. `dispatcher check` prints every mistake at once, relations included. "
         "In the environment a list is written with commas.\n\n"

@@ -76,7 +76,7 @@ class RedisServer:
         self.start()
 
     def url(self, db: int = 0) -> str:
-        """redis-py's form; ``dispatcher.store.connection.celery_url`` makes Celery's of it."""
+        """redis-py's form; ``dispatcher.store.redis_client.connection.celery_url`` makes Celery's of it."""
         return f"unix://{self._userinfo()}{self.socket}?db={db}"
 
     def celery_url(self, db: int = 0) -> str:

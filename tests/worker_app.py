@@ -19,9 +19,9 @@ from celery.exceptions import Ignore, Reject
 from celery.signals import worker_ready
 
 from dispatcher.settings import load_settings
-from dispatcher.store.connection import celery_url
+from dispatcher.store.redis_client.connection import celery_url
 from dispatcher.worker import attach, report_models
-from dispatcher.worker.keeper import LeaseKeeper
+from dispatcher.worker.life.keeper import LeaseKeeper
 from workers.runtimes import ResidentModels
 
 consumers: list[Any] = []

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from celery import Celery
 
 from dispatcher.settings import Settings, load_settings
-from dispatcher.store.connection import point_broker_at, point_results_at
+from dispatcher.store.redis_client.connection import point_broker_at, point_results_at
 from dispatcher.worker import attach
 
 DEFAULT_URL = "redis://localhost:6379/0"
@@ -22,7 +22,9 @@ def find_broker(settings: Settings, environ: Mapping[str, str]) -> str:
     """URL of the Redis that carries the jobs."""
     if settings.redis_url:
         return settings.redis_url
-    from dispatcher.embedded import find_redis_url  # not needed where a URL is given, as on every remote worker
+    from dispatcher.provision.embedded_redis import (
+        find_redis_url,  # not needed where a URL is given, as on every remote worker
+    )
 
     return find_redis_url(environ) or DEFAULT_URL
 

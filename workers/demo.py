@@ -25,10 +25,10 @@ from rich.table import Table
 from dispatcher.batches import Progress, Summary, submit_file
 from dispatcher.clock import SystemClock
 from dispatcher.errors import DispatcherError, Unavailable
-from dispatcher.local_cluster import LocalCluster, LocalWorker
 from dispatcher.provision.base import WorkerKind
+from dispatcher.provision.local_cluster import LocalCluster, LocalWorker
 from dispatcher.settings import Settings
-from dispatcher.store.connection import celery_url
+from dispatcher.store.redis_client.connection import celery_url
 from workers.app import make_app
 from workers.corpus import Paragraph, paragraphs, write_batch
 from workers.runtimes import RUNTIMES, Runtime, minilm_weights

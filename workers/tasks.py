@@ -8,7 +8,7 @@ from celery import Task
 from celery.signals import worker_init, worker_process_shutdown
 
 from dispatcher.clock import SystemClock
-from dispatcher.core.job import ALONE_HEADER, MODEL_HEADER
+from dispatcher.core.facts.header import ALONE_HEADER, MODEL_HEADER
 from dispatcher.worker import report_models
 from workers.apart import run_apart
 from workers.app import app

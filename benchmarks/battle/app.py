@@ -16,7 +16,7 @@ from billiard.process import current_process
 from celery import Celery, current_task
 
 from benchmarks.battle.ledger import STREAM
-from dispatcher.store.connection import celery_url
+from dispatcher.store.redis_client.connection import celery_url
 from dispatcher.worker import attach
 
 BROKER = os.environ.get("BATTLE_BROKER", "redis://127.0.0.1:6379/0")

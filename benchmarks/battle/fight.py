@@ -17,7 +17,7 @@ import redis
 from benchmarks.battle.faults import AUTOSCALER_FAULTS, DISPATCHER_FAULTS, REDIS_FAULTS, Done, Kind, Planned
 from benchmarks.battle.field import Field, children_of, send, send_group
 from dispatcher.store.keys import Keys
-from dispatcher.worker.host import EXIT_DECLARED_DEAD
+from dispatcher.worker.leasing.celery_host import EXIT_DECLARED_DEAD
 
 KEYS = Keys()
 

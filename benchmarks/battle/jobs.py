@@ -11,7 +11,7 @@ from uuid import UUID
 
 from celery import Celery, chord
 
-from dispatcher.store.connection import celery_url
+from dispatcher.store.redis_client.connection import celery_url
 
 NAP_MAX_S = 3.0
 """The longest job."""

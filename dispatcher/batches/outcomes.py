@@ -12,7 +12,7 @@ from celery import states
 from dispatcher.batches.lines import Line
 from dispatcher.batches.results import ResultLine
 from dispatcher.errors import JobDead
-from dispatcher.store.worker_store import DEADLINE_PASSED
+from dispatcher.store.worker.worker_store import DEADLINE_PASSED
 
 _ERROR_CODES = {
     "SoftTimeLimitExceeded": "request_timeout",

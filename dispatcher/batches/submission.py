@@ -26,11 +26,11 @@ from dispatcher.batches.planner import Chunk, cost_s, plan_chunks
 from dispatcher.batches.results import ResultFiles, default_errors_path
 from dispatcher.batches.state import PlanFacts, SentChunk, SubmissionState
 from dispatcher.clock import Clock, SystemClock
-from dispatcher.core.job import job_headers
+from dispatcher.core.facts.header import job_headers
 from dispatcher.errors import Invalid, PoisonJob, Unavailable
 from dispatcher.settings import Settings
-from dispatcher.store.connection import connect, tls_options
 from dispatcher.store.keys import Keys
+from dispatcher.store.redis_client.connection import connect, tls_options
 
 TASK = "workers.tasks.infer"
 CHUNKS_IN_FLIGHT_MAX = 1024

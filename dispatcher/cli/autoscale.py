@@ -36,12 +36,12 @@ def autoscale(session: Session, advise: bool, fleet_file: Path | None, as_json: 
     """
     from dispatcher.cli.signals import stop_signals
     from dispatcher.clock import SystemClock
-    from dispatcher.embedded import state_folder
-    from dispatcher.local_cluster import APP
     from dispatcher.observe.log_lines import log_line
+    from dispatcher.provision.autoscaler import Autoscaler
     from dispatcher.provision.child import Children
+    from dispatcher.provision.embedded_redis import state_folder
+    from dispatcher.provision.local_cluster import APP
     from dispatcher.provision.processes import ProcessProvisioner
-    from dispatcher.service.autoscale import Autoscaler
     from dispatcher.settings import settings_environ
     from dispatcher.wiring import connect_cell, keys_of
 

@@ -12,9 +12,10 @@ import redis
 
 from dispatcher.cli.output import json_option, say
 from dispatcher.cli.session import Session
-from dispatcher.embedded import STATE_VARIABLE
 from dispatcher.errors import Invalid
-from dispatcher.settings import ENV_PREFIX, Settings, env_name
+from dispatcher.provision.embedded_redis import STATE_VARIABLE
+from dispatcher.settings import Settings, env_name
+from dispatcher.settings.knobs import ENV_PREFIX
 from dispatcher.worker.options import LABELS_ENV, MODELS_ENV, MODELS_MAX_ENV, WEIGHT_ENV
 
 OTHER_VARIABLES = (
@@ -62,7 +63,7 @@ def check(ctx: click.Context, file: Path | None, offline: bool, as_json: bool) -
 
 
 def _settings_mistakes(session: Session, file: Path | None) -> tuple[list[str], Settings | None]:
-    from dispatcher.provision.fleet import load_fleet
+    from dispatcher.provision.fleet_file import load_fleet
 
     mistakes: list[str] = []
     settings = None
@@ -87,8 +88,8 @@ def _unknown_variables(session: Session) -> Iterator[str]:
 
 
 def _server(session: Session, settings: Settings) -> dict[str, Any]:
-    from dispatcher.store.redaction import redact
-    from dispatcher.store.server import read_server_facts
+    from dispatcher.store.redis_client.redaction import redact
+    from dispatcher.store.redis_client.server import read_server_facts
     from dispatcher.wiring import connect_cell
 
     settings = session.connected_settings(settings)

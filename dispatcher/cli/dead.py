@@ -31,7 +31,7 @@ def list_(session: Session, limit: int, as_json: bool) -> None:
         return
     from rich.markup import escape
 
-    from dispatcher.core.poison import told
+    from dispatcher.core.returns.poison import told
 
     table = plain_table("job", "died", "queue", "task", "task id", "reason")
     for letter in letters:

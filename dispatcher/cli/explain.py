@@ -29,7 +29,7 @@ def explain(session: Session, job_id: str, as_json: bool) -> None:
 
     JOB_ID is Celery's task id, or a number that `dispatcher dead list` shows.
     """
-    from dispatcher.service.explain import Explainer
+    from dispatcher.leader.telling.explain import Explainer
     from dispatcher.wiring import connect_cell, keys_of
 
     with session.admin() as admin:
@@ -64,7 +64,7 @@ def _result(app: Celery, task_id: str) -> dict[str, Any] | None:
 def _print(facts: dict[str, Any]) -> None:
     from rich.markup import escape
 
-    from dispatcher.core.poison import told
+    from dispatcher.core.returns.poison import told
 
     console = wide_console()
     console.print(escape(f"job {facts['job_id']}: {_sentence(facts)}"))

@@ -14,8 +14,8 @@ import click
 import redis
 
 from dispatcher.cli.session import Session
-from dispatcher.embedded import NoRedisServer
 from dispatcher.errors import DispatcherError, Invalid
+from dispatcher.provision.embedded_redis import NoRedisServer
 
 BAD_USE: Final = 2
 FAILED: Final = 1

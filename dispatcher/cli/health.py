@@ -12,7 +12,7 @@ from dispatcher.cli.output import json_option, say
 from dispatcher.cli.session import Session
 from dispatcher.errors import Invalid, Unavailable
 from dispatcher.observe.flower_client import get_workers
-from dispatcher.store.redaction import redact, refuse_unquoted
+from dispatcher.store.redis_client.redaction import redact, refuse_unquoted
 
 BEAT_AGE_MAX_S: Final = 5.0
 FLOWER_TIMEOUT_S: Final = 3.0

@@ -23,7 +23,7 @@ def purge(session: Session, force: bool, as_json: bool) -> None:
     Jobs that workers hold already are left alone, dead letters too. Whoever waits for the result of a
     forgotten job is told: it gets the state FAILURE in the result backend, with -A in that of your app.
     """
-    from dispatcher.service.settle import store_failure
+    from dispatcher.leader.settle import store_failure
 
     app = session.celery_app(session.connected_settings())
     untold: list[Exception] = []

@@ -19,7 +19,7 @@ def replay(ctx: click.Context, file: Path, as_json: bool) -> None:
 
     Exit code 1 where any is not what was recorded: this version decides otherwise. Needs no Redis.
     """
-    from dispatcher.simulation.replay import replay as make_again
+    from dispatcher.recording import replay as make_again
 
     found = make_again(file)
     facts = {"plans": found.plans, "same": found.same, "jobs": found.jobs}

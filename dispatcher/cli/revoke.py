@@ -22,7 +22,7 @@ def revoke(session: Session, task_ids: tuple[str, ...], terminate: bool, signal:
     As Celery's own revoke, but it also holds where no worker and no dispatcher is there to hear of it.
     """
     from dispatcher.observe.node import mark_revoked
-    from dispatcher.store.revoke_store import RevokeStore, id_members
+    from dispatcher.store.worker.revoke_store import RevokeStore, id_members
     from dispatcher.wiring import connect_cell, keys_of
 
     settings = session.connected_settings()

@@ -12,8 +12,8 @@ from dispatcher.cli.session import Session
 from dispatcher.errors import Invalid, Unavailable
 
 if TYPE_CHECKING:
-    from dispatcher.core.rollout import GuardPlan, Rollout
-    from dispatcher.store.rollout_store import RolloutStore
+    from dispatcher.core.rollout.aliases import GuardPlan, Rollout
+    from dispatcher.store.leader.rollout_store import RolloutStore
 
 TRIES = 10
 """A change is made again where a guard, or another operator, was quicker."""
@@ -51,7 +51,7 @@ def set_(
     What the shares lack to 100 goes to the version that has most now. Example: `dispatcher rollout set
     chat chat@2=5 --guard`.
     """
-    from dispatcher.core.rollout import parse_shares, set_shares
+    from dispatcher.core.rollout.aliases import parse_shares, set_shares
 
     wanted = parse_shares(shares)
     plan = _plan(steps, step_s, step_jobs, latency_ratio) if guard else None
@@ -70,7 +70,7 @@ def set_(
 @click.pass_obj
 def promote(session: Session, alias: str, version: str | None, force: bool, as_json: bool) -> None:
     """Give all jobs of ALIAS to VERSION, by default to the canary."""
-    from dispatcher.core import rollout as core
+    from dispatcher.core.rollout import aliases as core
 
     with session.admin() as admin:
         store = admin.rollouts()
@@ -94,7 +94,7 @@ def back(session: Session, alias: str, as_json: bool) -> None:
     Steps that a guard took since are undone with it. Jobs that wait for a version which has no share
     then go to the others, to the head of the line.
     """
-    from dispatcher.core import rollout as core
+    from dispatcher.core.rollout import aliases as core
 
     with session.admin() as admin:
         store = admin.rollouts()
@@ -162,7 +162,7 @@ def _unknown(alias: str) -> str:
 
 
 def _plan(steps: str, step_s: float, step_jobs: int, latency_ratio: float) -> GuardPlan:
-    from dispatcher.core.rollout import GuardPlan, parse_percent
+    from dispatcher.core.rollout.aliases import GuardPlan, parse_percent
 
     points = tuple(parse_percent(step.strip()) for step in steps.split(","))
     if list(points) != sorted(set(points)) or not points[0]:
@@ -185,7 +185,7 @@ def _check_names(store: RolloutStore, alias: str, shares: dict[str, int], *, for
 
 
 def _say(alias: str, changed: Rollout, as_json: bool) -> None:
-    from dispatcher.core.rollout import percent
+    from dispatcher.core.rollout.aliases import percent
 
     shares = changed.shares()
     sentence = f"{alias}: " + ", ".join(f"{version} {percent(points)}" for version, points in shares.items())
@@ -200,7 +200,7 @@ def _say(alias: str, changed: Rollout, as_json: bool) -> None:
 
 
 def _facts(store: RolloutStore, lanes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    from dispatcher.core.lane import parse_lane
+    from dispatcher.core.facts.lane import parse_lane
 
     waiting: dict[str, int] = {}
     for lane in lanes:
@@ -227,7 +227,7 @@ def _facts(store: RolloutStore, lanes: list[dict[str, Any]]) -> list[dict[str, A
 
 
 def _guard_facts(rollout: Rollout, watch: Any, now_ms: int) -> dict[str, Any] | None:
-    from dispatcher.core.canary import LIMIT, Watch, verdict
+    from dispatcher.core.rollout.canary import LIMIT, Watch, verdict
 
     guard = rollout.guard
     if guard is None:

@@ -31,8 +31,8 @@ def run(session: Session, log_level: str, record: Path | None) -> None:
     With -A it takes broker, transport options, result backend and accept_content from that Celery app.
     """
     from dispatcher.cli.signals import stop_signals
-    from dispatcher.core.recorded import Recorder
-    from dispatcher.simulation.replay import open_recording
+    from dispatcher.core.choosing.recorded import Recorder
+    from dispatcher.recording import open_recording
     from dispatcher.wiring import build_dispatcher
 
     log_to_stderr(log_level)
@@ -53,7 +53,7 @@ def log_to_stderr(level: str) -> None:
 
 def refuse_unfit_redis(settings: Settings, app: Celery) -> None:
     """Raise :class:`Invalid` where Redis would throw jobs away or is too old. One that does not answer yet may be starting."""
-    from dispatcher.store.server import read_server_facts
+    from dispatcher.store.redis_client.server import read_server_facts
     from dispatcher.wiring import connect_cell
 
     try:

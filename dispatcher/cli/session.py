@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
-from dispatcher.embedded import find_redis_url
 from dispatcher.errors import Invalid, Unavailable
+from dispatcher.provision.embedded_redis import find_redis_url
 from dispatcher.settings import Settings, load_settings
-from dispatcher.store.connection import point_broker_at, point_results_at
-from dispatcher.store.redaction import redact
+from dispatcher.store.redis_client.connection import point_broker_at, point_results_at
+from dispatcher.store.redis_client.redaction import redact
 
 if TYPE_CHECKING:
     from celery import Celery
 
-    from dispatcher.provision.fleet import Fleet
-    from dispatcher.store.admin_store import AdminStore
+    from dispatcher.provision.fleet_file import Fleet
+    from dispatcher.store.operator.admin_store import AdminStore
 
 NO_CLUSTER = "no cluster runs here: start one with `dispatcher up`, or set DISPATCHER_REDIS_URL"
 
@@ -40,7 +40,7 @@ class Session:
 
     def load_with_fleet(self, fleet_file: Path | None, **overrides: Any) -> tuple[Settings, Fleet]:
         """Settings and fleet of a fleet file; without one, the default fleet. :class:`Invalid` has the mistakes of both."""
-        from dispatcher.provision.fleet import default_fleet, load_fleet
+        from dispatcher.provision.fleet_file import default_fleet, load_fleet
 
         mistakes: list[str] = []
         settings = fleet = None
@@ -108,7 +108,7 @@ class Session:
     @contextlib.contextmanager
     def admin(self) -> Iterator[AdminStore]:
         """The operator's store of the cell."""
-        from dispatcher.store.admin_store import AdminStore
+        from dispatcher.store.operator.admin_store import AdminStore
         from dispatcher.wiring import connect_cell, keys_of
 
         settings = self.connected_settings()

@@ -14,12 +14,12 @@ import click
 from dispatcher.cli.output import json_option, plain_table, wide_console
 from dispatcher.cli.session import Session
 from dispatcher.errors import Invalid
-from dispatcher.settings import STICKY
+from dispatcher.settings.knobs import STICKY
 
 if TYPE_CHECKING:
-    from dispatcher.simulation.fleet import Failure
     from dispatcher.simulation.plot import Run
     from dispatcher.simulation.traces import SimJob
+    from dispatcher.simulation.workers import Failure
 
 
 @click.command()
@@ -79,13 +79,13 @@ def simulate(
     blocks that the worker has cached (`hash_ids` in Mooncake's traces) takes no time. With --models each worker has a memory of its own for
     `models_max` of them. Needs no Redis.
     """
-    from dispatcher.core.balancing import STRATEGIES, strategy
+    from dispatcher.core.choosing.strategies import STRATEGIES, strategy
     from dispatcher.simulation.bounds import bounds_of
     from dispatcher.simulation.caches import CacheSizes
-    from dispatcher.simulation.fleet import SimWorker
     from dispatcher.simulation.plot import Run, page
     from dispatcher.simulation.report import report
     from dispatcher.simulation.traces import with_models, with_sessions
+    from dispatcher.simulation.workers import SimWorker
     from dispatcher.simulation.world import World
 
     settings, fleet = session.load_with_fleet(fleet_file)
@@ -146,7 +146,7 @@ def _jobs(trace: Path | None, rate: float | None, cost: str | None, jobs: int | 
 
 
 def _failure(text: str, known: set[str]) -> Failure:
-    from dispatcher.simulation.fleet import Failure
+    from dispatcher.simulation.workers import Failure
 
     name, _, times = text.partition("@")
     at, plus, back = times.partition("+")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from dispatcher.cli.top_frame import Look
-    from dispatcher.store.admin_store import AdminStore
+    from dispatcher.store.operator.admin_store import AdminStore
 
 RATES_OVER_MS: Final = 5_000
 """Rates are of so long: workers tell what they did once a second, not all at once."""

@@ -11,10 +11,10 @@ import click
 
 from dispatcher.cli.output import count, json_option, say
 from dispatcher.cli.session import Session
-from dispatcher.store.redaction import redact
+from dispatcher.store.redis_client.redaction import redact
 
 if TYPE_CHECKING:
-    from dispatcher.local_cluster import LocalCluster
+    from dispatcher.provision.local_cluster import LocalCluster
 
 
 @click.command()
@@ -34,8 +34,8 @@ def up(
     Waiting jobs survive: the next `dispatcher up` goes on with them.
     """
     from dispatcher.cli.signals import stop_signals
-    from dispatcher.embedded import state_folder
-    from dispatcher.local_cluster import APP, LocalCluster
+    from dispatcher.provision.embedded_redis import state_folder
+    from dispatcher.provision.local_cluster import APP, LocalCluster
 
     settings, fleet = session.load_with_fleet(fleet_file, **({"redis_url": redis_url} if redis_url else {}))
     app = session.user_app()

@@ -16,7 +16,7 @@ from kombu.entity import Exchange, Queue
 from kombu.utils.encoding import safe_repr
 
 from dispatcher.clock import Clock
-from dispatcher.store.revoke_store import id_members, stamp_members
+from dispatcher.store.worker.revoke_store import id_members, stamp_members
 
 Answer = Callable[..., Any]
 

@@ -13,8 +13,8 @@ import redis
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.observe.node import LiveWorker
 from dispatcher.store.keys import Keys, text_names
-from dispatcher.store.leader_view import read_leader_info
-from dispatcher.store.worker_store import ALIVE_TTL_MS, Registration, read_registration
+from dispatcher.store.leader.leader_view import read_leader_info
+from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, Registration, read_registration
 
 REMEMBER_S: Final = 60.0
 """A lane that has emptied is still named for this long: Flower shows 0 for it, and asks no anew when it fills again."""

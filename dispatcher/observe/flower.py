@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from dispatcher.errors import Invalid
-from dispatcher.store.connection import celery_url
+from dispatcher.store.redis_client.connection import celery_url
 
 LOOPBACK: Final = "127.0.0.1"
 APP: Final = "workers.app"

@@ -29,7 +29,7 @@ from dispatcher.clock import Clock, SystemClock
 from dispatcher.events import Event, LeadGained, LeadLost, WorkerReaped, WorkerRegistered
 from dispatcher.observe.answers import NOT_FOR_US, answers
 from dispatcher.observe.refresh import FlowerRefresh
-from dispatcher.store.revoke_store import RevokeStore
+from dispatcher.store.worker.revoke_store import RevokeStore
 
 log = logging.getLogger(__name__)
 

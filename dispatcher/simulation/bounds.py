@@ -9,8 +9,8 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from dispatcher.simulation.caches import CacheSizes, HitCount, LruCache
-from dispatcher.simulation.fleet import SimWorker
 from dispatcher.simulation.traces import SimJob
+from dispatcher.simulation.workers import SimWorker
 
 
 @dataclass(frozen=True, slots=True)

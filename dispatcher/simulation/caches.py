@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
-from dispatcher.core.evidence import Memory
+from dispatcher.core.facts.evidence import Memory
 
 
 @dataclass(slots=True)

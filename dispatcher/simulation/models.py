@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from dispatcher.core.decisions import Assign
-from dispatcher.core.evidence import Told, WorkerTotals
-from dispatcher.core.residency import Residency
+from dispatcher.core.facts.decisions import Assign
+from dispatcher.core.facts.evidence import Told, WorkerTotals
+from dispatcher.core.learning.residency import Residency
 from dispatcher.settings import Settings
 from dispatcher.simulation.caches import HitCount, ModelPlaces
 from dispatcher.simulation.traces import SimJob
@@ -54,11 +54,11 @@ class Memories:
         return {} if self._residency is None else self._residency.load_ms
 
     def of(self, epoch: str, now_ms: float) -> tuple[frozenset[str] | None, int]:
-        """See :meth:`Residency.of <dispatcher.core.residency.Residency.of>`."""
+        """See :meth:`Residency.of <dispatcher.core.learning.residency.Residency.of>`."""
         return (None, 0) if self._residency is None else self._residency.of(epoch, int(now_ms), ())
 
     def loading(self, epoch: str) -> frozenset[str]:
-        """See :meth:`Residency.loading <dispatcher.core.residency.Residency.loading>`."""
+        """See :meth:`Residency.loading <dispatcher.core.learning.residency.Residency.loading>`."""
         return frozenset() if self._residency is None else self._residency.loading(epoch)
 
     def assigned(self, assignments: Iterable[Assign], now_ms: float) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 from dispatcher.simulation.bounds import Bounds, bounds_of
 from dispatcher.simulation.caches import CacheSizes
-from dispatcher.simulation.fleet import SimWorker
 from dispatcher.simulation.outcome import Outcome
 from dispatcher.simulation.traces import SimJob
+from dispatcher.simulation.workers import SimWorker
 
 
 @dataclass(frozen=True, slots=True)

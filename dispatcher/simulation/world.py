@@ -14,20 +14,20 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final
 
-from dispatcher.core.balancing.base import Strategy
-from dispatcher.core.decisions import Plan
-from dispatcher.core.lane import Lane, lane_name, size_class
-from dispatcher.core.plan import PolicyState, plan
-from dispatcher.core.prefix import NOWHERE, PrefixSlots, slot_of_text
-from dispatcher.core.snapshot import LaneView, Snapshot, WorkerView
-from dispatcher.core.window import Windows
-from dispatcher.policy import policy_of
+from dispatcher.core.admission.prefix import NOWHERE, PrefixSlots, slot_of_text
+from dispatcher.core.choosing.plan import PolicyState, plan
+from dispatcher.core.choosing.strategies.base import Strategy
+from dispatcher.core.choosing.window import Windows
+from dispatcher.core.facts.decisions import Plan
+from dispatcher.core.facts.lane import Lane, lane_name, size_class
+from dispatcher.core.facts.snapshot import LaneView, Snapshot, WorkerView
 from dispatcher.settings import Settings
+from dispatcher.settings.rules import policy_of
 from dispatcher.simulation.caches import CacheSizes, LruCache, ModelPlaces
-from dispatcher.simulation.fleet import Failure, SimWorker
 from dispatcher.simulation.models import Memories
 from dispatcher.simulation.outcome import Outcome, WorkerAccount
 from dispatcher.simulation.traces import SimJob
+from dispatcher.simulation.workers import Failure, SimWorker
 
 INGRESS: Final = "simulated"
 TASK: Final = "simulated.job"

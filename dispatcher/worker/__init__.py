@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from dispatcher.worker.attach import attach
-from dispatcher.worker.models import models_max, report_models
+from dispatcher.worker.life.models import models_max, report_models
 
 __all__ = ["attach", "models_max", "report_models"]

@@ -18,26 +18,26 @@ from celery.utils.imports import symbol_by_name
 from celery.worker import state
 
 from dispatcher.clock import SystemClock
-from dispatcher.core.evidence import PROBE_TASK
+from dispatcher.core.facts.evidence import PROBE_TASK
 from dispatcher.errors import Invalid
 from dispatcher.settings import Settings, load_settings
-from dispatcher.store.worker_store import Registration
+from dispatcher.store.worker.worker_store import Registration
 from dispatcher.worker.attach import attachment
 from dispatcher.worker.broker import client_of, keys_of
-from dispatcher.worker.chords import keep_chords
-from dispatcher.worker.consumer import consume_leases, lease_consumer
-from dispatcher.worker.control import keep_revokes
-from dispatcher.worker.forced import force_settings, force_task, runs_at_most_once
-from dispatcher.worker.host import host_of
-from dispatcher.worker.last_state import keep_last_state
-from dispatcher.worker.life import WorkerLife
-from dispatcher.worker.lifeline import Lifeline
-from dispatcher.worker.models import ModelMemory
+from dispatcher.worker.leasing.celery_host import host_of
+from dispatcher.worker.leasing.consumer import consume_leases, lease_consumer
+from dispatcher.worker.leasing.request import lease_request
+from dispatcher.worker.leasing.transport import transport_for
+from dispatcher.worker.life.life import WorkerLife
+from dispatcher.worker.life.lifeline import Lifeline
+from dispatcher.worker.life.models import ModelMemory
 from dispatcher.worker.options import WorkerOptions, read_options
-from dispatcher.worker.publishing import send_once_from_tasks
+from dispatcher.worker.patches.chords import keep_chords
+from dispatcher.worker.patches.control import keep_revokes
+from dispatcher.worker.patches.forced import force_settings, force_task, runs_at_most_once
+from dispatcher.worker.patches.last_state import keep_last_state
+from dispatcher.worker.patches.publishing import send_once_from_tasks
 from dispatcher.worker.refusal import WorkerRefused
-from dispatcher.worker.request import lease_request
-from dispatcher.worker.transport import transport_for
 
 PREFORK_ENDS_S = 5.0
 """How long Celery has to kill its processes and to read what they had done."""

@@ -12,18 +12,18 @@ from celery import Celery
 from celery.app.task import Context
 
 from dispatcher.clock import ManualClock
-from dispatcher.core.admission import Admission
-from dispatcher.core.liveness import JITTER_MS
+from dispatcher.core.admission.rules import Admission
+from dispatcher.core.health.liveness import JITTER_MS
 from dispatcher.events import Event
-from dispatcher.service.dispatch import Dispatcher, StepReport
-from dispatcher.service.settle import Settler
+from dispatcher.leader.dispatcher import Dispatcher, StepReport
+from dispatcher.leader.settle import Settler
 from dispatcher.settings import Settings
-from dispatcher.store.connection import celery_url, connect
-from dispatcher.store.dispatch_store import DispatchStore
 from dispatcher.store.frame import Entry, parse_entry
 from dispatcher.store.keys import Keys
-from dispatcher.store.unsettled_store import UnsettledStore
-from dispatcher.store.worker_store import ALIVE_TTL_MS, Beat, GiveBack, Registration, Taken, WorkerStore
+from dispatcher.store.leader.dispatch_store import DispatchStore
+from dispatcher.store.leader.unsettled_store import UnsettledStore
+from dispatcher.store.redis_client.connection import celery_url, connect
+from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, Beat, GiveBack, Registration, Taken, WorkerStore
 from tests.messages import TASK
 
 TICK_MS = 500

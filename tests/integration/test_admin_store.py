@@ -15,10 +15,10 @@ from dispatcher.cli import cli
 from dispatcher.cli.session import Session
 from dispatcher.errors import Invalid, JobDead, Unavailable
 from dispatcher.settings import Settings
-from dispatcher.store.admin_store import AdminStore
-from dispatcher.store.connection import celery_url, connect
 from dispatcher.store.keys import Keys
-from dispatcher.store.worker_store import GiveBack, Registration, WorkerStore, new_epoch
+from dispatcher.store.operator.admin_store import AdminStore
+from dispatcher.store.redis_client.connection import celery_url, connect
+from dispatcher.store.worker.worker_store import GiveBack, Registration, WorkerStore, new_epoch
 from dispatcher.wiring import build_dispatcher
 
 KEYS = Keys()

@@ -10,8 +10,8 @@ import pytest
 import redis
 from celery import Celery
 
-from dispatcher.store.connection import celery_url, connect
-from dispatcher.worker.chords import keep_chords
+from dispatcher.store.redis_client.connection import celery_url, connect
+from dispatcher.worker.patches.chords import keep_chords
 from tests.proxy import Proxy
 from tests.support import RedisServer
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from celery.result import AsyncResult
 
-from dispatcher.core.job import job_headers
+from dispatcher.core.facts.header import job_headers
 from dispatcher.errors import DeadlinePassed, JobDead
 from dispatcher.events import JobsLate
-from dispatcher.store.worker_store import GiveBack, late
+from dispatcher.store.worker.worker_store import GiveBack, late
 from tests.integration.stage import Stage, Stub
 from tests.support import eventually
 

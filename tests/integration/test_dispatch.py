@@ -11,11 +11,11 @@ import pytest
 from celery.result import AsyncResult
 
 from dispatcher.clock import SystemClock
-from dispatcher.core.admission import Admission, Admitted
+from dispatcher.core.admission.rules import Admission, Admitted
 from dispatcher.errors import EpochEnded
-from dispatcher.service.dispatch import StepReport
-from dispatcher.service.wake import Waker
-from dispatcher.store.worker_store import Taken
+from dispatcher.leader.dispatcher import StepReport
+from dispatcher.leader.wake import Waker
+from dispatcher.store.worker.worker_store import Taken
 from tests.integration.stage import Stage, in_turn, task_id
 from tests.messages import TASK, message
 from tests.support import eventually

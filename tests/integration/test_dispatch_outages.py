@@ -10,12 +10,12 @@ import pytest
 import redis
 
 from dispatcher.clock import SystemClock
-from dispatcher.core.admission import Admission
-from dispatcher.service.dispatch import Dispatcher
-from dispatcher.service.wake import Waker
-from dispatcher.store.connection import connect
-from dispatcher.store.dispatch_store import DispatchStore
-from dispatcher.store.worker_store import ALIVE_TTL_MS
+from dispatcher.core.admission.rules import Admission
+from dispatcher.leader.dispatcher import Dispatcher
+from dispatcher.leader.wake import Waker
+from dispatcher.store.leader.dispatch_store import DispatchStore
+from dispatcher.store.redis_client.connection import connect
+from dispatcher.store.worker.worker_store import ALIVE_TTL_MS
 from tests.conftest import MakeRedis
 from tests.integration.stage import Stage, in_turn, task_id
 from tests.support import eventually

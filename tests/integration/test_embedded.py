@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.embedded import (
+from dispatcher.errors import Unavailable
+from dispatcher.provision.child import Children
+from dispatcher.provision.embedded_redis import (
     ClusterRuns,
     EmbeddedRedis,
     NoRedisServer,
@@ -21,10 +23,8 @@ from dispatcher.embedded import (
     find_redis_url,
     state_folder,
 )
-from dispatcher.errors import Unavailable
-from dispatcher.provision.child import Children
-from dispatcher.store.connection import connect
-from dispatcher.store.server import read_server_facts
+from dispatcher.store.redis_client.connection import connect
+from dispatcher.store.redis_client.server import read_server_facts
 from tests.support import eventually
 
 
@@ -120,7 +120,7 @@ def test_an_awkward_folder_name(
 
 def test_no_server_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """One sentence that says how to get one."""
-    monkeypatch.setattr("dispatcher.embedded._bundled_server", lambda: None)
+    monkeypatch.setattr("dispatcher.provision.embedded_redis._bundled_server", lambda: None)
     with pytest.raises(NoRedisServer, match=r"no redis-server or valkey-server on PATH: install one .*DISPATCHER_REDIS_URL") as refused:
         find_redis_server({"PATH": "/nowhere"})
     assert "\n" not in str(refused.value)
@@ -131,7 +131,7 @@ def test_a_server_that_is_too_old_is_passed_over(tmp_path: Path, monkeypatch: py
     old, new = tmp_path / "redis-server", tmp_path / "valkey-server"
     old.write_text("#!/bin/sh\necho 'Redis server v=5.0.7 sha=0'\n")
     old.chmod(0o700)
-    monkeypatch.setattr("dispatcher.embedded._bundled_server", lambda: None)
+    monkeypatch.setattr("dispatcher.provision.embedded_redis._bundled_server", lambda: None)
     with pytest.raises(NoRedisServer, match=r"redis-server is 5\.0, older than 6\.2"):
         find_redis_server({"PATH": str(tmp_path)})
     new.write_text("#!/bin/sh\necho 'Valkey server v=8.1.0 sha=0'\n")

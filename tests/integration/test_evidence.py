@@ -8,13 +8,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from dispatcher.core.evidence import KindTotals, WorkerTotals
-from dispatcher.core.job import job_headers
-from dispatcher.core.lane import parse_lane, size_class
-from dispatcher.core.recorded import Recorder
-from dispatcher.core.snapshot import WorkerView
-from dispatcher.service.dispatch import Dispatcher
-from dispatcher.simulation.replay import open_recording, replay
+from dispatcher.core.choosing.recorded import Recorder
+from dispatcher.core.facts.evidence import KindTotals, WorkerTotals
+from dispatcher.core.facts.header import job_headers
+from dispatcher.core.facts.lane import parse_lane, size_class
+from dispatcher.core.facts.snapshot import WorkerView
+from dispatcher.leader.dispatcher import Dispatcher
+from dispatcher.recording import open_recording, replay
 from tests.integration.stage import Stage, Stub
 from tests.messages import TASK
 from tests.support import eventually

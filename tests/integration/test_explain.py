@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from dispatcher.cli import cli
-from dispatcher.service import decision_log, tell
-from dispatcher.store.admin_store import AdminStore
+from dispatcher.leader.telling import decision_log, waiting
+from dispatcher.store.operator.admin_store import AdminStore
 from tests.integration.stage import RESULT_DB, Stage
 from tests.lua.support import nothing_written
 from tests.messages import message
@@ -42,7 +42,7 @@ def explain(run: Callable[..., Any]) -> Explain:
 
 def later(stage: Stage) -> None:
     """The leader has told what it sees, and written down what it did."""
-    stage.clock.now_ms += max(tell.TELL_MS, decision_log.WRITE_MS)
+    stage.clock.now_ms += max(waiting.TELL_MS, decision_log.WRITE_MS)
     stage.step()
 
 

@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 
 from dispatcher.observe.flower import command, environment
-from dispatcher.store.admin_store import AdminStore
-from dispatcher.store.connection import connect
 from dispatcher.store.keys import Keys
+from dispatcher.store.operator.admin_store import AdminStore
+from dispatcher.store.redis_client.connection import connect
 from tests.support import RedisServer, eventually
 
 pytest.importorskip("flower")
@@ -102,7 +102,7 @@ class FlowerCell:
 
     def send(self, task: str, *args: object, **options: Any) -> str:
         from dispatcher.settings import Settings
-        from dispatcher.store.connection import celery_url
+        from dispatcher.store.redis_client.connection import celery_url
         from workers.app import make_app  # not the module's own app: its broker is fixed when it is imported
 
         url = celery_url(self._environ["DISPATCHER_REDIS_URL"])

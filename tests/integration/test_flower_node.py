@@ -20,9 +20,9 @@ from dispatcher.events import LeadGained, LeadLost, WorkerReaped
 from dispatcher.observe.cell_look import CellLook
 from dispatcher.observe.node import FlowerNode, LiveWorker
 from dispatcher.observe.refresh import FlowerRefresh
-from dispatcher.store.connection import celery_url, connect
 from dispatcher.store.keys import Keys
-from dispatcher.store.worker_store import Registration, WorkerStore
+from dispatcher.store.redis_client.connection import celery_url, connect
+from dispatcher.store.worker.worker_store import Registration, WorkerStore
 from tests.conftest import MakeRedis
 from tests.support import eventually
 

@@ -12,12 +12,12 @@ import pytest
 from click.testing import CliRunner
 
 from dispatcher.cli import cli
+from dispatcher.leader.settle import Settler
 from dispatcher.observe.cell_look import CellLook
-from dispatcher.service.settle import Settler
-from dispatcher.store.admin_store import AdminStore
-from dispatcher.store.revoke_store import RevokeStore
-from dispatcher.store.unsettled_store import UnsettledStore
-from dispatcher.worker.revokes import Revokes
+from dispatcher.store.leader.unsettled_store import UnsettledStore
+from dispatcher.store.operator.admin_store import AdminStore
+from dispatcher.store.worker.revoke_store import RevokeStore
+from dispatcher.worker.life.revokes import Revokes
 from tests.integration.stage import RESULT_DB, Stage
 from tests.messages import TASK, envelope, message
 

@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dispatcher.cli import cli
-from dispatcher.store.connection import connect
 from dispatcher.store.keys import Keys
-from dispatcher.store.worker_store import ALIVE_TTL_MS, Registration, WorkerStore
+from dispatcher.store.redis_client.connection import connect
+from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, Registration, WorkerStore
 
 EPOCH = "0123456789ab"
 Health = Callable[..., Result]

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from dispatcher.core.evidence import PROBE_TASK, KindTotals, WorkerTotals
+from dispatcher.core.facts.evidence import PROBE_TASK, KindTotals, WorkerTotals
 from dispatcher.events import JobsRecalled, WorkerEjected
-from dispatcher.store.admin_store import AdminStore
+from dispatcher.store.operator.admin_store import AdminStore
 from tests.integration.stage import Stage, Stub, task_id
 from tests.messages import TASK
 from tests.support import eventually

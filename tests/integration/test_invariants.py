@@ -16,10 +16,10 @@ from typing import Any, cast
 import pytest
 import redis
 
-from dispatcher.core.balancing.filters import standard_filters
-from dispatcher.core.lane import parse_lane
-from dispatcher.core.snapshot import WorkerView
-from dispatcher.service.dispatch import Dispatcher, StepReport
+from dispatcher.core.choosing.filters import standard_filters
+from dispatcher.core.facts.lane import parse_lane
+from dispatcher.core.facts.snapshot import WorkerView
+from dispatcher.leader.dispatcher import Dispatcher, StepReport
 from dispatcher.store.frame import FRAME_BYTES, parse_entry
 from tests.integration.stage import Stub
 from tests.integration.walk_events import CONCURRENCY, LISTS, QUEUES, TASKS, WINDOW, Events, Process

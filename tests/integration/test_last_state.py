@@ -10,8 +10,8 @@ import pytest
 from celery import Celery, states
 from celery.exceptions import Retry
 
-from dispatcher.store.connection import celery_url
-from dispatcher.worker.last_state import keep_last_state
+from dispatcher.store.redis_client.connection import celery_url
+from dispatcher.worker.patches.last_state import keep_last_state
 
 
 @pytest.fixture

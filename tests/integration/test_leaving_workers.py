@@ -7,7 +7,7 @@ from celery.result import AsyncResult
 
 from dispatcher.errors import JobDead
 from dispatcher.events import WorkerReaped
-from dispatcher.store.worker_store import BeatStatus
+from dispatcher.store.worker.worker_store import BeatStatus
 from tests.integration.stage import Stage
 from tests.messages import TASK
 

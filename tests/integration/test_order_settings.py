@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher.core.job import job_headers
+from dispatcher.core.facts.header import job_headers
 from tests.integration.stage import Stage
 from tests.support import eventually
 

@@ -11,13 +11,13 @@ from celery import chord
 from celery.exceptions import ChordError
 from celery.result import AsyncResult
 
-from dispatcher.core.lane import parse_lane
-from dispatcher.core.poison import Attempt
+from dispatcher.core.facts.lane import parse_lane
+from dispatcher.core.returns.poison import Attempt
 from dispatcher.errors import PoisonJob
 from dispatcher.events import SuspectIsolated
-from dispatcher.service.explain import Explainer
-from dispatcher.store.admin_store import AdminStore
-from dispatcher.store.worker_store import GiveBack, Taken, after_death
+from dispatcher.leader.telling.explain import Explainer
+from dispatcher.store.operator.admin_store import AdminStore
+from dispatcher.store.worker.worker_store import GiveBack, Taken, after_death
 from tests.integration.stage import Stage, Stub, task_id
 from tests.messages import TASK
 

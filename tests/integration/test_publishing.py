@@ -15,9 +15,9 @@ from celery import Celery
 from celery._state import _task_stack
 from kombu import Exchange, Queue
 
-from dispatcher.store.connection import celery_url, connect
-from dispatcher.worker.forced import force_settings
-from dispatcher.worker.publishing import send_once_from_tasks
+from dispatcher.store.redis_client.connection import celery_url, connect
+from dispatcher.worker.patches.forced import force_settings
+from dispatcher.worker.patches.publishing import send_once_from_tasks
 from tests.proxy import Proxy
 from tests.support import RedisServer
 

@@ -7,11 +7,11 @@ from unittest.mock import Mock
 import pytest
 from celery.worker import state
 
-from dispatcher.store import revoke_store
-from dispatcher.store.connection import connect
 from dispatcher.store.keys import Keys
-from dispatcher.store.revoke_store import RevokeStore, id_members, stamp_members
-from dispatcher.worker.revokes import Revokes
+from dispatcher.store.redis_client.connection import connect
+from dispatcher.store.worker import revoke_store
+from dispatcher.store.worker.revoke_store import RevokeStore, id_members, stamp_members
+from dispatcher.worker.life.revokes import Revokes
 
 KEYS = Keys()
 GARBAGE = {

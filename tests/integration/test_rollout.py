@@ -10,13 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from dispatcher.core.evidence import KindTotals, WorkerTotals
-from dispatcher.core.job import job_headers
-from dispatcher.core.lane import parse_lane
-from dispatcher.core.rollout import POINTS, GuardPlan, Rollout, back, promote, set_shares
+from dispatcher.core.facts.evidence import KindTotals, WorkerTotals
+from dispatcher.core.facts.header import job_headers
+from dispatcher.core.facts.lane import parse_lane
+from dispatcher.core.rollout.aliases import POINTS, GuardPlan, Rollout, back, promote, set_shares
 from dispatcher.events import JobsRerouted, RolloutChanged, RolloutRolledBack, RolloutStepped
-from dispatcher.service.rollout import REFRESH_MS
-from dispatcher.store.rollout_store import RolloutStore, Stored
+from dispatcher.leader.rollout import REFRESH_MS
+from dispatcher.store.leader.rollout_store import RolloutStore, Stored
 from tests.integration.stage import Stage, Stub
 from tests.messages import TASK
 

@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dispatcher.cli import cli
-from dispatcher.core.canary import Tally, Watch
-from dispatcher.core.rollout import GuardPlan, set_shares
-from dispatcher.store.rollout_store import SUBJECT, RolloutStore, Stored
+from dispatcher.core.rollout.aliases import GuardPlan, set_shares
+from dispatcher.core.rollout.canary import Tally, Watch
+from dispatcher.store.leader.rollout_store import SUBJECT, RolloutStore, Stored
 from tests.integration.stage import Stage
 
 Run = Callable[..., Result]

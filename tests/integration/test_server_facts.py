@@ -7,7 +7,7 @@ import redis
 from click.testing import CliRunner
 
 from dispatcher.cli import cli
-from dispatcher.store.server import ServerFacts, read_server_facts
+from dispatcher.store.redis_client.server import ServerFacts, read_server_facts
 from tests.conftest import MakeRedis
 from tests.sentinels import Sentinels
 from tests.support import RedisServer

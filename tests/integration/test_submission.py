@@ -22,8 +22,8 @@ from dispatcher.batches.state import digest_of
 from dispatcher.clock import ManualClock
 from dispatcher.errors import Invalid, JobDead, PoisonJob, Unavailable
 from dispatcher.settings import Settings
-from dispatcher.store.connection import celery_url
 from dispatcher.store.keys import Keys
+from dispatcher.store.redis_client.connection import celery_url
 from tests.support import eventually
 from workers.chunk import run_chunk
 from workers.runtimes import LoadedRuntimes

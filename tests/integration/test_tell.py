@@ -11,9 +11,9 @@ from click.testing import CliRunner
 
 from dispatcher.cli import cli
 from dispatcher.events import LaneRoutable, LaneUnroutable
-from dispatcher.service import tell
-from dispatcher.store.admin_store import AdminStore
-from dispatcher.store.leader_view import EXPIRES_MS, LeaderView, read_leader_view
+from dispatcher.leader.telling import waiting
+from dispatcher.store.leader.leader_view import EXPIRES_MS, LeaderView, read_leader_view
+from dispatcher.store.operator.admin_store import AdminStore
 from tests.integration.stage import Stage
 
 
@@ -24,7 +24,7 @@ def stage(redis_url: str) -> Iterator[Stage]:
     one.close()
 
 
-def later(stage: Stage, span_ms: int = tell.TELL_MS) -> None:
+def later(stage: Stage, span_ms: int = waiting.TELL_MS) -> None:
     """Time passes, and the dispatcher looks."""
     stage.clock.now_ms += span_ms
     stage.step()
@@ -96,7 +96,7 @@ def test_it_is_written_when_it_changes_and_at_most_once_a_second(stage: Stage) -
 
 def test_it_is_bounded(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a thousand lanes the first are told, the unroutable before the others, and how many more there are."""
-    monkeypatch.setattr(tell, "HOLDS_MAX", 2)
+    monkeypatch.setattr(waiting, "HOLDS_MAX", 2)
     stage.worker("a").beat()
     stage.send(9)
     for tasks in range(3):

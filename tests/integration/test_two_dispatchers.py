@@ -12,16 +12,16 @@ import redis
 from celery import Celery
 from celery.result import AsyncResult
 
-from dispatcher.core.job import job_headers
+from dispatcher.core.facts.header import job_headers
 from dispatcher.events import LeadGained, LeadLost, StandsBy
-from dispatcher.service.dispatch import Dispatcher
-from dispatcher.service.settle import Settler
+from dispatcher.leader.dispatcher import Dispatcher
+from dispatcher.leader.settle import Settler
 from dispatcher.settings import Settings
-from dispatcher.store.admin_store import AdminStore
-from dispatcher.store.connection import connect
 from dispatcher.store.keys import Keys
-from dispatcher.store.lease_pipe import LeasePipe
-from dispatcher.store.unsettled_store import UnsettledStore
+from dispatcher.store.leader.unsettled_store import UnsettledStore
+from dispatcher.store.operator.admin_store import AdminStore
+from dispatcher.store.redis_client.connection import connect
+from dispatcher.store.worker.lease_pipe import LeasePipe
 from dispatcher.worker.broker import client_of
 from tests.integration.stage import Stage, task_id
 from tests.proxy import Proxy

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
-from dispatcher.service.wake import Waker
-from dispatcher.store.admit_batch import IngressList
-from dispatcher.store.connection import connect
-from dispatcher.store.dispatch_store import DispatchStore
+from dispatcher.leader.wake import Waker
 from dispatcher.store.keys import Keys
-from dispatcher.store.look import Granted, LookWish
+from dispatcher.store.leader.admit_batch import IngressList
+from dispatcher.store.leader.dispatch_store import DispatchStore
+from dispatcher.store.leader.look import Granted, LookWish
+from dispatcher.store.redis_client.connection import connect
 from tests.support import eventually
 
 LISTS = ["dispatch", "dispatch\x06\x163", "gpu"]

@@ -10,13 +10,13 @@ import pytest
 import redis
 
 from dispatcher.clock import ManualClock
-from dispatcher.store.connection import celery_url, connect
-from dispatcher.store.lease_pipe import LeasePipe
-from dispatcher.store.worker_store import ALIVE_TTL_MS, Registration, WorkerStore
+from dispatcher.store.redis_client.connection import celery_url, connect
+from dispatcher.store.worker.lease_pipe import LeasePipe
+from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, Registration, WorkerStore
 from dispatcher.worker.broker import client_of
-from dispatcher.worker.host import Host
-from dispatcher.worker.keeper import Outcome
-from dispatcher.worker.life import WorkerLife
+from dispatcher.worker.leasing.celery_host import Host
+from dispatcher.worker.life.keeper import Outcome
+from dispatcher.worker.life.life import WorkerLife
 from tests.conftest import MakeRedis
 from tests.integration.stage import Stage
 from tests.messages import TASK

@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from dispatcher.core.evidence import WorkerTotals
-from dispatcher.store.admin_store import AdminStore
-from dispatcher.worker import models
+from dispatcher.core.facts.evidence import WorkerTotals
+from dispatcher.store.operator.admin_store import AdminStore
+from dispatcher.worker.life import models
 from tests.support import eventually
 from tests.worker_harness import Cell, WorkerProcess, open_cell
 

@@ -12,13 +12,13 @@ from typing import Any, cast
 
 import redis
 
-from dispatcher.core.labels import refused
-from dispatcher.core.lane import parse_lane
-from dispatcher.core.poison import Attempt
+from dispatcher.core.facts.labels import refused
+from dispatcher.core.facts.lane import parse_lane
+from dispatcher.core.returns.poison import Attempt
 from dispatcher.errors import DeadlinePassed, EpochEnded
-from dispatcher.service.dispatch import Dispatcher, StepReport
-from dispatcher.store.admin_store import AdminStore
-from dispatcher.store.worker_store import ALIVE_TTL_MS, GiveBack, after_death, late
+from dispatcher.leader.dispatcher import Dispatcher, StepReport
+from dispatcher.store.operator.admin_store import AdminStore
+from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, GiveBack, after_death, late
 from tests.integration.stage import Stage, Stub, make_app
 from tests.lua.support import dump
 from tests.messages import TASK, message

@@ -8,15 +8,15 @@ from typing import Any, cast
 
 import redis
 
-from dispatcher.core.admission import Admission, Admitted, Refused
-from dispatcher.core.decisions import Assign
-from dispatcher.store.admit_batch import AdmitBatch, IngressList
-from dispatcher.store.connection import connect
-from dispatcher.store.dispatch_store import Applied, DispatchStore
+from dispatcher.core.admission.rules import Admission, Admitted, Refused
+from dispatcher.core.facts.decisions import Assign
 from dispatcher.store.frame import Entry, parse_entry
 from dispatcher.store.keys import Keys
-from dispatcher.store.scripts import Scripts
-from dispatcher.store.worker_store import Registration, WorkerStore
+from dispatcher.store.leader.admit_batch import AdmitBatch, IngressList
+from dispatcher.store.leader.dispatch_store import Applied, DispatchStore
+from dispatcher.store.redis_client.connection import connect
+from dispatcher.store.scripts.sources import Scripts
+from dispatcher.store.worker.worker_store import Registration, WorkerStore
 from tests.messages import TASK, message
 
 LANE = f"dispatch/{TASK}/default/p0/c10"

@@ -7,11 +7,11 @@ import json
 import pytest
 import redis
 
-from dispatcher.core.admission import Admitted, Refused
-from dispatcher.core.lane import Lane, lane_name
+from dispatcher.core.admission.rules import Admitted, Refused
+from dispatcher.core.facts.lane import Lane, lane_name
 from dispatcher.errors import NotLeader
-from dispatcher.store.admit_batch import AdmitBatch, IngressList
 from dispatcher.store.frame import parse_entry
+from dispatcher.store.leader.admit_batch import AdmitBatch, IngressList
 from tests.lua.support import BYTES_MAX, DISPATCH, LANE, Cell, nothing_written
 from tests.messages import TASK, envelope, message
 

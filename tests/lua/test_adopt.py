@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dispatcher.errors import EpochEnded
-from dispatcher.store.worker_store import GiveBack, WorkerStore
+from dispatcher.store.worker.worker_store import GiveBack, WorkerStore
 from tests.lua.support import Cell, nothing_written
 
 Job = tuple[str, bytes, bytes]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import redis
 
-from dispatcher.core.decisions import Assign
-from dispatcher.core.lane import Lane, lane_name
+from dispatcher.core.facts.decisions import Assign
+from dispatcher.core.facts.lane import Lane, lane_name
 from dispatcher.errors import NotLeader
 from dispatcher.store.frame import FRAME_BYTES
-from dispatcher.store.worker_store import GiveBack, WorkerStore
+from dispatcher.store.worker.worker_store import GiveBack, WorkerStore
 from tests.lua.support import LANE, Cell, nothing_written
 from tests.messages import TASK, message
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.core.lane import ALONE
-from dispatcher.core.poison import Attempt
+from dispatcher.core.facts.lane import ALONE
+from dispatcher.core.returns.poison import Attempt
 from dispatcher.errors import NotLeader
-from dispatcher.store.worker_store import GiveBack
+from dispatcher.store.worker.worker_store import GiveBack
 from tests.lua.support import LANE, Cell, nothing_written
 
 SUSPECTS = LANE + ALONE

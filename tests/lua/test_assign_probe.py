@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.core.lane import Lane, lane_name
+from dispatcher.core.facts.lane import Lane, lane_name
 from dispatcher.errors import NotLeader
-from dispatcher.service.probe import probe_message
-from dispatcher.store.worker_store import GiveBack, WorkerStore
+from dispatcher.leader.health.probe import probe_message
+from dispatcher.store.worker.worker_store import GiveBack, WorkerStore
 from tests.lua.support import Cell, nothing_written
 
 LANE = lane_name(Lane("dispatch", "dispatcher.probe", "default", 0, 0))

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from dispatcher.core.admission import Admitted
+from dispatcher.core.admission.rules import Admitted
 from dispatcher.errors import NotLeader
-from dispatcher.store.admit_batch import AdmitBatch
+from dispatcher.store.leader.admit_batch import AdmitBatch
 from tests.lua.support import DISPATCH, LANE, Cell, nothing_written
 from tests.messages import message
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.core.rollout import POINTS, promote, set_shares
+from dispatcher.core.rollout.aliases import POINTS, promote, set_shares
 from dispatcher.errors import NotLeader
-from dispatcher.store.rollout_store import RolloutStore
+from dispatcher.store.leader.rollout_store import RolloutStore
 from tests.lua.support import Cell, nothing_written
 
 FIRST = set_shares(None, {"chat@1": POINTS}, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.core.decisions import Assign
+from dispatcher.core.facts.decisions import Assign
 from tests.lua.support import LANE, Cell, nothing_written
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dispatcher.store.dispatch_store import DispatchStore, Lead
+from dispatcher.store.leader.dispatch_store import DispatchStore, Lead
 from tests.lua.support import Cell, nothing_written
 
 TTL_MS = 60_000

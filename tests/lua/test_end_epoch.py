@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.core.decisions import Assign
+from dispatcher.core.facts.decisions import Assign
 from dispatcher.errors import EpochEnded, NotLeader
-from dispatcher.store.worker_store import ALIVE_TTL_MS, BeatStatus, GiveBack
+from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, BeatStatus, GiveBack
 from tests.lua.support import LANE, Cell, nothing_written
 
 LEASE_TTL_MS = 5_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dispatcher.store.scripts import names
+from dispatcher.store.scripts.sources import names
 
 
 def test_each_script_has_a_file_of_tests() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dispatcher.store.whereabouts import Finder
+from dispatcher.store.operator.whereabouts import Finder
 from tests.lua.support import Cell, nothing_written
 from tests.messages import message
 

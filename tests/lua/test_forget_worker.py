@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dispatcher.errors import NotLeader
-from dispatcher.store.dispatch_store import SHOW_DEAD_MS
-from dispatcher.store.worker_store import GiveBack
+from dispatcher.store.leader.dispatch_store import SHOW_DEAD_MS
+from dispatcher.store.worker.worker_store import GiveBack
 from tests.lua.support import Cell, nothing_written
 
 

@@ -11,9 +11,9 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dispatcher.store.script_stream import Stream
-from dispatcher.store.scripts import Scripts
-from dispatcher.store.worker_store import WorkerStore
+from dispatcher.store.scripts.sources import Scripts
+from dispatcher.store.scripts.stream import Stream
+from dispatcher.store.worker.worker_store import WorkerStore
 from tests.lua.support import Cell, dump
 from tests.lua.test_fencing import LEADER, OWES, WORKER, everything_to_do
 

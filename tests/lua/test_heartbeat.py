@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dispatcher.store.worker_store import ALIVE_TTL_MS, BeatStatus, WorkerStore
+from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, BeatStatus, WorkerStore
 from tests.lua.support import Cell, nothing_written
 
 

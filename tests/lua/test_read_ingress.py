@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dispatcher.store.admit_batch import IngressList
-from dispatcher.store.dispatch_store import READ_BYTES_MAX
+from dispatcher.store.leader.admit_batch import IngressList
+from dispatcher.store.leader.dispatch_store import READ_BYTES_MAX
 from tests.lua.support import BYTES_MAX, DISPATCH, Cell, nothing_written
 
 LISTS = [DISPATCH, IngressList("gpu", "gpu", 0), IngressList("dispatch\x06\x163", "dispatch", 3)]

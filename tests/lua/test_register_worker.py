@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dispatcher.store.worker_store import ALIVE_TTL_MS, Registration
+from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, Registration
 from tests.lua.support import Cell, nothing_written
 
 

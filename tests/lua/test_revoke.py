@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.store import revoke_store
-from dispatcher.store.revoke_store import Revoked, RevokeStore, id_members, stamp_members
+from dispatcher.store.worker import revoke_store
+from dispatcher.store.worker.revoke_store import Revoked, RevokeStore, id_members, stamp_members
 from tests.lua.support import Cell, nothing_written
 
 

@@ -6,8 +6,8 @@ import pytest
 import redis
 
 from dispatcher.errors import DeadlinePassed
-from dispatcher.store.lease_pipe import LeasePipe
-from dispatcher.store.worker_store import WorkerStore, late
+from dispatcher.store.worker.lease_pipe import LeasePipe
+from dispatcher.store.worker.worker_store import WorkerStore, late
 from tests.lua.support import LANE, Cell, nothing_written
 from tests.lua.test_bury_late import FUTURE_MS, jobs_until
 from tests.messages import message

@@ -17,8 +17,8 @@ import redis
 from celery import Celery, current_task
 from celery.exceptions import Ignore, Retry
 
-from dispatcher.store.connection import celery_url
-from dispatcher.store.sentinel import transport_options
+from dispatcher.store.redis_client.connection import celery_url
+from dispatcher.store.redis_client.sentinel import transport_options
 from dispatcher.worker import attach
 
 LEDGER_STREAM = "ledger"

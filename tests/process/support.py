@@ -23,7 +23,7 @@ from celery.result import AsyncResult
 
 from dispatcher.settings import Settings
 from dispatcher.store.keys import Keys
-from dispatcher.store.sentinel import transport_options
+from dispatcher.store.redis_client.sentinel import transport_options
 from tests.proxy import Proxy
 from tests.sentinels import Sentinels
 from tests.support import RedisServer, eventually

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.store.admin_store import AdminStore
+from dispatcher.store.operator.admin_store import AdminStore
 from tests.support import RedisServer, find_redis_server
 from tests.support import eventually as soon
 from tests.worker_harness import Cell, Sent, open_cell

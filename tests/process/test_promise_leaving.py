@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
-from dispatcher.store.admin_store import AdminStore
-from dispatcher.worker.host import EXIT_DECLARED_DEAD
+from dispatcher.store.operator.admin_store import AdminStore
+from dispatcher.worker.leasing.celery_host import EXIT_DECLARED_DEAD
 from tests.process.support import PATIENCE_S, Cluster, MakeCluster, Process, freeze_with_a_popped_job
 from tests.support import eventually
 

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from dispatcher.store.worker_store import ALIVE_TTL_MS
+from dispatcher.store.worker.worker_store import ALIVE_TTL_MS
 from tests.process.support import PATIENCE_S, Cluster, MakeCluster
 from tests.support import eventually
 

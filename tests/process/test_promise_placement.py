@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.core.job import job_headers
+from dispatcher.core.facts.header import job_headers
 from dispatcher.errors import JobDead
 from tests.process.support import PATIENCE_S, MakeCluster
 from tests.support import eventually

@@ -10,7 +10,7 @@ import pytest
 
 from dispatcher.batches import Summary, submit_file
 from dispatcher.errors import PoisonJob
-from dispatcher.store.connection import celery_url
+from dispatcher.store.redis_client.connection import celery_url
 from tests.process.support import PATIENCE_S, Cluster, MakeCluster
 from tests.support import eventually
 from workers.app import make_app

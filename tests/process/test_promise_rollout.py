@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dispatcher.core.job import job_headers
-from dispatcher.store.rollout_store import RolloutStore
+from dispatcher.core.facts.header import job_headers
+from dispatcher.store.leader.rollout_store import RolloutStore
 from tests.process.support import PATIENCE_S, MakeCluster
 from tests.support import eventually
 

@@ -16,8 +16,8 @@ import pytest
 from celery import Celery
 
 from dispatcher import job_headers
-from dispatcher.store.connection import celery_url, connect
 from dispatcher.store.keys import Keys
+from dispatcher.store.redis_client.connection import celery_url, connect
 from tests.support import eventually
 
 START_S = 90.0

@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 from kombu import Exchange, Queue
 
-from dispatcher.worker.host import EXIT_DECLARED_DEAD
+from dispatcher.worker.leasing.celery_host import EXIT_DECLARED_DEAD
 from tests.support import eventually
 from tests.worker_harness import Cell, Sent, WorkerProcess, open_cell
 

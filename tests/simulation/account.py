@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from dispatcher.core.lane import parse_lane
-from dispatcher.core.liveness import JITTER_MS
+from dispatcher.core.facts.lane import parse_lane
+from dispatcher.core.health.liveness import JITTER_MS
 from dispatcher.store.frame import FRAME_BYTES, Entry
 from dispatcher.store.keys import Keys
 from tests.simulation.server import Server

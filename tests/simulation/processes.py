@@ -9,14 +9,14 @@ from typing import Any, cast
 
 import redis
 
-from dispatcher.core.admission import Admission
-from dispatcher.core.decisions import Assign
+from dispatcher.core.admission.rules import Admission
+from dispatcher.core.facts.decisions import Assign
+from dispatcher.leader.dispatcher import STANDBY_WAIT_S, Dispatcher
+from dispatcher.leader.settle import Settler
+from dispatcher.provision.autoscaler import Autoscaler
 from dispatcher.provision.base import WorkerHandle, WorkerKind
-from dispatcher.service.autoscale import Autoscaler
-from dispatcher.service.dispatch import STANDBY_WAIT_S, Dispatcher
-from dispatcher.service.settle import Settler
-from dispatcher.store.dispatch_store import DispatchStore
-from dispatcher.store.unsettled_store import UnsettledStore
+from dispatcher.store.leader.dispatch_store import DispatchStore
+from dispatcher.store.leader.unsettled_store import UnsettledStore
 from tests.simulation.worker import WorkerProcess
 from tests.simulation.world import Process, World
 

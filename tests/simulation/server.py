@@ -19,7 +19,7 @@ from fakeredis._socket import FakeSocket
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from dispatcher.store.scripts import source
+from dispatcher.store.scripts.sources import source
 
 BORN_S = 1_700_000_000
 """Redis' date when a simulation begins."""
@@ -139,7 +139,7 @@ class Server:
         self.before_command = before_command
 
     def client(self, line: Line, *, text: bool) -> redis.Redis:
-        """As ``dispatcher.store.connection.connect`` makes it: without retries."""
+        """As ``dispatcher.store.redis_client.connection.connect`` makes it: without retries."""
         kind = type("LineConnection", (Connection,), {"line": line, "server": self})
         client = fakeredis.FakeRedis(
             server=self.fake, connection_class=kind, decode_responses=text, encoding_errors="surrogateescape",

@@ -9,15 +9,15 @@ from typing import Any, cast
 
 import redis
 
-import dispatcher.worker.life
+import dispatcher.worker.life.life
 from dispatcher.store.frame import parse_entry
-from dispatcher.store.lease_pipe import TRANSIENT
-from dispatcher.store.worker_store import GiveBack, Registration
-from dispatcher.worker.host import Host
-from dispatcher.worker.keeper import Held, Outcome
-from dispatcher.worker.life import WorkerLife
-from dispatcher.worker.lifeline import LOOK_AGAIN_S, Lifeline
-from dispatcher.worker.transport import _LeaseMixin
+from dispatcher.store.worker.lease_pipe import TRANSIENT
+from dispatcher.store.worker.worker_store import GiveBack, Registration
+from dispatcher.worker.leasing.celery_host import Host
+from dispatcher.worker.leasing.transport import _LeaseMixin
+from dispatcher.worker.life.keeper import Held, Outcome
+from dispatcher.worker.life.life import WorkerLife
+from dispatcher.worker.life.lifeline import LOOK_AGAIN_S, Lifeline
 from tests.simulation.account import PROBE, Run, name_of
 from tests.simulation.world import Process, World
 
@@ -67,7 +67,7 @@ class WorkerProcess(Process):
             kill_pool=self._kill_pool, stop_short=self._stop_short, switch_queue=lambda: None,
             is_reserved=self._runs.__contains__, runs_at_most_once=self._runs_at_most_once, loop_runs_jobs=False,
         )  # fmt: skip
-        dispatcher.worker.life.new_epoch = world.new_epoch
+        dispatcher.worker.life.life.new_epoch = world.new_epoch
         self._lifeline = Lifeline(self.clock, lease_ttl_s=world.settings.lease_ttl_s)
         client = self.client(text=True)
         self.life = WorkerLife(

@@ -1,0 +1,97 @@
+"""Reads what workers tell of the jobs they ended, lets the policies learn from it, and keeps what they have learned."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from dispatcher.core.facts.evidence import Delta, Subscriber, Told, WorkerTotals, deltas
+from dispatcher.core.facts.snapshot import WorkerView
+from dispatcher.store.leader.learned_store import PolicyStore
+
+log = logging.getLogger(__name__)
+
+SAVE_INTERVAL_MS = 1_000
+
+_decode = msgspec.json.Decoder(WorkerTotals).decode
+
+
+class Evidence:
+    """One leader's. ``subscribers``: subject, under which its state is kept → who learns; in that order.
+
+    Holds what each worker told last, and nothing else that a successor would miss.
+    """
+
+    def __init__(self, store: PolicyStore, subscribers: Mapping[str, Subscriber], *, interval_ms: int) -> None:
+        self._store = store
+        self._subscribers = dict(subscribers)
+        self._interval_ms = interval_ms
+        self._read_at_ms = 0
+        self._saved_at_ms = 0
+        self._saved: dict[str, bytes] = {}
+        self._raw: dict[str, bytes] = {}
+        self._told: dict[str, WorkerTotals] = {}
+        self._succeeds = False
+
+    def load(self) -> None:
+        """The lead was gained: go on from what the last leader had learned."""
+        self._saved = self._store.load()
+        self._raw, self._told = {}, {}
+        self._read_at_ms = 0
+        self._succeeds = bool(self._saved)
+        for subject, subscriber in self._subscribers.items():
+            if (state := self._saved.get(subject)) is not None:
+                try:
+                    subscriber.load(state)
+                except msgspec.MsgspecError as exc:
+                    log.warning("what was learned of %s cannot be read, learning anew: %s", subject, exc)
+
+    def step(self, now_ms: int, workers: Sequence[WorkerView]) -> None:
+        """Look, learn and save where it is time to; most calls do nothing. Raises what redis-py raises, and ``NotLeader``."""
+        if now_ms - self._read_at_ms < self._interval_ms:
+            return
+        self._read_at_ms = now_ms
+        new, told = self._read({worker.epoch: worker for worker in workers if worker.ended is None})
+        for subscriber in self._subscribers.values():
+            subscriber.observe(new, told, now_ms)
+        if now_ms - self._saved_at_ms >= SAVE_INTERVAL_MS:
+            self._saved_at_ms = now_ms
+            self._save()
+
+    def _read(self, workers: Mapping[str, WorkerView]) -> tuple[list[Delta], list[Told]]:
+        raw = self._store.totals()
+        new: list[Delta] = []
+        told: list[Told] = []
+        for epoch, text in raw.items():
+            worker = workers.get(epoch)
+            if worker is None:
+                continue
+            totals = self._told.get(epoch)
+            if text != self._raw.get(epoch):
+                try:
+                    after = _decode(text)
+                except msgspec.MsgspecError as exc:
+                    log.warning("worker %s tells what cannot be read: %s", worker.name, exc)
+                    continue
+                # What a successor finds at first was, in the main, learned from by its predecessor.
+                if not self._succeeds:
+                    new += deltas(epoch, worker.name, totals, after)
+                self._told[epoch] = totals = after
+            if totals is not None:
+                told.append(Told(epoch, worker.name, worker.concurrency, worker.weight, totals))
+        self._raw = raw
+        self._succeeds = False
+        for epoch in self._told.keys() - raw.keys():
+            del self._told[epoch]
+        return new, told
+
+    def _save(self) -> None:
+        changed = {}
+        for subject, subscriber in self._subscribers.items():
+            state = subscriber.dump()
+            if state != self._saved.get(subject):
+                changed[subject] = state
+        self._store.save(changed)
+        self._saved |= changed

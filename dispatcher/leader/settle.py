@@ -1,0 +1,120 @@
+"""Gives dead jobs their state in Celery's result backend, so that ``AsyncResult.get()`` raises instead of hanging.
+
+A dead letter is marked *unsettled* in the script that buries it and the mark goes after its FAILURE is stored: a dispatcher that
+dies in between is followed by one that stores it (again). A standby settles nothing. Runs in a thread of its own: a slow backend must
+not stop dispatching.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import lzma
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import redis
+from celery import Celery
+from celery.app.task import Context
+from kombu.exceptions import OperationalError
+
+from dispatcher.core.admission.rules import Refusal, decompressed
+from dispatcher.core.returns.poison import told
+from dispatcher.errors import JobDead, PoisonJob
+from dispatcher.events import Event, JobSettled
+from dispatcher.store.keys import text_names
+from dispatcher.store.leader.unsettled_store import UnsettledStore
+from dispatcher.store.redis_client.connection import BROKEN, is_outage
+
+log = logging.getLogger(__name__)
+
+POISON: Final = frozenset({"worker_died", "process_died"})
+"""Reasons of those that died each time they ran."""
+
+
+class Settler:
+    """Stores FAILURE with :class:`~dispatcher.errors.JobDead` for dead letters, chords and errbacks included."""
+
+    def __init__(self, store: UnsettledStore, app: Celery, emit: Callable[[Event], None], *, batch: int = 50) -> None:
+        self._store = store
+        self._app = app
+        self._emit = emit
+        self._batch = batch
+
+    def step(self) -> int:
+        """Settle a few; how many were. Raises what Redis or the backend raises, the first of it and once all have been tried: one that
+        cannot be stored must not keep the others waiting. Call again later.
+        """
+        settled, failed = 0, None
+        for job, message, record in self._store.some(self._batch):
+            try:
+                error = error_of(record)
+                if task_id := store_failure(self._app, error, message, record.get("task_id")):
+                    self._emit(JobSettled(job, task_id, error.reason))
+                self._store.settled(job)
+                settled += 1
+            except (redis.ConnectionError, redis.TimeoutError, OperationalError):
+                raise  # of the others, too
+            except Exception as exc:  # noqa: BLE001 (whatever that one's canvas makes Celery raise)
+                failed = failed or exc
+        if failed is not None:
+            raise failed
+        return settled
+
+
+def error_of(record: Mapping[str, Any]) -> JobDead:
+    """What ``get()`` raises for a dead letter, given what was noted when it was buried: the story of its runs is in its text."""
+    reason, detail, story = str(record.get("reason", "dead")), str(record.get("detail", "")), record.get("story")
+    if isinstance(story, list) and story:
+        detail = f"{detail}: {told(story)}"
+    return (PoisonJob if reason in POISON else JobDead)(reason, detail)
+
+
+def store_failure(app: Celery, error: JobDead, message: bytes | str | None, task_id: str | None = None) -> str | None:
+    """Store FAILURE for the job of ``message`` and tell its canvas. Returns the task id; ``None`` where there is none to be told.
+
+    ``task_id`` is what is known of it already. Raises what the backend raises.
+    """
+    headers = _headers(message)
+    task_id = task_id or headers.get("id")
+    if not isinstance(task_id, str) or not task_id or not text_names([task_id]):  # no backend keeps half a surrogate pair
+        return None
+    if not isinstance(headers.get("group_index"), int):
+        headers.pop("group_index", None)  # Redis would refuse it as a score, as if the backend had failed
+    context = Context(
+        {**headers, **_embed(message), "id": task_id, "args": [], "kwargs": {}, "delivery_info": {}, "called_directly": False}
+    )
+    try:
+        app.backend.mark_as_failure(task_id, error, request=context, store_result=not headers.get("ignore_result"))
+    except (*BROKEN, redis.ResponseError) as exc:
+        if is_outage(exc):
+            raise
+        # The canvas in the message is as broken as the rest of it; the job's own state must be stored all the same.
+        log.warning("cannot tell the canvas of dead job %s: %s", task_id, exc)
+        app.backend.store_result(task_id, error, "FAILURE")
+    return task_id
+
+
+def _headers(message: bytes | str | None) -> dict[str, Any]:
+    try:
+        headers = json.loads(message or b"{}")["headers"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return {}
+    return headers if isinstance(headers, dict) else {}
+
+
+def _embed(message: bytes | str | None) -> dict[str, Any]:
+    """Callbacks, errbacks, chain and chord of the message, where its body can be read."""
+    try:
+        envelope = json.loads(message or b"{}")
+        body = envelope["body"]
+        if envelope["properties"].get("body_encoding") == "base64":
+            body = base64.b64decode(body)
+        if kind := envelope["headers"].get("compression"):
+            body = decompressed(body, kind)
+        embed = json.loads(body)[2]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError, EOFError, zlib.error, lzma.LZMAError, Refusal):
+        return {}
+    return embed if isinstance(embed, dict) else {}

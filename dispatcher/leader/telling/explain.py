@@ -1,0 +1,181 @@
+"""Where a job is, which workers may have it, and what was decided about it: the facts that `dispatcher explain` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import msgspec
+import redis
+
+from dispatcher.core.choosing.explain import candidates, in_words
+from dispatcher.core.choosing.policy import Policy
+from dispatcher.core.choosing.strategies import STRATEGIES
+from dispatcher.core.facts.lane import parse_lane
+from dispatcher.core.facts.snapshot import LaneView, Snapshot, WorkerView
+from dispatcher.settings import Settings
+from dispatcher.settings.rules import policy_of
+from dispatcher.store.frame import Entry
+from dispatcher.store.keys import Keys
+from dispatcher.store.leader.decision_store import DecisionStore, LoggedAssignment
+from dispatcher.store.leader.dispatch_store import DispatchStore
+from dispatcher.store.leader.leader_view import LeaderView, read_leader_view
+from dispatcher.store.leader.views import learned_from_json, lost_worker_view, worker_view
+from dispatcher.store.operator.whereabouts import Dead, Finder, InIngress, InLane, Leased, Scheduled, Whereabouts
+
+PLACE_OF_STATE = {"SUCCESS": "done", "FAILURE": "failed", "REVOKED": "revoked", "RETRY": "retrying"}
+
+
+@dataclass(frozen=True, slots=True)
+class Explainer:
+    """Looks at one cell. ``client`` answers with bytes. ``result_of``: task id → Celery's ``status``, ``detail`` and ``date_done`` where
+    the result backend has them; asked only of jobs that are not in keeping.
+    """
+
+    client: redis.Redis
+    keys: Keys
+    settings: Settings
+    queues: Sequence[str]
+    result_of: Callable[[str], dict[str, Any] | None]
+
+    def explain(self, job_id: str) -> dict[str, Any]:
+        """All of it as JSON. ``job_id`` is Celery's task id, or a job's number.
+
+        ``place``: ingress, scheduled, lane, leased, running or dead for a job in keeping; then done, failed, revoked or retrying by its
+        stored result; ended if there is none, but the decision log knows it; else unknown. ``story``: its runs that ended with their
+        worker or process. ``candidates`` is there for what waits, as of now; ``decisions`` are those of the log, the oldest first.
+        """
+        finder = Finder(self.client, self.keys)
+        task_id = finder.task_id(job_id) or job_id
+        numbers, logged = DecisionStore(self.client, self.keys).find(task_id, [job_id] if task_id != job_id else [])
+        now_ms = finder.now_ms()
+        facts: dict[str, Any] = {"job_id": task_id, "job": numbers[-1] if numbers else None, "place": "unknown"}
+        facts["decisions"] = [_decision(one, now_ms) for one in logged]
+        job, found = self._find(finder, task_id, numbers)
+        if found is not None:
+            facts |= {"job": job, "story": finder.story(job) if job else []}
+            return facts | self._place(found, now_ms)
+        result = self.result_of(task_id)
+        if result is not None:
+            facts["place"] = PLACE_OF_STATE.get(result["status"], "unknown")
+            facts["result"] = result
+        elif logged:
+            facts["place"] = "ended"
+        return facts
+
+    def _find(self, finder: Finder, task_id: str, numbers: Sequence[str]) -> tuple[str | None, Whereabouts | None]:
+        """The newest of its jobs that is in keeping: the log's numbers first, for to look through all messages takes long."""
+        for job in reversed(numbers):
+            if (found := finder.where(job)) is not None:
+                return job, found
+        lists = [key for queue in self.queues for key in self.keys.ingress(queue)]
+        if (waits := finder.in_ingress(task_id, lists)) is not None:
+            return None, waits
+        for job in reversed(finder.jobs_of(task_id)):
+            if (found := finder.where(job)) is not None:
+                return job, found
+        return None, None
+
+    def _place(self, found: Whereabouts, now_ms: int) -> dict[str, Any]:
+        match found:
+            case InIngress(key, before):
+                paused = bool(self.client.exists(self.keys.paused))
+                leads = bool(self.client.exists(self.keys.leader))
+                why = "queues are paused" if paused else "the dispatcher has not come to it" if leads else "no dispatcher leads"
+                return {"place": "ingress", "list": key, "before": before, "why": why}
+            case Scheduled(entry, due_ms):
+                return {"place": "scheduled", "due_in_s": _seconds(due_ms - now_ms), **_of_entry(entry, now_ms)}
+            case Leased(entry, epoch, taken_ms):
+                place: dict[str, Any] = {"place": "running" if taken_ms else "leased", "worker": self._name(epoch), "epoch": epoch}
+                if taken_ms:
+                    place["running_s"] = _seconds(now_ms - taken_ms)
+                return place | _of_entry(entry, now_ms)
+            case Dead(reason, detail, died_ms, story):
+                dead = {"place": "dead", "reason": reason, "detail": detail, "died_s_ago": _seconds(now_ms - died_ms)}
+                return dead | ({"story": story} if story else {})
+            case InLane(entry, before, depth):
+                return {"place": "lane", "before": before, "depth": depth, **_of_entry(entry, now_ms), **self._wait(found)}
+
+    def _wait(self, found: InLane) -> dict[str, Any]:
+        """Why it waits, and its candidates, by what the leader told last and what Redis says now."""
+        entry = found.entry
+        told = read_leader_view(self.client, self.keys) or LeaderView("")
+        policy = self._policy(told)
+        snapshot = self._snapshot(told)
+        # As if it were next: what is before it in its lane, it can only wait for.
+        lane = LaneView(
+            entry.lane, parse_lane(entry.lane), found.depth, entry.cost_ms, entry.admitted_ms, entry.deadline_ms, int(entry.job)
+        )
+        hold = next((hold for hold in told.holds if hold.lane == entry.lane), None)
+        if snapshot.paused & {"*", lane.lane.ingress}:
+            why = "its queue is paused"
+        elif not self.client.exists(self.keys.leader):
+            why = "no dispatcher leads"
+        elif hold is not None:
+            why = in_words(hold.reason, hold.refusals)
+        else:
+            why = "its turn has not come"
+        return {
+            "why": why,
+            "strategy": policy.strategy_of(lane.lane.model).name,
+            "candidates": [asdict(one) for one in candidates(lane, snapshot, policy)],
+        }
+
+    def _policy(self, told: LeaderView) -> Policy:
+        """That of the settings here, with the strategy that the leader says it has."""
+        policy = policy_of(self.settings)
+        return replace(policy, strategy=STRATEGIES.get(told.strategy, policy.strategy))
+
+    def _snapshot(self, told: LeaderView) -> Snapshot:
+        store = DispatchStore(self.client, self.keys, "")
+        look = store.look([], limit=0, message_bytes_max=0)
+        registrations = store.registrations([row.epoch for row in look.workers])
+        views: list[WorkerView] = []
+        for row in look.workers:
+            if (registration := registrations.get(row.epoch)) is None:
+                views.append(lost_worker_view(row))
+                continue
+            learned = {"window": registration.concurrency + self.settings.window_extra}
+            with suppress(msgspec.ValidationError):  # the leader is of another version
+                learned |= learned_from_json(told.workers.get(row.epoch, {}))
+            views.append(worker_view(row, registration, **learned))
+        return Snapshot(look.now_ms, True, look.paused, look.lanes, tuple(views), load_ms=told.load_ms)
+
+    def _name(self, epoch: str) -> str:
+        found = DispatchStore(self.client, self.keys, "").registrations([epoch])
+        return found[epoch].name if epoch in found else epoch
+
+
+def _of_entry(entry: Entry, now_ms: int) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "lane": entry.lane,
+        "admitted_s_ago": _seconds(now_ms - entry.admitted_ms),
+        "cost_s": _seconds(entry.cost_ms),
+        "came_back": {name: count for name in ("crashes", "rejects", "reaps", "recalls") if (count := getattr(entry, name))},
+    }
+    if entry.deadline_ms:
+        facts["deadline_in_s"] = _seconds(entry.deadline_ms - now_ms)
+    return facts
+
+
+def _decision(logged: LoggedAssignment, now_ms: int) -> dict[str, Any]:
+    decision, given = logged.decision, logged.given
+    return {
+        "s_ago": _seconds(now_ms - decision.at_ms),
+        "worker": given.worker,
+        "epoch": given.epoch,
+        "lane": decision.lane,
+        "strategy": decision.strategy,
+        "score": given.score,
+        "together_with": given.jobs - 1,
+        "waited_s": _seconds(max(0, decision.at_ms - logged.entry.admitted_ms)),
+        "cost_s": _seconds(logged.entry.cost_ms),
+        "ranking": [{"worker": one.worker, "score": one.score, "terms": one.terms, "full": one.full} for one in decision.ranking],
+        "refused": {kind: {"workers": count, "example": example} for kind, (count, example) in decision.refused.items()},
+    }
+
+
+def _seconds(span_ms: int) -> float:
+    return round(span_ms / 1000, 3)

@@ -1,0 +1,160 @@
+"""The autoscaler's loop: reads the cell, lets :func:`dispatcher.core.scaling.decide` decide, starts and drains workers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from threading import Event as Signal
+
+import redis
+
+from dispatcher.clock import Clock
+from dispatcher.core.scaling import (
+    DEFAULT_MODEL,
+    Kind,
+    Member,
+    ScalingDecision,
+    ScalingLimits,
+    ScalingMemory,
+    ScalingView,
+    Waiting,
+    decide,
+)
+from dispatcher.errors import Unavailable
+from dispatcher.events import Event, FleetScaled, ScalingAdvised
+from dispatcher.provision.base import Provisioner, WorkerKind
+from dispatcher.settings import Settings
+from dispatcher.store.keys import Keys
+from dispatcher.store.leader.dispatch_store import DispatchStore
+from dispatcher.store.leader.look import Look
+from dispatcher.store.scripts.sources import Scripts
+from dispatcher.store.worker.worker_store import Registration
+
+log = logging.getLogger(__name__)
+
+
+class Autoscaler:
+    """Keeps the work that waits near ``autoscaler_target_wait_s``. Needs no lead: it changes no job.
+
+    Without a provisioner it only tells (``--advise``). It drains only workers that its provisioner started: nobody could start the
+    others again.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        keys: Keys,
+        settings: Settings,
+        *,
+        kinds: Sequence[WorkerKind],
+        provisioner: Provisioner | None,
+        clock: Clock,
+        emit: Callable[[Event], None],
+    ) -> None:
+        """``client`` answers with bytes. ``kinds``: what may be started, the usual one first."""
+        self._client = client
+        self._keys = keys
+        self._store = DispatchStore(client, keys, token="")
+        self._run_script = Scripts(client)
+        self._settings = settings
+        self._limits = ScalingLimits(
+            settings.autoscaler_target_wait_s,
+            settings.autoscaler_stabilization_s,
+            settings.autoscaler_workers_min,
+            settings.autoscaler_workers_max,
+        )
+        self._kinds = {kind.name: kind for kind in kinds}
+        self._choices = [Kind(kind.name, kind.capacity, frozenset(kind.models)) for kind in kinds]
+        self._provisioner = provisioner
+        self._clock = clock
+        self._emit = emit
+        self._memory = ScalingMemory()
+        self._registrations: dict[str, Registration] = {}
+        self._advised: tuple[int, int] = (0, 0)
+
+    def run(self, stop: Signal) -> None:
+        """Step every ``autoscaler_interval_s`` until ``stop`` is set. An outage of Redis changes nothing: no view, no decision."""
+        while not stop.is_set():
+            try:
+                self.step()
+            except (redis.RedisError, Unavailable) as exc:
+                self._memory = ScalingMemory()  # what was not seen did not agree
+                log.warning("nothing is scaled for now: %s", exc)
+            except Exception:
+                self._memory = ScalingMemory()
+                log.exception("a step of the autoscaler failed; going on")
+            stop.wait(self._settings.autoscaler_interval_s)
+
+    def step(self) -> ScalingDecision:
+        """Look once, decide, act. Waits for no worker."""
+        epochs, view = self._view()
+        decision, self._memory = decide(view, self._choices, self._limits, self._memory)
+        if self._provisioner is None:
+            self._advise(decision)
+        elif decision.acts:
+            self._emit(FleetScaled(decision.start, decision.drain, decision.reason, decision.workers))
+            for name in decision.start:
+                self._provisioner.start(self._kinds[name])
+            for name in decision.drain:
+                for epoch in epochs.get(name, ()):
+                    keys = self._keys
+                    self._run_script("drain_worker", [keys.alive(epoch), keys.worker(epoch), keys.wake], ["exit"])
+        return decision
+
+    def _advise(self, decision: ScalingDecision) -> None:
+        """The same advice is given once, not every second."""
+        advice = (len(decision.start), len(decision.drain))
+        if decision.acts and advice != self._advised:
+            self._emit(ScalingAdvised(decision.start, decision.drain, decision.reason, decision.workers))
+        self._advised = advice
+
+    def _view(self) -> tuple[dict[str, list[str]], ScalingView]:
+        """Epochs by worker name, and the view."""
+        look = self._store.look([], limit=0, message_bytes_max=0)
+        unknown = [row.epoch for row in look.workers if row.epoch not in self._registrations]
+        known = self._registrations | self._store.registrations(unknown)
+        self._registrations = {row.epoch: known[row.epoch] for row in look.workers if row.epoch in known}
+        handles = {handle.name: handle for handle in self._provisioner.list()} if self._provisioner is not None else {}
+        epochs: dict[str, list[str]] = {}
+        members = []
+        for row in look.workers:
+            registration = self._registrations.get(row.epoch)
+            if row.ended is not None or registration is None or row.beat_age_ms > self._settings.lease_ttl_s * 1000:
+                continue
+            epochs.setdefault(registration.name, []).append(row.epoch)
+            handle = handles.get(registration.name)
+            members.append(
+                Member(
+                    registration.name,
+                    registration.weight * registration.concurrency,
+                    frozenset(registration.models),
+                    leases=row.leases,
+                    leased_cost_s=row.leased_cost_ms / 1000,
+                    draining=bool(row.draining) or (handle is not None and handle.stopping),
+                    # An adviser has started none, and speaks of all of them.
+                    ours=self._provisioner is None or handle is not None,
+                )
+            )
+        members += [
+            Member(name, handle.kind.capacity, frozenset(handle.kind.models), starting=not handle.stopping, draining=handle.stopping)
+            for name, handle in handles.items()
+            if name not in epochs
+        ]
+        return epochs, ScalingView(self._clock.monotonic_ms(), self._waiting(look), tuple(members))
+
+    def _waiting(self, look: Look) -> tuple[Waiting, ...]:
+        """Lanes at the cost of their next job (jobs of a lane differ by less than two); what is not admitted yet, at the default."""
+        if "*" in look.paused:
+            return ()
+        waiting = [
+            Waiting(lane.lane.model, lane.depth * lane.cost_ms / 1000) for lane in look.lanes if lane.lane.ingress not in look.paused
+        ]
+        queues = {*self._settings.ingress_queues, *self._store.ingress_queues()} - look.paused
+        with self._client.pipeline(transaction=False) as pipe:
+            for queue in queues:
+                for one in self._keys.ingress(queue):
+                    pipe.llen(one)
+            not_admitted = sum(pipe.execute())
+        if not_admitted:
+            waiting.append(Waiting(DEFAULT_MODEL, not_admitted * self._settings.default_cost_s))
+        return tuple(waiting)

@@ -1,0 +1,161 @@
+"""What ``dispatcher status`` shows: one cell at one instant, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import redis
+
+from dispatcher.core.choosing.explain import in_words
+from dispatcher.core.facts.evidence import Memory, WorkerTotals
+from dispatcher.core.facts.lane import parse_lane
+from dispatcher.errors import Invalid
+from dispatcher.store.frame import parse_entry
+from dispatcher.store.keys import Keys, text_names
+from dispatcher.store.leader.leader_view import HeldLane, LeaderView, read_leader_info, read_leader_view
+from dispatcher.store.leader.look import parts_of
+from dispatcher.store.scripts.sources import Scripts
+from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, Registration, read_registration
+
+SNAPSHOT_WORKER_FIELDS = 10
+
+NOBODY = Registration("", "", 0, 0)
+"""Stands for a registration that Redis has lost, or that cannot be read."""
+
+STATES = ("starting", "ready", "draining", "ejected", "dead")
+"""*starting*: registered, has not beaten yet. *dead*: its life has ended; shown for a minute."""
+
+
+def read_status(client: redis.Redis, scripts: Scripts, keys: Keys, queues: Sequence[str]) -> dict[str, Any]:
+    """The cell as JSON. ``queues``: ingress queues to count besides those that workers named. ``client`` answers with text.
+
+    ``ingress``, ``scheduled`` and ``dead`` are counts of jobs; a worker's ``leased`` includes ``running``, and its ``resident`` models
+    are ``null`` where it does not say. ``leader`` is ``null`` or has the ``host`` and ``pid`` of the leading dispatcher. What only the
+    leader knows is as of its last second, and missing while there is none: ``why`` a lane's jobs wait, ``unroutable`` (lanes that no
+    worker may serve, for ``unroutable_after_s``), and of a worker its ``window``, measured ``speeds``, ``warmth``, and why it is
+    ``ejected``. ``unreadable`` names lanes and keys that hold what nothing of ours has written: they are passed over. Costs a few
+    round trips, whatever the number of jobs.
+    """
+    names = [keys.leader, keys.lanes, keys.workers, keys.paused, keys.scheduled]
+    snapshot = scripts("snapshot", names, ["", keys.lane_prefix.removesuffix("lane:"), ALIVE_TTL_MS, ""])
+    now_ms, _, _, _, lanes, workers, _, unreadable = parts_of(snapshot)
+    all_rows = [workers[i : i + SNAPSHOT_WORKER_FIELDS] for i in range(0, len(workers), SNAPSHOT_WORKER_FIELDS)]
+    rows = {row[0]: row for row in all_rows if row[0].isascii() and row[0].isalnum()}  # nothing else is an epoch
+    with client.pipeline(transaction=False) as pipe:
+        pipe.exists(keys.leader)
+        pipe.zcard(keys.scheduled)
+        pipe.zcard(keys.dead_letters)
+        pipe.smembers(keys.ingress_queues)
+        pipe.zrange(keys.gone, 0, -1)
+        leads, scheduled, dead, named, gone = pipe.execute()
+    view = (read_leader_view(client, keys) if leads else None) or LeaderView("")
+    holds = {hold.lane: hold for hold in view.holds}
+    epochs = [*rows, *(epoch for epoch in gone if epoch not in rows)]
+    lists = [one for queue in sorted({*queues, *text_names(named)}) for one in keys.ingress(queue)]
+    with client.pipeline(transaction=False) as pipe:
+        for one in lists:
+            pipe.llen(one)
+        for epoch in epochs:
+            pipe.hgetall(keys.worker(epoch))
+        pipe.hgetall(keys.totals)
+        replies = pipe.execute()
+    totals, known = replies[-1], replies[len(lists) : -1]
+    shown = [
+        _worker(epoch, rows.get(epoch), facts, totals.get(epoch), view.workers.get(epoch, {}))
+        for epoch, facts in zip(epochs, known, strict=True)
+        if facts
+    ]
+    shown_lanes: list[dict[str, Any]] = []
+    for i in range(0, len(lanes), 3):
+        try:
+            shown_lanes.append(_lane(lanes[i : i + 3], now_ms, holds))
+        except (Invalid, ValueError):
+            unreadable.append(keys.lane(lanes[i]))
+    return {
+        "leader": read_leader_info(client, keys) if leads else None,
+        "ingress": sum(replies[: len(lists)]),
+        "scheduled": scheduled,
+        "dead": dead,
+        "unroutable": view.unroutable,
+        "unreadable": sorted(key.encode(errors="surrogateescape").decode(errors="backslashreplace") for key in unreadable),
+        "lanes": sorted(shown_lanes, key=lambda lane: str(lane["lane"])),
+        "workers": sorted(shown, key=lambda worker: (worker["state"] == "dead", worker["name"], worker["epoch"])),
+    }
+
+
+def _lane(row: Sequence[Any], now_ms: int, holds: Mapping[str, HeldLane]) -> dict[str, Any]:
+    name, depth, frame = row
+    parse_lane(name)
+    oldest_s = max(0.0, round((now_ms - parse_entry(frame).admitted_ms) / 1000, 3))
+    return {"lane": name, "depth": depth, "oldest_s": oldest_s, "why": _why(holds.get(name))}
+
+
+def _why(hold: HeldLane | None) -> dict[str, Any] | None:
+    if hold is None:
+        return None
+    return {
+        "reason": hold.reason,
+        "text": in_words(hold.reason, hold.refusals),
+        "refusals": {kind: {"workers": count, "example": example} for kind, (count, example) in hold.refusals.items()},
+        "waits_for": hold.waits_for,
+        "unroutable_s": hold.unroutable_s,
+    }
+
+
+def _worker(
+    epoch: str, row: Sequence[Any] | None, facts: dict[str, str], totals: str | None, learned: Mapping[str, Any]
+) -> dict[str, Any]:
+    registration = read_registration(facts.get("registration", "").encode(errors="surrogateescape")) or NOBODY
+    memory = _memory(totals)
+    alive = row is not None and not row[9]
+    if not alive:
+        state = "dead"
+    elif facts.get("draining"):
+        state = "draining"
+    elif "done" not in facts:
+        state = "starting"
+    elif learned.get("ejected"):
+        state = "ejected"
+    else:
+        state = "ready"
+    return {
+        "name": registration.name or epoch,
+        "epoch": epoch,
+        "state": state,
+        "weight": registration.weight,
+        "concurrency": registration.concurrency,
+        "leased": row[4] if row is not None else 0,
+        "running": row[6] if row is not None else 0,
+        "done": _count(facts.get("done", "")),
+        "failed": _count(facts.get("failed", "")),
+        "window": learned.get("window"),
+        "speeds": learned.get("speeds", {}),
+        "warmth": learned.get("warmth", 1.0),
+        "ejected": learned.get("ejected", ""),
+        "beat_age_s": round(max(0, row[1]) / 1000, 3) if alive and row is not None else None,
+        "pid": registration.pid,
+        "models": list(registration.models),
+        "resident": memory.resident if memory is not None else msgspec.to_builtins(registration.resident),
+        "models_max": registration.models_max,
+        "labels": registration.labels,
+    }
+
+
+def _memory(totals: str | None) -> Memory | None:
+    try:
+        return msgspec.json.decode(totals.encode(errors="surrogateescape"), type=WorkerTotals).memory if totals else None
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+
+
+def _count(text: str) -> int:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
+
+
+def lane_ingress(keys: Keys, lane: str) -> str:
+    """The ingress list that the jobs of a lane came from."""
+    parsed = parse_lane(lane)
+    steps = keys.priority_steps
+    return keys.ingress(parsed.ingress)[steps.index(parsed.step) if parsed.step in steps else 0]

@@ -1,0 +1,176 @@
+"""Where one job is now, looked up by its task id. Slow on purpose: nothing is indexed for it, and no call blocks Redis for long."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import msgspec
+import redis
+
+from dispatcher.store.frame import Entry, parse_entry, read_record, story_of
+from dispatcher.store.keys import Keys
+from dispatcher.store.redis_client.connection import if_of_its_type
+from dispatcher.store.scripts.sources import Scripts
+
+MESSAGES_A_CALL: Final = 100
+FRAMES_A_CALL: Final = 1_000
+INGRESS_LOOKED_AT: Final = 20_000
+"""Messages of each ingress list that are looked through: what is behind them waits for the dispatcher, not for a worker."""
+
+TRIES: Final = 3
+"""A job may move while it is looked for."""
+
+
+class _Headers(msgspec.Struct):
+    id: str = ""
+
+
+class _Message(msgspec.Struct):
+    headers: _Headers
+
+
+@dataclass(frozen=True, slots=True)
+class InIngress:
+    """``before``: messages that are admitted first, of this list."""
+
+    list_key: str
+    before: int
+
+
+@dataclass(frozen=True, slots=True)
+class InLane:
+    """``before``: jobs of the lane that are served first, of ``depth``."""
+
+    entry: Entry
+    before: int
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    entry: Entry
+    due_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """``taken_ms``: when its worker started it, 0 while that has not."""
+
+    entry: Entry
+    epoch: str
+    taken_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    reason: str
+    detail: str
+    died_ms: int
+    story: list[dict[str, Any]]
+
+
+Whereabouts = InIngress | InLane | Scheduled | Leased | Dead
+
+
+class Finder:
+    """Finds jobs of one cell. The client must answer with bytes."""
+
+    def __init__(self, client: redis.Redis, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+        self._run = Scripts(client)
+
+    def now_ms(self) -> int:
+        """Redis' clock."""
+        seconds, micros = self._client.time()
+        return seconds * 1000 + micros // 1000
+
+    def task_id(self, job: str) -> str | None:
+        """The task id of a job in keeping; ``None`` if it is not, or its message is none."""
+        raw = cast("bytes | None", self._client.hget(self._keys.messages, job))
+        return None if raw is None else _task_id(raw)
+
+    def jobs_of(self, task_id: str) -> list[str]:
+        """Numbers of the jobs in keeping that have this task id, the oldest first. Looks through every message."""
+        found: set[str] = set()
+        cursor: Any = b"0"
+        text = _plain_part(task_id)
+        while True:
+            cursor, *jobs = self._run("find_job", [self._keys.messages], [cursor, text, MESSAGES_A_CALL])
+            found |= {job.decode() for job in jobs if self.task_id(job.decode()) == task_id}
+            if cursor == b"0":
+                return sorted(found)
+
+    def in_ingress(self, task_id: str, lists: Sequence[str]) -> InIngress | None:
+        """The place of the first message of that task id."""
+        text = _plain_part(task_id).encode()
+        for key in lists:
+            for before in range(0, INGRESS_LOOKED_AT, MESSAGES_A_CALL):
+                page = cast("list[bytes]", self._client.lrange(key, -before - MESSAGES_A_CALL, -before - 1))
+                for at, raw in enumerate(reversed(page)):
+                    if text in raw and _task_id(raw) == task_id:
+                        return InIngress(key, before + at)
+                if len(page) < MESSAGES_A_CALL:
+                    break
+        return None
+
+    def where(self, job: str) -> Whereabouts | None:
+        """Where a job in keeping is; ``None`` if it is nowhere (any more)."""
+        for _ in range(TRIES):
+            found = self._leased(job) or self._in_lane(job) or self._scheduled(job) or self._dead(job)
+            if found is not None or not self._client.hexists(self._keys.messages, job):
+                return found
+        return None
+
+    def _leased(self, job: str) -> Leased | None:
+        keys, number = self._keys, job.encode()
+        for epoch in sorted(one.decode() for one in cast("set[bytes]", self._client.smembers(keys.workers))):
+            for lease, entry in cast("dict[bytes, bytes]", self._client.hgetall(keys.leases(epoch))).items():
+                if entry.startswith(number):
+                    taken = cast("bytes | None", self._client.hget(keys.taken(epoch), lease.decode()))
+                    return Leased(parse_entry(entry.decode()), epoch, int(taken or 0))
+        return None
+
+    def _in_lane(self, job: str) -> InLane | None:
+        keys, number = self._keys, job.encode()
+        for lane in sorted(one.decode() for one in cast("set[bytes]", self._client.smembers(keys.lanes))):
+            before = 0
+            while page := cast("list[bytes]", self._client.lrange(keys.lane(lane), before, before + FRAMES_A_CALL - 1)):
+                for at, frame in enumerate(page):
+                    if frame.startswith(number):
+                        return InLane(parse_entry(frame.decode() + lane), before + at, self._client.llen(keys.lane(lane)))
+                before += len(page)
+        return None
+
+    def _scheduled(self, job: str) -> Scheduled | None:
+        for entry, due_ms in self._client.zscan_iter(self._keys.scheduled, match=f"{job}*", count=FRAMES_A_CALL):
+            return Scheduled(parse_entry(entry.decode()), int(due_ms))
+        return None
+
+    def _dead(self, job: str) -> Dead | None:
+        died_ms = self._client.zscore(self._keys.dead_letters, job)
+        if died_ms is None:
+            return None
+        text = cast("bytes | None", self._client.hget(self._keys.dead_reasons, job))
+        record = read_record(text)
+        return Dead(str(record.get("reason", "")), str(record.get("detail", "")), int(died_ms), story_of(record))
+
+    def story(self, job: str) -> list[dict[str, Any]]:
+        """The runs of a job in keeping that ended with their worker or process, the oldest first."""
+        lines = cast("list[bytes] | None", if_of_its_type(lambda: self._client.lrange(self._keys.story(job), 0, -1))) or ()
+        return [record for line in lines if (record := read_record(line))]
+
+
+def _plain_part(task_id: str) -> str:
+    """The longest part of it that is written the same in every JSON: a producer may escape what it likes of the rest."""
+    return max(re.findall(r"[\w .@:-]+", task_id, re.ASCII), key=len, default="")
+
+
+def _task_id(raw: bytes) -> str | None:
+    try:
+        return msgspec.json.decode(raw, type=_Message).headers.id or None
+    except (msgspec.MsgspecError, UnicodeError):
+        return None

@@ -1,0 +1,177 @@
+"""Our own Redis client, beside kombu's: kombu's prefixes only some commands, and redis-py's default one retries.
+
+A retried script may have run twice (asked for 2, told 2, leased 4), so this client never retries; whoever calls decides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
+from urllib.parse import parse_qs, urlsplit
+
+import redis
+from kombu.exceptions import KombuError, OperationalError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from dispatcher.errors import Invalid
+from dispatcher.store.redis_client.redaction import redact, refuse_unquoted
+from dispatcher.store.redis_client.sentinel import (
+    is_sentinel,
+    master_of,
+    patient_enough,
+    read_sentinel_url,
+    transport_options,
+    without_master_name,
+)
+
+# Celery writes the constants of `ssl`, redis-py plain words, and kombu takes both.
+_CERT_WORDS = re.compile(r"(?<=[?&]ssl_cert_reqs=)CERT_(?:NONE|OPTIONAL|REQUIRED)")
+_SOCKET_SCHEMES = ("redis+socket", "unix")
+
+T = TypeVar("T")
+
+CONNECT_WAIT_S = 5.0
+BROKER_WAITS: Final[Mapping[str, float]] = {
+    "socket_timeout": 5.0,
+    "socket_connect_timeout": CONNECT_WAIT_S,
+    "health_check_interval": 2.5,
+}
+"""For kombu's connections; its defaults are never, never, and 25 s. A consumer drops a connection that has been silent for 1 s plus two
+health checks."""
+
+CELERY_RESULT_WAIT_S = 120.0
+"""Celery's own default for a result backend's answer."""
+RESULT_WAIT_S = 30.0
+"""Ours: longer than the broker's, for a job's result is sent only once."""
+
+
+def connect(
+    url: str,
+    *,
+    timeout_s: float = 5.0,
+    text: bool = True,
+    options: Mapping[str, Any] | None = None,
+    transport: Mapping[str, Any] | None = None,
+) -> redis.Redis:
+    """A client that answers with ``str`` (``bytes`` unless ``text``) and does not retry.
+
+    ``url`` may be redis://, rediss://, redis+socket://, unix://, or sentinel:// (:mod:`dispatcher.store.redis_client.sentinel`).
+
+    ``timeout_s`` bounds connecting and each reply; a blocking command must ask for less. ``options`` go to redis-py as they
+    are (``ssl_ca_certs`` …); ``transport`` is Celery's ``broker_transport_options``, of which those for Sentinel count. Raises
+    :class:`Invalid` for any other scheme; connecting happens at the first command.
+    """
+    common: dict[str, Any] = {
+        "decode_responses": text,
+        "encoding_errors": "surrogateescape",
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+    }
+    if is_sentinel(url):
+        return master_of(url, transport or {}, common | dict(options or {}))
+    url = client_url(url)
+    if url.startswith("unix:"):  # TLS is the broker's, and this is not it
+        options = {name: value for name, value in (options or {}).items() if name != "connection_class" and name[:4] != "ssl_"}
+    return redis.Redis.from_url(url, **common, **(options or {}))
+
+
+def if_of_its_type(read: Callable[[], T]) -> T | None:
+    """What ``read`` finds in a key; ``None`` where the key is of another type than it should be: that is as good as not there."""
+    try:
+        return read()
+    except redis.ResponseError as exc:
+        if not str(exc).startswith("WRONGTYPE"):
+            raise
+        return None
+
+
+def is_demoted(error: Exception) -> bool:
+    """Whether the Redis that answered so was a primary and is a replica now. Who is primary is found out with a new connection, and this
+    one may stay open for ever.
+    """
+    # Inside a script, Redis 6.2 has other words before the one that redis-py knows this error by.
+    return isinstance(error, redis.exceptions.ReadOnlyError) or "READONLY" in str(error)
+
+
+BROKEN: Final = (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, RecursionError, KombuError, redis.DataError)
+"""What Celery raises for a canvas that makes no sense."""
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether what Celery could not send or store may succeed later. kombu says OperationalError of a connection that was lost, and of a
+    message that cannot be packed, or whose queue is a key of another type, too: the cause tells.
+    """
+    while isinstance(error, OperationalError) and error.__cause__ is not None:
+        error = error.__cause__
+    if str(error).rpartition("caused error: ")[2].startswith("WRONGTYPE"):  # all that is left of the cause of one from another process
+        return False
+    return isinstance(error, OperationalError) or not isinstance(error, BROKEN)
+
+
+def bound_waits(conf: Any) -> None:
+    """Let no connection that Celery makes with ``conf`` wait for ever: one whose other end vanished without a word (a failover, a
+    firewall that forgot it) would never find out. What the app has set itself is kept.
+    """
+    options = dict(conf.broker_transport_options or {})
+    for name, value in BROKER_WAITS.items():
+        if options.get(name) is None:
+            options[name] = value
+    if options.get("master_name"):
+        options["sentinel_kwargs"] = patient_enough(options.get("sentinel_kwargs"))
+    conf.broker_transport_options = options
+    results = dict(conf.result_backend_transport_options or {})
+    if results.get("master_name"):
+        conf.result_backend_transport_options = results | {"sentinel_kwargs": patient_enough(results.get("sentinel_kwargs"))}
+    if conf.redis_socket_timeout == CELERY_RESULT_WAIT_S:
+        conf.redis_socket_timeout = RESULT_WAIT_S
+    if conf.redis_socket_connect_timeout is None:
+        conf.redis_socket_connect_timeout = CONNECT_WAIT_S
+
+
+def tls_options(broker_use_ssl: Any) -> dict[str, Any]:
+    """Options for :func:`connect` that mean what Celery's ``broker_use_ssl`` does: nothing, ``True``, or ``ssl_…`` names."""
+    if not broker_use_ssl:
+        return {}
+    return {"connection_class": redis.SSLConnection, **(broker_use_ssl if isinstance(broker_use_ssl, Mapping) else {})}
+
+
+def client_url(url: str) -> str:
+    """The form redis-py understands. Sentinels have none."""
+    refuse_unquoted(url)
+    parts = urlsplit(url)
+    if parts.scheme in _SOCKET_SCHEMES:
+        query = parse_qs(parts.query)
+        database = (query.get("virtual_host") or query.get("db") or ["0"])[0]
+        login = f"{parts.netloc.rsplit('@', 1)[0]}@" if "@" in parts.netloc else ""
+        return f"unix://{login}{parts.path}?db={database.strip('/')}"
+    if parts.scheme in ("redis", "rediss"):
+        return _CERT_WORDS.sub(lambda found: found[0].replace("CERT_", "").lower(), url)
+    raise Invalid(f"cannot use {redact(url)}: the URL of Redis begins with redis://, rediss://, redis+socket://, unix:// or "
+                  "sentinel://")
+
+
+def celery_url(url: str) -> str:
+    """The form Celery, kombu and Flower understand. That of sentinels lacks the master: see :func:`point_broker_at`."""
+    if is_sentinel(url):
+        read_sentinel_url(url)
+        return without_master_name(url)
+    parts = urlsplit(client_url(url))
+    if parts.scheme != "unix":
+        return url
+    database = parse_qs(parts.query)["db"][0]
+    return f"redis+socket://{parts.netloc}{parts.path}?virtual_host={database}"
+
+
+def point_broker_at(conf: Any, url: str) -> None:
+    """Make an app with ``conf`` use this broker, in any form of ours."""
+    conf.update(broker_url=celery_url(url), broker_read_url=None, broker_write_url=None)
+    conf.broker_transport_options = dict(conf.broker_transport_options or {}) | transport_options(url)
+
+
+def point_results_at(conf: Any, url: str) -> None:
+    """The same for its result backend."""
+    conf.result_backend = celery_url(url)
+    conf.result_backend_transport_options = dict(conf.result_backend_transport_options or {}) | transport_options(url)

@@ -1,0 +1,274 @@
+"""What a worker does with Redis: register, beat, take, ack, give back, say goodbye. Nothing else writes its leases.
+
+Every call may raise ``redis.ConnectionError`` or ``redis.TimeoutError`` and then may or may not have happened; all of them
+may be called again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum
+from typing import Any, cast
+from uuid import uuid4
+
+import msgspec
+import redis
+
+from dispatcher.core.returns.poison import Attempt, Fate, fate
+from dispatcher.errors import DeadlinePassed, EpochEnded
+from dispatcher.store.frame import Entry, parse_entry
+from dispatcher.store.keys import Keys
+from dispatcher.store.scripts.sources import Scripts
+
+ALIVE_TTL_MS = 24 * 3600 * 1000
+"""TTL that a beat gives to ``alive:<epoch>``. Not the lease TTL: what is silent is decided by the leader alone."""
+
+DEAD_TTL_MS = 24 * 3600 * 1000
+
+CONCURRENCY_MAX = 1_000_000
+WEIGHT_MAX = 1e9
+
+ADOPT_MAX = 50
+"""Jobs in one call of ``adopt``, for it carries their messages."""
+
+STORY_TTL_MS = 7 * 24 * 3600 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What a worker says of itself when its life begins; it does not change in that life.
+
+    ``resident``: the models it had in memory then, ``None`` where it does not say; what holds later is told with its beats.
+    """
+
+    name: str
+    host: str
+    pid: int
+    concurrency: int
+    pool: str = "prefork"
+    weight: float = 1.0
+    models: tuple[str, ...] = ()
+    models_max: int = 0
+    resident: tuple[str, ...] | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    ingress: tuple[str, ...] = ("dispatch",)
+    tasks: tuple[str, ...] = ()
+    at_most_once: tuple[str, ...] = ()
+    version: str = ""
+
+
+def read_registration(text: bytes) -> Registration | None:
+    """What a worker said of itself; ``None`` where that is no registration, or nothing that could be planned with."""
+    try:
+        read = msgspec.json.decode(text, type=Registration)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+    return read if 0 < read.concurrency <= CONCURRENCY_MAX and 0 < read.weight <= WEIGHT_MAX else None
+
+
+class BeatStatus(IntEnum):
+    """How Redis answered a beat."""
+
+    OK = 1
+    UNKNOWN = -1
+    """Redis does not know the epoch: it lost its state. Register anew and adopt what is held."""
+    DEAD = -2
+    """The epoch was reaped. Its jobs belong to others: kill the pool and exit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """The answer to a heartbeat. ``draining`` is ``""``, ``"exit"`` or ``"keep"``."""
+
+    status: BeatStatus
+    draining: str
+    leases: frozenset[str]
+    queued: frozenset[str]
+    now_ms: int = 0
+    """Redis' time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A job this worker has started: the message as the producer sent it, and what is kept of the job."""
+
+    lease_id: str
+    message: str
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBack:
+    """One lease to end without an ack.
+
+    ``counter`` is ``crashes`` (its process died, or delivering it raised), ``rejects`` (the task asked for it, or its worker left in
+    order), ``recalls`` (not started) or ``""`` (nothing to count). The job is buried when the counter reaches ``most``; 0 never, -1 at
+    once. ``attempt`` is told in the job's story; ``suspect``: the job is to run alone.
+    """
+
+    lease_id: str
+    counter: str = ""
+    most: int = 0
+    reason: str = ""
+    detail: str = ""
+    attempt: Attempt | None = None
+    suspect: bool = False
+
+    def args(self) -> tuple[str, str, int, str, str, str]:
+        reason = msgspec.json.encode({"reason": self.reason, "detail": self.detail}).decode()
+        attempt = msgspec.json.encode(self.attempt).decode() if self.attempt is not None else ""
+        return self.lease_id, self.counter, self.most, reason, attempt, "1" if self.suspect else ""
+
+
+DEADLINE_PASSED = "deadline_passed"
+LATE = "no worker had begun it when its deadline passed"
+LATE_REASON = msgspec.json.encode({"reason": DEADLINE_PASSED, "detail": LATE})
+
+
+def late(lease_id: str) -> GiveBack:
+    """How to end the lease of a job that was not begun by its deadline: it is buried, unless it was begun after all."""
+    return GiveBack(lease_id, "recalls", -1, DEADLINE_PASSED, LATE)
+
+
+def after_death(lease_id: str, counter: str, deaths: int, attempt: Attempt, reason: str, *, attempts_max: int) -> GiveBack:
+    """How to end the lease of a job whose worker (``reaps``) or process (``crashes``) died; ``deaths`` before this one."""
+    verdict = fate(deaths + 1, alone=attempt.alone, attempts_max=attempts_max)
+    times = "once" if deaths == 0 else f"{deaths + 1} times"
+    detail = f"its worker, or its process there, died {times} while it ran, the last time with nothing else running there"
+    most = -1 if verdict is Fate.BURIED else 0
+    return GiveBack(lease_id, counter, most, reason, detail, attempt, suspect=verdict is Fate.ALONE)
+
+
+def new_epoch() -> str:
+    """The id of a worker life: 12 hex digits."""
+    return uuid4().hex[:12]
+
+
+class WorkerStore:
+    """The store of one worker life. Thread-safe as the client is; the epoch is fixed."""
+
+    def __init__(self, client: redis.Redis, keys: Keys, epoch: str) -> None:
+        self.keys = keys
+        self.epoch = epoch
+        self._client = client
+        self._run = Scripts(client)
+        self._alive, self._dead = keys.alive(epoch), keys.dead(epoch)
+        self._worker, self._queue = keys.worker(epoch), keys.worker_queue(epoch)
+        self._leases, self._taken = keys.leases(epoch), keys.taken(epoch)
+
+    @property
+    def queue_name(self) -> str:
+        """kombu's name of this worker's queue."""
+        return self.keys.queue_name(self._queue)
+
+    def register(self, registration: Registration) -> int:
+        """Begin the life. Redis' time in ms; 0 if the epoch is in use (choose another)."""
+        return int(
+            self._run(
+                "register_worker",
+                [self._alive, self._worker, self.keys.workers, self.keys.ingress_queues, self.keys.models, self.keys.wake],
+                [
+                    self.epoch,
+                    ALIVE_TTL_MS,
+                    msgspec.json.encode(asdict(registration)).decode(),
+                    len(registration.ingress),
+                    *registration.ingress,
+                    *registration.models,
+                ],
+            )
+        )
+
+    def adopt(self, jobs: Sequence[tuple[str, bytes, bytes]]) -> int:
+        """Have jobs that run here, (lease id, entry, message) of each, leased to this life: Redis lost the one they were leased to.
+
+        How many are; the others are elsewhere in Redis too. Raises :class:`EpochEnded`.
+        """
+        adopted = 0
+        for at in range(0, len(jobs), ADOPT_MAX):
+            part = self._run(
+                "adopt",
+                [self._alive, self._leases, self._taken, self.keys.messages, self.keys.lanes],
+                [self.keys.lane_prefix, *(part for job in jobs[at : at + ADOPT_MAX] for part in job)],
+            )
+            if part < 0:
+                raise EpochEnded(f"worker life {self.epoch} was declared dead")
+            adopted += part
+        return adopted
+
+    def heartbeat(self, facts: dict[str, Any], totals: bytes = b"") -> Beat:
+        """Beat once, with numbers to show and to plan by: ``done, failed, busy_ms, running, consume_age_ms, loop_lag_ms``.
+
+        ``totals``: JSON of :class:`~dispatcher.core.facts.evidence.WorkerTotals`; empty while it is what Redis has.
+        """
+        status, draining, leases, queued, now_ms = self._run(
+            "heartbeat",
+            [self._alive, self._dead, self._worker, self._leases, self._queue, self.keys.totals],
+            [ALIVE_TTL_MS, self.epoch, totals, *(part for pair in facts.items() for part in pair)],
+        )
+        return Beat(BeatStatus(status), draining, frozenset(leases), frozenset(queued), now_ms)
+
+    def take(self, lease_id: str, *, at_ms: int = 1) -> Taken | None:
+        """Start a job, at about ``at_ms`` of Redis' time. ``None``: it is not this worker's (any more); drop the id silently.
+
+        Raises :class:`DeadlinePassed` where it must be buried instead (see :func:`late`).
+        """
+        names = [self._alive, self._leases, self._taken, self.keys.messages, self.keys.revoked_at, self._queue]
+        reply = self._run("take", names, [at_ms, 0, lease_id])
+        if reply and reply[2] == 0:
+            raise DeadlinePassed(lease_id)
+        if not reply or not reply[2]:
+            return None
+        return Taken(lease_id, reply[3], parse_entry(reply[2]))
+
+    def turn(self, task_id: str) -> tuple[int, int]:
+        """The last turn of that task id that was admitted, and when, in ms of Redis' time; see ``header.turn_of``.
+        (0, 0) where none but the first is known.
+        """
+        try:
+            turn, at_ms = (cast("str | None", self._client.get(self.keys.turn(task_id))) or "0 0").split()
+            return int(turn), int(at_ms)
+        except (redis.ResponseError, ValueError):  # no key of ours
+            return 0, 0
+
+    def ack(self, lease_ids: Iterable[str]) -> int:
+        """End leases of jobs that have ended; how many there were. Raises :class:`EpochEnded` if they belong to others now."""
+        removed = self._run(
+            "ack",
+            [self._alive, self._leases, self._taken, self.keys.messages, self.keys.lanes, self.keys.wake],
+            list(lease_ids),
+        )
+        if removed < 0:
+            raise EpochEnded(f"worker life {self.epoch} was declared dead")
+        return int(removed)
+
+    def giveback(self, leases: Sequence[GiveBack], *, delay_ms: int = 0) -> int:
+        """End leases without an ack; how many there were. Newest first keeps the order of their lanes.
+
+        Raises :class:`EpochEnded` if they belong to others now.
+        """
+        ended = giveback(self._run, self.keys, self.epoch, leases, guard=self._alive, guard_value="", delay_ms=delay_ms)
+        if ended < 0:
+            raise EpochEnded(f"worker life {self.epoch} was declared dead")
+        return ended
+
+    def drain(self, mode: str = "exit") -> bool:
+        """Ask for nothing new, as ``dispatcher drain`` does from outside. False if this life has ended."""
+        return int(self._run("drain_worker", [self._alive, self._worker, self.keys.wake], [mode])) > 0
+
+    def goodbye(self) -> None:
+        """The life ends in order: what is still leased goes back in line at once, and no death is counted."""
+        self._run("end_epoch", [self._alive, self._alive, self._dead, self.keys.wake], ["", "goodbye", DEAD_TTL_MS, 0])
+
+
+def giveback(
+    run: Callable[[str, list[str], list[Any]], Any], keys: Keys, epoch: str, leases: Sequence[GiveBack], *, guard: str, guard_value: str,
+    delay_ms: int = 0,
+) -> int:
+    """Calls the ``giveback`` transition; -1 when refused. Shared by the worker (guard: its life) and the reaping leader."""
+    names = [
+        guard, keys.leases(epoch), keys.taken(epoch), keys.worker_queue(epoch), keys.lanes, keys.scheduled,
+        keys.dead_letters, keys.dead_reasons, keys.unsettled, keys.wake, keys.messages,
+    ]
+    args: list[Any] = [guard_value, keys.lane_prefix, delay_ms, keys.story_prefix, STORY_TTL_MS]
+    return int(run("giveback", names, [*args, *(part for lease in leases for part in lease.args())]))  # fmt: skip

@@ -1,0 +1,84 @@
+"""Celery's consumer, for one difference: a lease outlives its connection, so a reconnect drops nothing."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache, partial
+from typing import Any
+
+from kombu.entity import Exchange, Queue
+
+from dispatcher.worker.leasing.transport import transport_for
+from dispatcher.worker.life.life import WorkerLife
+
+log = logging.getLogger(__name__)
+
+RECONNECT_WAIT_MAX_S = 2.0
+
+
+class _LeaseMixin:
+    life: WorkerLife | None = None
+    """Set by the consumer step, at the first connection."""
+
+    def connection_for_read(self: Any, heartbeat: Any = None) -> Any:
+        """As Celery's, over the lease transport. The app's configuration keeps its own: producers share it."""
+        connection = self.app.connection_for_read(heartbeat=heartbeat)
+        transport = transport_for(connection)
+        # Not ``connection.transport_cls``: a URL with a "+" sets that anew, and so does a failover between sentinels.
+        connection.get_transport_cls = lambda: transport
+        # Celery would wait up to 30 s between tries; beats are back within one, and jobs would wait for a worker that is not.
+        connection.ensure_connection = partial(
+            connection.ensure_connection, interval_start=0.5, interval_step=0.5, interval_max=RECONNECT_WAIT_MAX_S
+        )
+        return self.ensure_connected(connection)
+
+    def on_close(self: Any) -> None:
+        """A connection was lost; what was taken is still held. For prefork, let the pool finish half-written jobs, and undo
+        what else its flush does: it forgets jobs that no child has accepted, and the child runs them all the same.
+        """
+        pool: Any = getattr(self.pool, "_pool", None)
+        if hasattr(pool, "outbound_buffer") and self.pool.flush:
+            cache, outbound, busy = dict(pool._cache), list(pool.outbound_buffer), set(pool._busy_workers)
+            pool.flush()
+            pool._cache.update(cache)
+            pool.outbound_buffer.extend(outbound)
+            pool._busy_workers.update(fd for fd in busy if fd in pool._fileno_to_inq)
+
+    def cancel_active_requests(self: Any) -> None:
+        """A cold shutdown. In pools without processes Celery raises, into the job that runs in the loop; there the life ends it."""
+        if self.controller.dispatched.pool == "prefork":
+            super().cancel_active_requests()  # type: ignore[misc]
+
+    def cancel_task_queue(self: Any, queue: str) -> None:
+        """Remote control's ``cancel_consumer``: of the worker's own list it means "drain, and stay"."""
+        if self.life is not None and queue == self.life.queue_name:
+            self.life.drain("keep")
+        else:
+            log.warning("not consuming %r: a dispatched worker consumes its own list only", queue)
+
+    def add_task_queue(self: Any, queue: str, *_args: Any, **_kwargs: Any) -> None:
+        """Remote control's ``add_consumer``: of the worker's own list it ends a drain."""
+        if self.life is not None and queue == self.life.queue_name:
+            self.life.drain("")
+        else:
+            log.error("refused to consume %r: name queues with -Q when the worker starts, and the dispatcher admits from them", queue)
+
+
+@cache
+def lease_consumer(base: type) -> type:
+    """The consumer class of a worker whose own is ``base``."""
+    return type("LeaseConsumer", (_LeaseMixin, base), {"__module__": __name__})
+
+
+def consume_leases(c: Any) -> None:
+    """Make the task consumer consume the list of the worker's life, and nothing else."""
+    consumer, life = c.task_consumer, c.life
+    for queue in list(consumer.queues):
+        consumer.cancel_by_queue(queue.name)
+    if consumer.channel.life is not life:
+        consumer.channel.lease_to(life)
+    # The anonymous exchange, undeclared: anything else leaves a ``_kombu.binding.*`` key that nobody removes.
+    anonymous = Exchange("")  # type: ignore[no-untyped-call]
+    consumer.add_queue(
+        Queue(life.queue_name, anonymous, routing_key=life.queue_name, no_declare=True)  # type: ignore[no-untyped-call]
+    )

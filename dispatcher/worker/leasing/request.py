@@ -1,0 +1,169 @@
+"""Celery's request, for two differences: it ends its lease without a channel, and it says why a job comes back.
+
+Celery calls ``reject(requeue=True)`` both where a task asked for it and where a process died; only here can they be told apart.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from functools import cache, wraps
+from typing import Any
+
+import redis
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
+from celery.concurrency.thread import ApplyResult
+from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded, WorkerLostError
+from kombu.exceptions import OperationalError
+
+from dispatcher.store.redis_client.connection import is_outage
+from dispatcher.store.worker.worker_store import GiveBack
+from dispatcher.worker.life.keeper import Outcome
+from dispatcher.worker.patches.forced import runs_at_most_once
+
+log = logging.getLogger(__name__)
+
+CANNOT_SEND = (OperationalError, redis.RedisError)
+"""Why a task's own next try could not be sent. Celery then rejects the job for good; here it goes back in line, or it would be lost."""
+
+
+class _LeaseMixin:
+    _outcome = Outcome.DONE
+    _crash = ("process_died", "its process died while it ran")
+    _must_return = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Celery makes a class for each task, on top of this one, that overrides what begins and ends a job."""
+        super().__init_subclass__(**kwargs)
+        if "on_success" in cls.__dict__:
+            cls.on_success = _told_of_all(cls.on_success)  # type: ignore[attr-defined]
+            cls.execute_using_pool = _told_by_all(cls.execute_using_pool)  # type: ignore[attr-defined]
+
+    def on_accepted(self: Any, pid: int, time_accepted: float) -> None:
+        self._message.channel.life.keeper.started(self._message.delivery_tag, int(time_accepted * 1000), pid)
+        super().on_accepted(pid, time_accepted)  # type: ignore[misc]
+
+    @contextmanager
+    def _ends(self: Any) -> Iterator[None]:
+        """Whatever fails while Celery ends the job, the lease must not stay here for good: the pool is done with it. Raised on it would
+        stop a solo worker, and its successors, or be dropped by the thread.
+        """
+        try:
+            yield
+        except Exception as exc:
+            if self.acknowledged:
+                raise
+            log.exception("cannot end the job of lease %s: it goes back in line", self._message.delivery_tag)
+            self._cannot_end(exc)
+            self.reject(requeue=True)
+
+    def _cannot_end(self: Any, exc: Exception) -> None:
+        """It goes back in line, whatever Celery asks for: uncounted where that is Redis' fault and not the job's. Or, where it must not be
+        run again, it is buried.
+        """
+        self._must_return = True
+        self._crash = ("ending_failed", f"its run was over, and could not be ended: {type(exc).__name__}: {exc}")
+        is_blameless = isinstance(exc, CANNOT_SEND) and is_outage(exc) and not runs_at_most_once(self.task)
+        self._outcome = Outcome.REJECTED if is_blameless else Outcome.FAILED
+
+    def on_timeout(self: Any, soft: bool, timeout: float) -> Any:
+        with self._ends():
+            return super().on_timeout(soft, timeout)  # type: ignore[misc]
+
+    def on_failure(self: Any, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        exc = exc_info.exception
+        if isinstance(exc, ExceptionWithTraceback):
+            exc = exc.exc
+        if isinstance(exc, Retry):
+            self._outcome = Outcome.RETRIED
+        elif isinstance(exc, Reject) and exc.requeue:
+            self._outcome = Outcome.REJECTED
+        elif isinstance(exc, Reject) and isinstance(exc.reason, CANNOT_SEND):
+            self._cannot_end(exc.reason)
+        elif not isinstance(exc, Ignore):
+            self._outcome = Outcome.FAILED
+        if isinstance(exc, TimeLimitExceeded):
+            self._crash = ("time_limit", f"it passed its hard time limit: {exc}")
+        elif isinstance(exc, WorkerLostError):
+            self._crash = ("process_died", f"its process died while it ran: {str(exc).partition(' Job:')[0]}")
+        with self._ends():
+            try:
+                return super().on_failure(exc_info, send_failed_event, return_ok)  # type: ignore[misc]
+            except MemoryError:
+                if not isinstance(exc, MemoryError):
+                    raise
+                self._memory_error(exc, exc_info, is_stored=return_ok)
+
+    def _memory_error(self: Any, exc: MemoryError, exc_info: Any, *, is_stored: bool) -> None:
+        """A task that asked for more memory than there is has failed. Celery stops the worker for it, and so would each that is given the
+        job next.
+        """
+        if not is_stored:
+            self.task.backend.mark_as_failure(self.id, exc, request=self._context, store_result=self.store_errors)
+        self.acknowledge()
+        self.send_event("task-failed", exception=repr(exc), traceback=exc_info.traceback)
+
+    def acknowledge(self: Any) -> None:
+        """The job has ended. Straight to the keeper: neither a closed channel nor a loop that stopped can lose it."""
+        if not self.acknowledged:
+            self._message.channel.life.keeper.ack(self._message.delivery_tag, self._outcome)
+            self.acknowledged = True
+
+    def reject(self: Any, requeue: bool = False) -> None:
+        if self.acknowledged:
+            return
+        life, lease_id = self._message.channel.life, self._message.delivery_tag
+        if self._outcome is Outcome.REJECTED:
+            life.keeper.give_back(GiveBack(lease_id, "rejects"), Outcome.REJECTED)
+        elif requeue or self._must_return:
+            life.keeper.give_back(life.crash(lease_id, *self._crash))
+        else:
+            life.keeper.ack(lease_id, Outcome.FAILED)
+        self.acknowledged = True
+        self.send_event("task-rejected", requeue=requeue)
+
+
+def _told_of_all(on_success: Callable[..., Any]) -> Callable[..., Any]:
+    """With threads and in the loop Celery says here, too, that a task raised SystemExit or the like, which would end its process."""
+
+    @wraps(on_success)
+    def told(self: Any, failed__retval__runtime: Any, **kwargs: Any) -> Any:
+        if isinstance(failed__retval__runtime, ExceptionInfo):
+            return self.on_failure(failed__retval__runtime)
+        with self._ends():
+            return on_success(self, failed__retval__runtime, **kwargs)
+
+    return told
+
+
+def _told_by_all(execute_using_pool: Callable[..., Any]) -> Callable[..., Any]:
+    """What a hook of a task raises around its run (Reject, MemoryError) only a pool of processes tells Celery of: a thread would drop it,
+    and the job with it, and in the loop it would end the worker.
+    """
+
+    @wraps(execute_using_pool)
+    def told(self: Any, pool: Any, **kwargs: Any) -> Any:
+        def see(run: Future[Any]) -> None:
+            if not run.cancelled() and (exc := run.exception()) is not None and not self.acknowledged:
+                self.on_failure(ExceptionInfo((type(exc), exc, exc.__traceback__)))
+
+        try:
+            running = execute_using_pool(self, pool, **kwargs)
+        except (Reject, MemoryError):
+            self.on_failure(ExceptionInfo())
+            return None
+        if isinstance(running, ApplyResult):
+            running.f.add_done_callback(see)
+        return running
+
+    return told
+
+
+@cache
+def lease_request(base: type) -> type:
+    """The request class of a task whose own is ``base``."""
+    if issubclass(base, _LeaseMixin):  # a second worker in this process
+        return base
+    return type("Request", (_LeaseMixin, base), {"__module__": __name__})

@@ -1,0 +1,388 @@
+"""One worker life: it registers, beats from a thread of its own, drains, and says goodbye.
+
+A thread, because a solo pool runs jobs in the loop, and with connections of its own, because the consumer's break. The thread
+ends after the last job, not before: a worker that finishes its last jobs in silence would be reaped.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import math
+import os
+import threading
+from dataclasses import replace
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+import redis
+
+from dispatcher.clock import Clock
+from dispatcher.core.facts.header import turn_of
+from dispatcher.core.returns.poison import Attempt
+from dispatcher.settings import Settings
+from dispatcher.store.frame import parse_entry
+from dispatcher.store.keys import Keys
+from dispatcher.store.redis_client.connection import is_demoted
+from dispatcher.store.worker.lease_pipe import LeasePipe
+from dispatcher.store.worker.revoke_store import RevokeStore
+from dispatcher.store.worker.worker_store import (
+    ALIVE_TTL_MS,
+    Beat,
+    BeatStatus,
+    GiveBack,
+    Registration,
+    WorkerStore,
+    after_death,
+    new_epoch,
+)
+from dispatcher.worker.life.cut_off import CutOffWatch
+from dispatcher.worker.life.keeper import Held, LeaseKeeper
+from dispatcher.worker.life.lifeline import Lifeline
+from dispatcher.worker.life.models import ModelMemory
+from dispatcher.worker.life.revokes import Revokes
+
+if TYPE_CHECKING:
+    from dispatcher.worker.leasing.celery_host import Host
+
+log = logging.getLogger(__name__)
+
+STOP_BEAT_S = 10.0
+"""How long the end of a life waits for its beat thread, which may be waiting for Redis."""
+
+GOODBYE_TRIES = 5
+
+
+class WorkerLife:
+    """Begins with :meth:`begin`, ends with :meth:`finish`. :meth:`step` is one beat."""
+
+    def __init__(
+        self,
+        registration: Registration,
+        settings: Settings,
+        keys: Keys,
+        client: redis.Redis,
+        clock: Clock,
+        host: Host,
+        memory: ModelMemory,
+        lifeline: Lifeline | None = None,
+    ) -> None:
+        self.registration = registration
+        self.settings = settings
+        self._keys = keys
+        self._client = client
+        self._clock = clock
+        self._host = host
+        self._memory = memory
+        self._lifeline = lifeline
+        self._pid = os.getpid()
+        self._notes: SimpleQueue[str] = SimpleQueue()  # put() is safe in a signal handler, where an Event's set() is not
+        self._thread: threading.Thread | None = None
+        self._finished = False
+        self._drain_wanted: str | None = None
+        self._leaving = False
+        self._cut_at_ms: int | None = None
+        self._lag_since_ms: int | None = None
+        self._lag_ms = 0
+        self._away = False
+        self._told_totals = b""
+        self._heard_ms = 0
+        self._unadopted = False
+        self._revoke_store = RevokeStore(client, keys, kept_s=settings.revokes_kept_s)
+        self._heard_revokes: SimpleQueue[list[str]] = SimpleQueue()
+        self.revokes = Revokes(self._revoke_store)
+        self._watch: CutOffWatch | None = None
+        if settings.on_cut_off == "stop":
+            self._watch = CutOffWatch(clock, lease_ttl_s=settings.lease_ttl_s, heartbeat_s=settings.heartbeat_s, stop=self._stop_cut_off)
+        self._store, pipe = self._new_life()
+        self.keeper = LeaseKeeper(self._store, pipe, clock, reject_backoff_ms=round(settings.reject_backoff_s * 1000))
+        self.keeper.call_soon = host.call_soon if host.has_loop else None
+        self.keeper.loading_ms = memory.loading_ms
+
+    @property
+    def epoch(self) -> str:
+        return self._store.epoch
+
+    @property
+    def queue_name(self) -> str:
+        """kombu's name of the worker's list."""
+        return self._store.queue_name
+
+    @property
+    def queue_key(self) -> str:
+        """Redis' name of it."""
+        return self._keys.worker_queue(self._store.epoch)
+
+    def has_later_turn(self, held: Held, headers: dict[str, Any]) -> bool:
+        """Whether a retry of the same task, or what replaced it, was admitted after this job was: whoever ran it had sent that, and was to
+        be acked then. Asks Redis; raises what redis-py raises.
+        """
+        turn, at_ms = self._store.turn(headers["id"])
+        # Some give each day's job the same id: what was retried yesterday is another job.
+        is_later = at_ms >= parse_entry(held.entry.decode()).admitted_ms
+        return is_later and turn > turn_of(headers.get("retries"), headers.get("replaced_task_nesting"))
+
+    def begin(self) -> None:
+        """Register, and beat from now on. Raises what redis-py raises; may then be called again."""
+        self._register()
+        self._thread = threading.Thread(target=self._run, name="dispatcher-beat", daemon=True)
+        self._thread.start()
+        if self._watch is not None:
+            self._watch.start()
+        atexit.register(self.finish)
+
+    def finish(self, *, is_warm: bool = False) -> None:
+        """The end, once the last job has ended: tell Redis what is untold, say goodbye. In time; never raises; may be called again.
+
+        ``is_warm``: what the pool had begun it has ended, so that what is still held (waiting for its rate limit, say) never began.
+        """
+        if self._finished or os.getpid() != self._pid:
+            return
+        self._finished = True
+        if self._watch is not None:
+            self._watch.close()
+        atexit.unregister(self.finish)
+        self._notes.put("stop")
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(max(0.0, min(STOP_BEAT_S, self._left_s())))
+        if is_warm:
+            self.keeper.return_unbegun()
+        if not self.keeper.ended:
+            self._say_goodbye()
+        self.keeper.close()
+        if self._lifeline is not None:
+            self._lifeline.release()
+        self._memory.close()
+        self._client.close()
+
+    def drain(self, mode: str) -> None:
+        """Ask for nothing new ("exit", "keep"), or for jobs again (""). Returns at once; safe in a signal handler."""
+        self._drain_wanted = mode
+        self._notes.put("drain")
+
+    def leave(self, within_s: float | None) -> None:
+        """As ``drain("exit")``; what still runs then is cut short and goes back in line. ``None``: it may take as long as it takes.
+
+        The soonest end holds. Returns at once; safe in a signal handler.
+        """
+        if within_s is not None:
+            at_ms = self._clock.monotonic_ms() + round(within_s * 1000)
+            self._cut_at_ms = at_ms if self._cut_at_ms is None else min(at_ms, self._cut_at_ms)
+        self.drain("exit")
+
+    def heard_revoke(self, members: list[str]) -> None:
+        """This worker was told of a revoke: with the next beat Redis is too, for those that were not there."""
+        self._heard_revokes.put(members)
+
+    def crash(self, lease_id: str, reason: str, detail: str) -> GiveBack:
+        """How to end the lease of a job that brought its process down, or might.
+
+        Who is at fault is known where the job passed its hard time limit or could not be delivered, not where a process died: another
+        job of this worker may have eaten the memory.
+        """
+        if self._host.runs_at_most_once(lease_id):
+            return GiveBack(lease_id, "crashes", -1, "at_most_once", f"{detail}; its task says acks_late=False, so it is not run again")
+        held = self.keeper.held()
+        attempt = Attempt(self.registration.name, self.epoch, detail, alone=len(held) == 1)
+        if reason != "process_died" or lease_id not in held:
+            last = f"{detail}; last on {self.registration.name}"
+            return GiveBack(lease_id, "crashes", self.settings.attempts_max, reason, last, attempt)
+        deaths = parse_entry(held[lease_id].entry.decode()).deaths
+        return after_death(lease_id, "crashes", deaths, attempt, reason, attempts_max=self.settings.attempts_max)
+
+    def is_reserved(self, lease_id: str) -> bool:
+        """Whether Celery holds a request for this lease, and so will end it."""
+        return self._host.is_reserved(lease_id)
+
+    # -- the beat thread
+
+    def _run(self) -> None:
+        note = ""
+        while note != "stop":
+            try:
+                self.step()
+                if self._away:
+                    self._away = False
+                    log.info("Redis answers again")
+            except redis.RedisError as exc:
+                if not self._away:
+                    self._away = True
+                    log.warning("cannot reach Redis, beating on: %s: %s", type(exc).__name__, exc)
+                if is_demoted(exc):
+                    self._client.connection_pool.disconnect(inuse_connections=False)
+            except Exception:
+                log.exception("a beat failed; the next one tries again")
+            left_s = self._left_s()
+            if left_s <= 0:
+                self._cut_short()
+                return
+            try:
+                note = self._notes.get(timeout=min(left_s, self.settings.heartbeat_s))
+            except Empty:
+                note = ""
+
+    def _left_s(self) -> float:
+        """How long until its time to stop is up; for ever, where it has no end."""
+        return math.inf if self._cut_at_ms is None else (self._cut_at_ms - self._clock.monotonic_ms()) / 1000
+
+    def step(self) -> None:
+        """Beat once and do what the answer says. Raises what redis-py raises."""
+        if self.keeper.ended:
+            return
+        wanted = self._drain_wanted
+        if wanted is not None:
+            self._store.drain(wanted)
+            if self._drain_wanted == wanted:
+                self._drain_wanted = None
+        totals = self.keeper.totals(self._memory.read())
+        changed = b"" if totals == self._told_totals else totals
+        sent_ms = self._clock.monotonic_ms()
+        beat = self._store.heartbeat({**self.keeper.facts(), "loop_lag_ms": self._loop_lag_ms()}, changed)
+        if self._watch is not None:
+            self._watch.answered(sent_ms)
+        # After a day without a beat Redis has forgotten, too, that it declared this life dead (a machine that was asleep).
+        is_forgotten = beat.status is BeatStatus.UNKNOWN and 0 < self._heard_ms <= beat.now_ms - ALIVE_TTL_MS
+        if beat.status is BeatStatus.DEAD or is_forgotten:
+            self._die()
+            return
+        self._heard_ms = beat.now_ms
+        if self._lifeline is not None:
+            self._lifeline.heard(sent_ms)
+        if beat.status is BeatStatus.UNKNOWN:
+            self._begin_anew()
+        else:
+            self._told_totals = totals
+            if self._unadopted:
+                self._adopt()
+            self._obey(beat)
+            self.keeper.answered(beat)
+            self._tell_revokes()  # last: a Redis that is full refuses it, and must not miss a beat for it
+
+    def _tell_revokes(self) -> None:
+        members: list[str] = []
+        while not self._heard_revokes.empty():
+            members += self._heard_revokes.get()
+        if members:
+            try:
+                self._revoke_store.add(members)
+            except redis.RedisError:
+                self._heard_revokes.put(members)  # the next beat tries again
+
+    def _obey(self, beat: Beat) -> None:
+        if beat.draining and not self.keeper.paused:
+            log.info("draining: nothing new is started here")
+            self.keeper.paused = True
+        elif not beat.draining and self.keeper.paused and not self._leaving:
+            log.info("no longer draining: jobs are started again")
+            self.keeper.resume()
+            self._host.call_soon(_nothing)  # the loop may be asleep
+        if beat.draining:
+            self.keeper.recall(beat.queued & beat.leases)
+        if beat.draining == "exit" and not self._leaving:
+            self._leaving = True
+            self._host.stop_warm()
+        if self._leaving and not beat.draining:
+            self._drain_wanted = "exit"  # Redis lost it, and would have jobs wait here
+
+    def _die(self) -> None:
+        self.keeper.ended = True
+        log.critical("worker life %s was declared dead and its jobs were given to others: ending at once", self.epoch)
+        self._host.stop_dead()
+
+    def _stop_cut_off(self) -> None:
+        self.keeper.ended = True
+        log.critical(
+            "worker life %s is cut off: Redis has not answered for so long that its jobs may be given to others, so they are killed here",
+            self.epoch,
+        )
+        self._host.stop_dead()
+
+    def _cut_short(self) -> None:
+        """Its time to stop is up: give back what still runs, no death counted, and end."""
+        if self.keeper.ended:
+            return
+        log.warning("out of time to stop: %d jobs are cut short and go back in line", len(self.keeper.held()))
+        self.keeper.flush_last()
+        self.keeper.ended = True  # that the pool dies now must not be told as what the jobs did
+        self._host.kill_pool()
+        try:
+            if self.keeper.unsent:  # they would go back in line at once, with what is cut short
+                raise redis.ConnectionError(f"{self.keeper.unsent} ended jobs are unknown to Redis")
+            self._store.goodbye()
+        except redis.RedisError as exc:
+            log.warning("left without a goodbye (%s): its jobs go back in line when it has been silent for lease_ttl_s", exc)
+        self._host.stop_short()
+
+    def _begin_anew(self) -> None:
+        if not self._unadopted:  # else the new life was made, and Redis has not heard of it
+            log.warning("Redis does not know worker life %s (it lost its state): beginning a new one", self.epoch)
+            self._store, pipe = self._new_life()
+            self.keeper.move(self._store, pipe)
+            self._told_totals = b""
+            # Before it registers: the answer may be lost, and then the next beat is that of a life that is known.
+            self._unadopted = True
+            self._host.call_soon(self._host.switch_queue)
+        self._register()
+        self._adopt()
+
+    def _adopt(self) -> None:
+        """Have the jobs that are running here leased to the new life: were it to die now, they must run again."""
+        jobs = [(lease_id, held.entry, held.message) for lease_id, held in self.keeper.held().items()]
+        adopted = self._store.adopt(jobs)
+        self._unadopted = False
+        if adopted < len(jobs):
+            log.warning("%d of %d jobs that run here came back with Redis' older state and may run again", len(jobs) - adopted, len(jobs))
+
+    def _loop_lag_ms(self) -> int:
+        """How late the consumer's loop is: its last turn's delay, or that of the one it still owes."""
+        if not self._host.has_loop:
+            return 0
+        now_ms = self._clock.monotonic_ms()
+        if self._lag_since_ms is not None:
+            return 0 if self._host.loop_runs_jobs and self.keeper.held() else now_ms - self._lag_since_ms
+        self._lag_since_ms = now_ms
+        self._host.call_soon(self._loop_turned)
+        return self._lag_ms
+
+    def _loop_turned(self) -> None:
+        if self._lag_since_ms is not None:
+            self._lag_ms = self._clock.monotonic_ms() - self._lag_since_ms
+            self._lag_since_ms = None
+
+    def loop_restarts(self) -> None:
+        """The loop was taken down and starts again (a reconnect): what was asked of the old one may be lost."""
+        self._lag_since_ms = None
+        self.keeper.loop_restarts()
+
+    # -- beginning and ending
+
+    def _new_life(self) -> tuple[WorkerStore, LeasePipe]:
+        epoch = new_epoch()
+        return WorkerStore(self._client, self._keys, epoch), LeasePipe(self._client, self._keys, epoch)
+
+    def _register(self) -> None:
+        memory = self._memory.read()
+        resident = None if memory is None else tuple(memory.resident)
+        now_ms = self._store.register(replace(self.registration, resident=resident))
+        if not now_ms:
+            raise redis.RedisError(f"worker life {self.epoch} is registered already")
+        self.keeper.heard_time(now_ms)
+
+    def _say_goodbye(self) -> None:
+        for _ in range(GOODBYE_TRIES):
+            try:
+                self.keeper.reachable = True
+                self.keeper.flush()
+                if not self.keeper.unsent:
+                    self._store.goodbye()
+                    return
+            except redis.RedisError:
+                pass
+            if self._left_s() <= 0:
+                break
+            self._clock.sleep(self.settings.heartbeat_s / 2)
+        log.warning("left without a goodbye: %d ended jobs are unknown to Redis and may run again", self.keeper.unsent)
+
+
+def _nothing() -> None:
+    pass
