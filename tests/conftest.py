@@ -12,8 +12,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.redis_server import RedisServer, find_redis_server
 from tests.sentinels import Sentinels
-from tests.support import RedisServer, find_redis_server
 
 # A developer's cluster must never be what a test talks to, and the processes that tests start inherit this environment.
 # Only the folder of published traces is for the tests themselves.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import redis
 
-from tests.support import eventually
+from tests.eventually import eventually
 
 DEPLOY = Path(__file__).parent.parent / "deploy" / "redis"
 MASTER_NAME = "dispatch"

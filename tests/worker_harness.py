@@ -24,7 +24,7 @@ from dispatcher.settings import Settings
 from dispatcher.store.keys import Keys
 from dispatcher.wiring import build_dispatcher
 from dispatcher.worker import attach
-from tests.support import eventually
+from tests.eventually import eventually
 from tests.worker_app import Ledger, make_app
 
 ROOT = Path(os.environ.get("TEST_ROOT") or Path(__file__).parent.parent)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import eventually
+from tests.eventually import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = "dispatcher-test"

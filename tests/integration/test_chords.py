@@ -13,7 +13,7 @@ from celery import Celery
 from dispatcher.store.redis_client.connection import celery_url, connect
 from dispatcher.worker.patches.chords import keep_chords
 from tests.proxy import Proxy
-from tests.support import RedisServer
+from tests.redis_server import RedisServer
 
 AWAY_S = 2.0
 """Longer than redis-py tries by itself."""

@@ -11,8 +11,8 @@ from dispatcher.core.facts.header import job_headers
 from dispatcher.errors import DeadlinePassed, JobDead
 from dispatcher.events import JobsLate
 from dispatcher.store.worker.worker_store import GiveBack, late
+from tests.eventually import eventually
 from tests.integration.stage import Stage, Stub
-from tests.support import eventually
 
 
 def soon(**more: Any) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from dispatcher.errors import EpochEnded
 from dispatcher.leader.dispatcher import StepReport
 from dispatcher.leader.wake import Waker
 from dispatcher.store.worker.worker_store import Taken
+from tests.eventually import eventually
 from tests.integration.stage import Stage, in_turn, task_id
 from tests.messages import TASK, message
-from tests.support import eventually
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from dispatcher.store.leader.dispatch_store import DispatchStore
 from dispatcher.store.redis_client.connection import connect
 from dispatcher.store.worker.worker_store import ALIVE_TTL_MS
 from tests.conftest import MakeRedis
+from tests.eventually import eventually
 from tests.integration.stage import Stage, in_turn, task_id
-from tests.support import eventually
 
 
 def test_a_standby_does_nothing_until_the_leader_is_gone(stage: Stage) -> None:

@@ -25,7 +25,7 @@ from dispatcher.provision.embedded_redis import (
 )
 from dispatcher.store.redis_client.connection import connect
 from dispatcher.store.redis_client.server import read_server_facts
-from tests.support import eventually
+from tests.eventually import eventually
 
 
 @pytest.fixture

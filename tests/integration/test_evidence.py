@@ -15,9 +15,9 @@ from dispatcher.core.facts.lane import parse_lane, size_class
 from dispatcher.core.facts.snapshot import WorkerView
 from dispatcher.leader.dispatcher import Dispatcher
 from dispatcher.recording import open_recording, replay
+from tests.eventually import eventually
 from tests.integration.stage import Stage, Stub
 from tests.messages import TASK
-from tests.support import eventually
 from tests.worker_harness import Cell, open_cell
 
 

@@ -14,7 +14,7 @@ from dispatcher.cli import cli
 from dispatcher.leader.telling import decision_log, waiting
 from dispatcher.store.operator.admin_store import AdminStore
 from tests.integration.stage import RESULT_DB, Stage
-from tests.lua.support import nothing_written
+from tests.lua.cell import nothing_written
 from tests.messages import message
 
 Explain = Callable[[str], dict[str, Any]]

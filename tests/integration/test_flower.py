@@ -23,7 +23,8 @@ from dispatcher.observe.flower import command, environment
 from dispatcher.store.keys import Keys
 from dispatcher.store.operator.admin_store import AdminStore
 from dispatcher.store.redis_client.connection import connect
-from tests.support import RedisServer, eventually
+from tests.eventually import eventually
+from tests.redis_server import RedisServer
 
 pytest.importorskip("flower")
 

@@ -24,7 +24,7 @@ from dispatcher.store.keys import Keys
 from dispatcher.store.redis_client.connection import celery_url, connect
 from dispatcher.store.worker.worker_store import Registration, WorkerStore
 from tests.conftest import MakeRedis
-from tests.support import eventually
+from tests.eventually import eventually
 
 NAME = "dispatcher@test"
 

@@ -11,9 +11,9 @@ import pytest
 from dispatcher.core.facts.evidence import PROBE_TASK, KindTotals, WorkerTotals
 from dispatcher.events import JobsRecalled, WorkerEjected
 from dispatcher.store.operator.admin_store import AdminStore
+from tests.eventually import eventually
 from tests.integration.stage import Stage, Stub, task_id
 from tests.messages import TASK
-from tests.support import eventually
 
 FAST = {"heartbeat_s": 0.0, "lease_ttl_s": 60.0}
 

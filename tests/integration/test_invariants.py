@@ -23,7 +23,7 @@ from dispatcher.leader.dispatcher import Dispatcher, StepReport
 from dispatcher.store.frame import FRAME_BYTES, parse_entry
 from tests.integration.stage import Stub
 from tests.integration.walk_events import CONCURRENCY, LISTS, QUEUES, TASKS, WINDOW, Events, Process
-from tests.lua.support import dump
+from tests.lua.cell import dump
 
 EVENTS = 250
 SEEDS = range(1, 25)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from dispatcher.core.facts.header import job_headers
+from tests.eventually import eventually
 from tests.integration.stage import Stage
-from tests.support import eventually
 
 MakeStage = Callable[..., Stage]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dispatcher.worker.refusal import WorkerRefused
-from tests.support import eventually
+from tests.eventually import eventually
 from tests.worker_app import Ledger
 from tests.worker_harness import Cell, WorkerProcess, open_cell
 

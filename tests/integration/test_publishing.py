@@ -19,7 +19,7 @@ from dispatcher.store.redis_client.connection import celery_url, connect
 from dispatcher.worker.patches.forced import force_settings
 from dispatcher.worker.patches.publishing import send_once_from_tasks
 from tests.proxy import Proxy
-from tests.support import RedisServer
+from tests.redis_server import RedisServer
 
 
 @pytest.fixture

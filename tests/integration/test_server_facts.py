@@ -9,8 +9,8 @@ from click.testing import CliRunner
 from dispatcher.cli import cli
 from dispatcher.store.redis_client.server import ServerFacts, read_server_facts
 from tests.conftest import MakeRedis
+from tests.redis_server import RedisServer
 from tests.sentinels import Sentinels
-from tests.support import RedisServer
 
 SOUND = ("--appendonly", "yes", "--maxmemory-policy", "noeviction")
 

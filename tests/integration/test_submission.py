@@ -24,7 +24,7 @@ from dispatcher.errors import Invalid, JobDead, PoisonJob, Unavailable
 from dispatcher.settings import Settings
 from dispatcher.store.keys import Keys
 from dispatcher.store.redis_client.connection import celery_url
-from tests.support import eventually
+from tests.eventually import eventually
 from workers.chunk import run_chunk
 from workers.runtimes import LoadedRuntimes
 

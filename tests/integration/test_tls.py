@@ -13,7 +13,7 @@ from celery import Celery
 from dispatcher.settings import Settings
 from dispatcher.store.redis_client.connection import connect, tls_options
 from dispatcher.wiring import build_dispatcher
-from tests.support import RedisServer
+from tests.redis_server import RedisServer
 from tests.tls import TlsProxy
 
 

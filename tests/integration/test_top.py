@@ -15,8 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from dispatcher.cli import cli
+from tests.eventually import eventually
 from tests.integration.stage import Stage
-from tests.support import eventually
 
 
 def test_one_frame(stage: Stage) -> None:

@@ -25,7 +25,7 @@ from dispatcher.store.worker.lease_pipe import LeasePipe
 from dispatcher.worker.broker import client_of
 from tests.integration.stage import Stage, task_id
 from tests.proxy import Proxy
-from tests.support import RedisServer
+from tests.redis_server import RedisServer
 
 
 def leads_and_losses(stage: Stage) -> list[object]:

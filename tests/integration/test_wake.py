@@ -15,7 +15,7 @@ from dispatcher.store.leader.admit_batch import IngressList
 from dispatcher.store.leader.dispatch_store import DispatchStore
 from dispatcher.store.leader.look import Granted, LookWish
 from dispatcher.store.redis_client.connection import connect
-from tests.support import eventually
+from tests.eventually import eventually
 
 LISTS = ["dispatch", "dispatch\x06\x163", "gpu"]
 INGRESS = [IngressList(key, key, 0) for key in LISTS]

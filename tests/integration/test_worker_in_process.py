@@ -13,7 +13,7 @@ import pytest
 from dispatcher.store.frame import FRAME_BYTES
 from dispatcher.store.keys import Keys
 from dispatcher.worker import attach
-from tests.support import eventually
+from tests.eventually import eventually
 from tests.worker_harness import Cell, open_cell
 
 

@@ -14,7 +14,7 @@ import pytest
 from dispatcher.core.facts.evidence import WorkerTotals
 from dispatcher.store.operator.admin_store import AdminStore
 from dispatcher.worker.life import models
-from tests.support import eventually
+from tests.eventually import eventually
 from tests.worker_harness import Cell, WorkerProcess, open_cell
 
 

@@ -20,7 +20,7 @@ from dispatcher.leader.dispatcher import Dispatcher, StepReport
 from dispatcher.store.operator.admin_store import AdminStore
 from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, GiveBack, after_death, late
 from tests.integration.stage import Stage, Stub, make_app
-from tests.lua.support import dump
+from tests.lua.cell import dump
 from tests.messages import TASK, message
 
 CONCURRENCY = 2

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lua.support import Cell
+from tests.lua.cell import Cell
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from dispatcher.errors import EpochEnded
-from tests.lua.support import Cell, nothing_written
+from tests.lua.cell import Cell, nothing_written
 
 
 def test_an_ended_job_leaves_nothing_behind(cell: Cell) -> None:

@@ -12,7 +12,7 @@ from dispatcher.core.facts.lane import Lane, lane_name
 from dispatcher.errors import NotLeader
 from dispatcher.store.frame import parse_entry
 from dispatcher.store.leader.admit_batch import AdmitBatch, IngressList
-from tests.lua.support import BYTES_MAX, DISPATCH, LANE, Cell, nothing_written
+from tests.lua.cell import BYTES_MAX, DISPATCH, LANE, Cell, nothing_written
 from tests.messages import TASK, envelope, message
 
 

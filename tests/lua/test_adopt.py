@@ -6,7 +6,7 @@ import pytest
 
 from dispatcher.errors import EpochEnded
 from dispatcher.store.worker.worker_store import GiveBack, WorkerStore
-from tests.lua.support import Cell, nothing_written
+from tests.lua.cell import Cell, nothing_written
 
 Job = tuple[str, bytes, bytes]
 

@@ -10,7 +10,7 @@ from dispatcher.core.facts.lane import Lane, lane_name
 from dispatcher.errors import NotLeader
 from dispatcher.store.frame import FRAME_BYTES
 from dispatcher.store.worker.worker_store import GiveBack, WorkerStore
-from tests.lua.support import LANE, Cell, nothing_written
+from tests.lua.cell import LANE, Cell, nothing_written
 from tests.messages import TASK, message
 
 OTHER = lane_name(Lane("dispatch", "other.task", "default", 0, 10))

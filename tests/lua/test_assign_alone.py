@@ -8,7 +8,7 @@ from dispatcher.core.facts.lane import ALONE
 from dispatcher.core.returns.poison import Attempt
 from dispatcher.errors import NotLeader
 from dispatcher.store.worker.worker_store import GiveBack
-from tests.lua.support import LANE, Cell, nothing_written
+from tests.lua.cell import LANE, Cell, nothing_written
 
 SUSPECTS = LANE + ALONE
 DIED = Attempt("w@h", "aaaaaaaaaaaa", "it died", alone=False)

@@ -8,7 +8,7 @@ from dispatcher.core.facts.lane import Lane, lane_name
 from dispatcher.errors import NotLeader
 from dispatcher.leader.health.probe import probe_message
 from dispatcher.store.worker.worker_store import GiveBack, WorkerStore
-from tests.lua.support import Cell, nothing_written
+from tests.lua.cell import Cell, nothing_written
 
 LANE = lane_name(Lane("dispatch", "dispatcher.probe", "default", 0, 0))
 MESSAGE = probe_message(0)

@@ -9,7 +9,7 @@ import pytest
 from dispatcher.core.admission.rules import Admitted
 from dispatcher.errors import NotLeader
 from dispatcher.store.leader.admit_batch import AdmitBatch
-from tests.lua.support import DISPATCH, LANE, Cell, nothing_written
+from tests.lua.cell import DISPATCH, LANE, Cell, nothing_written
 from tests.messages import message
 
 FUTURE_MS = 9_999_999_999_999

@@ -7,7 +7,7 @@ import pytest
 from dispatcher.core.rollout.aliases import POINTS, promote, set_shares
 from dispatcher.errors import NotLeader
 from dispatcher.store.leader.rollout_store import RolloutStore
-from tests.lua.support import Cell, nothing_written
+from tests.lua.cell import Cell, nothing_written
 
 FIRST = set_shares(None, {"chat@1": POINTS}, 1)
 SECOND = set_shares(FIRST, {"chat@2": 500}, 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dispatcher.core.facts.decisions import Assign
-from tests.lua.support import LANE, Cell, nothing_written
+from tests.lua.cell import LANE, Cell, nothing_written
 
 
 @pytest.mark.parametrize("mode", ["exit", "keep"])

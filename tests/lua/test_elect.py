@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dispatcher.store.leader.dispatch_store import DispatchStore, Lead
-from tests.lua.support import Cell, nothing_written
+from tests.lua.cell import Cell, nothing_written
 
 TTL_MS = 60_000
 

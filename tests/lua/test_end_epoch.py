@@ -7,7 +7,7 @@ import pytest
 from dispatcher.core.facts.decisions import Assign
 from dispatcher.errors import EpochEnded, NotLeader
 from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, BeatStatus, GiveBack
-from tests.lua.support import LANE, Cell, nothing_written
+from tests.lua.cell import LANE, Cell, nothing_written
 
 LEASE_TTL_MS = 5_000
 

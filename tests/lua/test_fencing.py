@@ -16,7 +16,7 @@ from dispatcher.errors import DeadlinePassed, EpochEnded, NotLeader
 from dispatcher.store.leader.dispatch_store import DispatchStore, Lead
 from dispatcher.store.scripts.sources import names
 from dispatcher.store.worker.worker_store import BeatStatus, GiveBack, WorkerStore
-from tests.lua.support import LANE, Cell, dump, nothing_written
+from tests.lua.cell import LANE, Cell, dump, nothing_written
 from tests.lua.test_assign_alone import SUSPECTS, suspects
 from tests.lua.test_assign_probe import LANE as PROBES
 from tests.lua.test_assign_probe import MESSAGE as PROBE

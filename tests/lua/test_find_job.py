@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dispatcher.store.operator.whereabouts import Finder
-from tests.lua.support import Cell, nothing_written
+from tests.lua.cell import Cell, nothing_written
 from tests.messages import message
 
 

@@ -7,7 +7,7 @@ import pytest
 from dispatcher.errors import NotLeader
 from dispatcher.store.leader.dispatch_store import SHOW_DEAD_MS
 from dispatcher.store.worker.worker_store import GiveBack
-from tests.lua.support import Cell, nothing_written
+from tests.lua.cell import Cell, nothing_written
 
 
 def test_what_is_left_is_a_note_that_expires(cell: Cell) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dispatcher.errors import NotLeader
-from tests.lua.support import Cell, nothing_written
+from tests.lua.cell import Cell, nothing_written
 from tests.lua.test_assign_alone import SUSPECTS, suspects
 
 

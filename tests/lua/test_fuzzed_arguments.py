@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dispatcher.store.scripts.sources import Scripts
 from dispatcher.store.scripts.stream import Stream
 from dispatcher.store.worker.worker_store import WorkerStore
-from tests.lua.support import Cell, dump
+from tests.lua.cell import Cell, dump
 from tests.lua.test_fencing import LEADER, OWES, WORKER, everything_to_do
 
 Call = tuple[str, list[str], list[Any]]

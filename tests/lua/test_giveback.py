@@ -11,7 +11,7 @@ from dispatcher.core.facts.lane import ALONE, parse_lane
 from dispatcher.core.returns.poison import Attempt
 from dispatcher.errors import EpochEnded, NotLeader
 from dispatcher.store.worker.worker_store import STORY_TTL_MS, GiveBack, late
-from tests.lua.support import LANE, Cell, nothing_written
+from tests.lua.cell import LANE, Cell, nothing_written
 from tests.lua.test_bury_late import FUTURE_MS, jobs_until
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, BeatStatus, WorkerStore
-from tests.lua.support import Cell, nothing_written
+from tests.lua.cell import Cell, nothing_written
 
 
 def test_a_beat_is_dated_by_the_ttl_it_gives(cell: Cell) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.lua.support import Cell, nothing_written
+from tests.lua.cell import Cell, nothing_written
 from tests.messages import message
 
 JOB = "the-same-id"

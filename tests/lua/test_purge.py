@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import redis
 
-from tests.lua.support import LANE, Cell, nothing_written
+from tests.lua.cell import LANE, Cell, nothing_written
 from tests.messages import message
 
 

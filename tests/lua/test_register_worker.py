@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, Registration
-from tests.lua.support import Cell, nothing_written
+from tests.lua.cell import Cell, nothing_written
 
 
 def test_a_life_is_announced_with_all_it_says_of_itself(cell: Cell) -> None:

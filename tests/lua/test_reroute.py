@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dispatcher.errors import NotLeader
-from tests.lua.support import LANE, Cell, nothing_written
+from tests.lua.cell import LANE, Cell, nothing_written
 
 ELSEWHERE = LANE.replace("default", "chat@1")
 FARTHER = LANE.replace("default", "chat@3")

@@ -6,7 +6,7 @@ import pytest
 
 from dispatcher.store.worker import revoke_store
 from dispatcher.store.worker.revoke_store import Revoked, RevokeStore, id_members, stamp_members
-from tests.lua.support import Cell, nothing_written
+from tests.lua.cell import Cell, nothing_written
 
 
 @pytest.fixture

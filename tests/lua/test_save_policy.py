@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dispatcher.errors import NotLeader
-from tests.lua.support import Cell, nothing_written
+from tests.lua.cell import Cell, nothing_written
 
 
 def test_what_is_saved_is_there_for_the_next_leader(cell: Cell) -> None:

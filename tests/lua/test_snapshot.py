@@ -5,7 +5,7 @@ from __future__ import annotations
 from dispatcher.core.facts.lane import parse_lane
 from dispatcher.store.leader.look import WorkerRow
 from dispatcher.store.worker.worker_store import ALIVE_TTL_MS
-from tests.lua.support import BYTES_MAX, LANE, Cell, nothing_written
+from tests.lua.cell import BYTES_MAX, LANE, Cell, nothing_written
 from tests.messages import message
 
 

@@ -8,7 +8,7 @@ import redis
 from dispatcher.errors import DeadlinePassed
 from dispatcher.store.worker.lease_pipe import LeasePipe
 from dispatcher.store.worker.worker_store import WorkerStore, late
-from tests.lua.support import LANE, Cell, nothing_written
+from tests.lua.cell import LANE, Cell, nothing_written
 from tests.lua.test_bury_late import FUTURE_MS, jobs_until
 from tests.messages import message
 

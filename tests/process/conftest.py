@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import MakeRedis
-from tests.process.support import Cluster, MakeCluster
+from tests.process.cluster import Cluster, MakeCluster
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ from celery import chain, chord, chunks, group
 from celery.canvas import Signature
 from celery.exceptions import TaskRevokedError, TimeLimitExceeded
 
-from tests.process.support import PATIENCE_S, Cluster
-from tests.support import RedisServer, eventually
+from tests.eventually import eventually
+from tests.process.cluster import PATIENCE_S, Cluster
+from tests.redis_server import RedisServer
 
 Sig = Callable[..., Signature]
 

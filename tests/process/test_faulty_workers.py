@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from dispatcher.store.operator.admin_store import AdminStore
-from tests.support import RedisServer, find_redis_server
-from tests.support import eventually as soon
+from tests.eventually import eventually as soon
+from tests.redis_server import RedisServer, find_redis_server
 from tests.worker_harness import Cell, Sent, open_cell
 
 QUICK = {"eject_base_s": 0.4, "slow_start_s": 0.5, "probe_interval_s": 0.4, "probe_timeout_s": 5.0, "stall_s": 1.0, "lease_ttl_s": 30.0}

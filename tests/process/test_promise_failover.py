@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.conftest import MakeRedis
-from tests.process.support import PATIENCE_S, Cluster
+from tests.eventually import eventually
+from tests.process.cluster import PATIENCE_S, Cluster
 from tests.sentinels import Sentinels
-from tests.support import eventually
 
 
 def test_a_failover_loses_no_job_that_was_replicated(sentinels: Sentinels, make_redis: MakeRedis, tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.process.support import PATIENCE_S, Cluster, MakeCluster
-from tests.support import eventually
+from tests.eventually import eventually
+from tests.process.cluster import PATIENCE_S, Cluster, MakeCluster
 
 
 def refuses(cluster: Cluster, error: str) -> bool:

@@ -8,8 +8,8 @@ import pytest
 
 from dispatcher.store.operator.admin_store import AdminStore
 from dispatcher.worker.leasing.celery_host import EXIT_DECLARED_DEAD
-from tests.process.support import PATIENCE_S, Cluster, MakeCluster, Process, freeze_with_a_popped_job
-from tests.support import eventually
+from tests.eventually import eventually
+from tests.process.cluster import PATIENCE_S, Cluster, MakeCluster, Process, freeze_with_a_popped_job
 
 
 @pytest.mark.parametrize("pool", ["prefork", "solo"])

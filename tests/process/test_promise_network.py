@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.process.support import PATIENCE_S, Cluster, MakeCluster, Process
+from tests.eventually import eventually
+from tests.process.cluster import PATIENCE_S, Cluster, MakeCluster, Process
 from tests.proxy import Proxy
-from tests.support import eventually
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.process.support import PATIENCE_S, Cluster, MakeCluster
-from tests.support import eventually
+from tests.eventually import eventually
+from tests.process.cluster import PATIENCE_S, Cluster, MakeCluster
 
 JOBS = 10_000
 

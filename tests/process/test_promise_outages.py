@@ -7,8 +7,8 @@ import signal
 import pytest
 
 from dispatcher.store.worker.worker_store import ALIVE_TTL_MS
-from tests.process.support import PATIENCE_S, Cluster, MakeCluster
-from tests.support import eventually
+from tests.eventually import eventually
+from tests.process.cluster import PATIENCE_S, Cluster, MakeCluster
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 

@@ -6,8 +6,8 @@ import pytest
 
 from dispatcher.core.facts.header import job_headers
 from dispatcher.errors import JobDead
-from tests.process.support import PATIENCE_S, MakeCluster
-from tests.support import eventually
+from tests.eventually import eventually
+from tests.process.cluster import PATIENCE_S, MakeCluster
 
 
 @pytest.mark.timeout(240)

@@ -11,8 +11,8 @@ import pytest
 from dispatcher.batches import Summary, submit_file
 from dispatcher.errors import PoisonJob
 from dispatcher.store.redis_client.connection import celery_url
-from tests.process.support import PATIENCE_S, Cluster, MakeCluster
-from tests.support import eventually
+from tests.eventually import eventually
+from tests.process.cluster import PATIENCE_S, Cluster, MakeCluster
 from workers.app import make_app
 
 

@@ -6,8 +6,8 @@ import pytest
 from celery import chain, chord, group, signature
 
 from dispatcher.errors import JobDead, PoisonJob
-from tests.process.support import PATIENCE_S, MakeCluster
-from tests.support import eventually
+from tests.eventually import eventually
+from tests.process.cluster import PATIENCE_S, MakeCluster
 
 
 def test_jobs_of_a_queue_go_only_to_workers_that_named_it(make_cluster: MakeCluster) -> None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pytest
 
 from dispatcher.settings import Settings
-from tests.process.support import PATIENCE_S, Cluster, Entry, MakeCluster, Process, freeze_with_a_popped_job
-from tests.support import eventually
+from tests.eventually import eventually
+from tests.process.cluster import PATIENCE_S, Cluster, Entry, MakeCluster, Process, freeze_with_a_popped_job
 
 SLACK_MS = 1000
 """What the promise allows on top of lease_ttl_s."""

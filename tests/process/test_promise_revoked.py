@@ -7,8 +7,8 @@ import json
 import pytest
 from celery.exceptions import TaskRevokedError
 
-from tests.process.support import PATIENCE_S, MakeCluster
-from tests.support import eventually
+from tests.eventually import eventually
+from tests.process.cluster import PATIENCE_S, MakeCluster
 
 
 def test_a_revoke_that_no_worker_heard_holds(make_cluster: MakeCluster) -> None:

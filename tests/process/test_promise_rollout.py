@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dispatcher.core.facts.header import job_headers
 from dispatcher.store.leader.rollout_store import RolloutStore
-from tests.process.support import PATIENCE_S, MakeCluster
-from tests.support import eventually
+from tests.eventually import eventually
+from tests.process.cluster import PATIENCE_S, MakeCluster
 
 CHAT = job_headers(model="chat")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 
-from tests.process.support import PATIENCE_S, Cluster, MakeCluster, Process
-from tests.support import eventually
+from tests.eventually import eventually
+from tests.process.cluster import PATIENCE_S, Cluster, MakeCluster, Process
 
 
 def pair(cluster: Cluster) -> tuple[Process, Process]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from tests.process.support import PATIENCE_S, Cluster, MakeCluster
-from tests.support import eventually
+from tests.eventually import eventually
+from tests.process.cluster import PATIENCE_S, Cluster, MakeCluster
 from tests.tls import TlsProxy
 
 

@@ -21,10 +21,11 @@ from redis.exceptions import NoPermissionError
 
 from dispatcher.observe.flower import command as command_of_flower
 from dispatcher.observe.flower import environment
-from tests.process.support import PATIENCE_S, ROOT, Cluster, Process
+from tests.eventually import eventually
+from tests.process.cluster import PATIENCE_S, ROOT, Cluster, Process
 from tests.process.test_celery_meaning import CANVAS, ENDS
 from tests.proxy import Proxy
-from tests.support import RedisServer, eventually
+from tests.redis_server import RedisServer
 
 USERS = ROOT / "deploy" / "redis" / "users.conf"
 NAMES_ITSELF = re.compile(r"client(\|setinfo)?")

@@ -18,7 +18,7 @@ from celery import Celery
 from dispatcher import job_headers
 from dispatcher.store.keys import Keys
 from dispatcher.store.redis_client.connection import celery_url, connect
-from tests.support import eventually
+from tests.eventually import eventually
 
 START_S = 90.0
 MODEL = "hash-384"

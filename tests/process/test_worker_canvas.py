@@ -6,7 +6,7 @@ from pathlib import Path
 
 from celery import chain, chord, group
 
-from tests.support import eventually
+from tests.eventually import eventually
 from tests.worker_harness import Sent, open_cell
 
 

@@ -13,8 +13,8 @@ import redis
 from celery import chord
 
 from tests.conftest import MakeRedis
+from tests.eventually import eventually
 from tests.process.test_worker_deaths import children
-from tests.support import eventually
 from tests.worker_harness import Cell, Sent, WorkerProcess, log_lines, open_cell
 
 POOLS = ["prefork", "threads", "solo"]

@@ -14,7 +14,7 @@ import pytest
 from kombu import Exchange, Queue
 
 from dispatcher.worker.leasing.celery_host import EXIT_DECLARED_DEAD
-from tests.support import eventually
+from tests.eventually import eventually
 from tests.worker_harness import Cell, Sent, WorkerProcess, open_cell
 
 

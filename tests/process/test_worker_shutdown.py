@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dispatcher.store.frame import parse_entry
-from tests.support import eventually
+from tests.eventually import eventually
 from tests.worker_harness import Cell, WorkerProcess, open_cell
 
 POOLS = {"prefork": 2, "threads": 2, "solo": 1}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dispatcher.store.frame import parse_entry
-from tests.support import eventually
+from tests.eventually import eventually
 from tests.worker_harness import Cell, log_lines, open_cell
 
 

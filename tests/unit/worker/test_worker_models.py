@@ -14,7 +14,7 @@ from dispatcher.clock import ManualClock
 from dispatcher.worker import models_max, report_models
 from dispatcher.worker.life import models
 from dispatcher.worker.life.models import ModelMemory, resident
-from tests.support import eventually
+from tests.eventually import eventually
 
 
 @pytest.fixture

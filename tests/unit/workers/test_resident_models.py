@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.clock import ManualClock
-from tests.support import eventually
+from tests.eventually import eventually
 from workers.runtimes import Answer, Body, Rejected, ResidentModels
 from workers.runtimes import resident as resident_module
 

@@ -1,4 +1,4 @@
-"""What tests share: waiting for a fact, and a private Redis or Valkey server on a unix socket."""
+"""A private Redis or Valkey server on a unix socket, which a test may stop, kill or freeze."""
 
 from __future__ import annotations
 
@@ -7,42 +7,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from copy import copy
 from pathlib import Path
-from typing import TypeVar
 
 import redis
 
-T = TypeVar("T")
+from tests.eventually import eventually
 
 START_TIMEOUT_S = 10.0
-
-
-def eventually(predicate: Callable[[], T], timeout_s: float = 10.0, message: str | Callable[[], object] = "") -> T:
-    """The first true value of ``predicate``, asked again and again for at most ``timeout_s`` seconds.
-
-    An ``AssertionError`` raised by ``predicate`` counts as "not yet". Fails with ``message`` (a string, or a function
-    called at the end, to show what was there), the last value and the last error.
-    """
-    deadline_s = time.monotonic() + timeout_s
-    pause_s = 0.005
-    value: object = None
-    error: AssertionError | None = None
-    while True:
-        try:
-            if found := predicate():
-                return found
-            value, error = found, None
-        except AssertionError as exc:
-            error = exc
-        if time.monotonic() >= deadline_s:
-            said = message() if callable(message) else message
-            last = f"last error: {error}" if error else f"last value: {value!r}"
-            raise AssertionError(f"not within {timeout_s} s: {said or predicate}; {last}") from error
-        time.sleep(pause_s)
-        pause_s = min(pause_s * 1.5, 0.1)
 
 
 def find_redis_server() -> str | None:

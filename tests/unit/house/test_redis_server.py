@@ -1,11 +1,12 @@
-"""The test support itself."""
+"""What the tests themselves stand on: waiting, and servers of their own."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.conftest import MakeRedis
-from tests.support import RedisServer, eventually
+from tests.eventually import eventually
+from tests.redis_server import RedisServer
 
 
 def test_eventually_returns_the_first_true_value() -> None:

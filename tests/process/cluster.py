@@ -24,9 +24,10 @@ from celery.result import AsyncResult
 from dispatcher.settings import Settings
 from dispatcher.store.keys import Keys
 from dispatcher.store.redis_client.sentinel import transport_options
+from tests.eventually import eventually
 from tests.proxy import Proxy
+from tests.redis_server import RedisServer
 from tests.sentinels import Sentinels
-from tests.support import RedisServer, eventually
 from tests.tls import TlsProxy
 
 ROOT = Path(__file__).parent.parent.parent
