@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WITH_REDIS := PATH="$$(scripts/with_redis.sh $(VENV))" || exit;
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-BENCHMARKS ?= mixed_fleet unlike_fleet fairness sticky model_affinity faulty_workers canary dispatch_rate overhead decision_cost takeover azure_trace mooncake_prefix pop_window malformed million_waiting
+BENCHMARKS ?= mixed_fleet unlike_fleet fairness sticky model_affinity faulty_workers canary dispatch_rate overhead decision_cost takeover azure_trace mooncake_prefix pop_window malformed million_waiting mixed_versions
 SEEDS ?= 0-99999
 ARGS ?=
 
