@@ -11,8 +11,9 @@ import redis
 from celery import Celery
 
 from dispatcher.clock import Clock, SystemClock
-from dispatcher.core.admission.rules import JSON_CONTENT, Admission
+from dispatcher.core.admission.rules import Admission
 from dispatcher.core.choosing.recorded import Recorder
+from dispatcher.core.facts.message import JSON_CONTENT
 from dispatcher.errors import Invalid
 from dispatcher.events import Event
 from dispatcher.leader.dispatcher import Dispatcher, new_token

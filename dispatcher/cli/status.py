@@ -8,6 +8,7 @@ import click
 
 from dispatcher.cli.output import count, json_option, plain_table, say, wide_console
 from dispatcher.cli.session import Session
+from dispatcher.core.facts.snapshot import ALL_QUEUES
 
 
 @click.command()
@@ -39,7 +40,7 @@ def _print(facts: dict[str, Any], paused: set[str]) -> None:
     if facts["unreadable"]:
         console.print(f"cannot be read, and is passed over: {escape(', '.join(facts['unreadable']))}")
     if paused:
-        queues = "every queue" if "*" in paused else ", ".join(sorted(paused))
+        queues = "every queue" if ALL_QUEUES in paused else ", ".join(sorted(paused))
         console.print(f"paused: {queues} (`dispatcher resume` goes on)")
     if facts["lanes"]:
         table = plain_table("lane", "depth", "oldest", "why it waits")

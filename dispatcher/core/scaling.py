@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-DEFAULT_MODEL: Final = "default"
-"""Model of jobs that name none: every worker serves it."""
+from dispatcher.core.facts.header import DEFAULT_MODEL
+
 SLACK: Final = 0.9
 """Scale down only as far as leaves a tenth of the capacity to spare, or the next job would scale up again."""
 

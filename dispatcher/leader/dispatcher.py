@@ -13,13 +13,14 @@ import msgspec
 import redis
 
 from dispatcher.clock import Clock
-from dispatcher.core.admission.rules import JSON_CONTENT, Admission, Refused
+from dispatcher.core.admission.rules import Admission, Refused
 from dispatcher.core.choosing.plan import PolicyState, plan
 from dispatcher.core.choosing.recorded import Recorder
 from dispatcher.core.choosing.window import Windows
 from dispatcher.core.facts.decisions import Assign, Plan
 from dispatcher.core.facts.evidence import Subscriber
-from dispatcher.core.facts.snapshot import Snapshot, WorkerView
+from dispatcher.core.facts.message import JSON_CONTENT
+from dispatcher.core.facts.snapshot import Snapshot, WorkerView, is_paused
 from dispatcher.core.learning.costs import Costs
 from dispatcher.core.learning.residency import Residency
 from dispatcher.core.learning.speeds import Speeds
@@ -341,7 +342,7 @@ class Dispatcher:
         return [one for one in self._ingress if not self._is_paused(one)] if self._paused else self._ingress
 
     def _is_paused(self, source: IngressList) -> bool:
-        return "*" in self._paused or source.queue in self._paused
+        return is_paused(source.queue, self._paused)
 
     def _workers(self, look: Look) -> tuple[WorkerView, ...]:
         rows = look.workers

@@ -7,11 +7,7 @@ not stop dispatching.
 
 from __future__ import annotations
 
-import base64
-import json
 import logging
-import lzma
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -20,7 +16,7 @@ from celery import Celery
 from celery.app.task import Context
 from kombu.exceptions import OperationalError
 
-from dispatcher.core.admission.rules import Refusal, decompressed
+from dispatcher.core.facts.message import embed_of, headers_of
 from dispatcher.core.returns.poison import told
 from dispatcher.errors import JobDead, PoisonJob
 from dispatcher.events import Event, JobSettled
@@ -77,14 +73,14 @@ def store_failure(app: Celery, error: JobDead, message: bytes | str | None, task
 
     ``task_id`` is what is known of it already. Raises what the backend raises.
     """
-    headers = _headers(message)
+    headers = headers_of(message)
     task_id = task_id or headers.get("id")
     if not isinstance(task_id, str) or not task_id or not text_names([task_id]):  # no backend keeps half a surrogate pair
         return None
     if not isinstance(headers.get("group_index"), int):
         headers.pop("group_index", None)  # Redis would refuse it as a score, as if the backend had failed
     context = Context(
-        {**headers, **_embed(message), "id": task_id, "args": [], "kwargs": {}, "delivery_info": {}, "called_directly": False}
+        {**headers, **embed_of(message), "id": task_id, "args": [], "kwargs": {}, "delivery_info": {}, "called_directly": False}
     )
     try:
         app.backend.mark_as_failure(task_id, error, request=context, store_result=not headers.get("ignore_result"))
@@ -95,26 +91,3 @@ def store_failure(app: Celery, error: JobDead, message: bytes | str | None, task
         log.warning("cannot tell the canvas of dead job %s: %s", task_id, exc)
         app.backend.store_result(task_id, error, "FAILURE")
     return task_id
-
-
-def _headers(message: bytes | str | None) -> dict[str, Any]:
-    try:
-        headers = json.loads(message or b"{}")["headers"]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return {}
-    return headers if isinstance(headers, dict) else {}
-
-
-def _embed(message: bytes | str | None) -> dict[str, Any]:
-    """Callbacks, errbacks, chain and chord of the message, where its body can be read."""
-    try:
-        envelope = json.loads(message or b"{}")
-        body = envelope["body"]
-        if envelope["properties"].get("body_encoding") == "base64":
-            body = base64.b64decode(body)
-        if kind := envelope["headers"].get("compression"):
-            body = decompressed(body, kind)
-        embed = json.loads(body)[2]
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError, EOFError, zlib.error, lzma.LZMAError, Refusal):
-        return {}
-    return embed if isinstance(embed, dict) else {}

@@ -9,8 +9,9 @@ from threading import Event as Signal
 import redis
 
 from dispatcher.clock import Clock
+from dispatcher.core.facts.header import DEFAULT_MODEL
+from dispatcher.core.facts.snapshot import ALL_QUEUES, is_paused
 from dispatcher.core.scaling import (
-    DEFAULT_MODEL,
     Kind,
     Member,
     ScalingDecision,
@@ -144,10 +145,12 @@ class Autoscaler:
 
     def _waiting(self, look: Look) -> tuple[Waiting, ...]:
         """Lanes at the cost of their next job (jobs of a lane differ by less than two); what is not admitted yet, at the default."""
-        if "*" in look.paused:
+        if ALL_QUEUES in look.paused:
             return ()
         waiting = [
-            Waiting(lane.lane.model, lane.depth * lane.cost_ms / 1000) for lane in look.lanes if lane.lane.ingress not in look.paused
+            Waiting(lane.lane.model, lane.depth * lane.cost_ms / 1000)
+            for lane in look.lanes
+            if not is_paused(lane.lane.ingress, look.paused)
         ]
         queues = {*self._settings.ingress_queues, *self._store.ingress_queues()} - look.paused
         with self._client.pipeline(transaction=False) as pipe:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from dispatcher.core.choosing.order.ordering import ORDERS
 from dispatcher.core.choosing.place.wishes import read_distances
 from dispatcher.core.choosing.strategies import STRATEGIES
+from dispatcher.core.facts.header import DEFAULT_MODEL
 from dispatcher.errors import Invalid
 
 ENV_PREFIX: Final = "DISPATCHER_"
@@ -201,7 +202,7 @@ class Settings:
 
     def route(self, task: str) -> str:
         """The model of a job of ``task`` that names none; ``default`` where no route does."""
-        return dict(route.split("=", 1) for route in self.model_routes).get(task, "default")
+        return dict(route.split("=", 1) for route in self.model_routes).get(task, DEFAULT_MODEL)
 
     def checked(self) -> Settings:
         """This object, or :class:`Invalid` with all problems, one a line."""

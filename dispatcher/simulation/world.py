@@ -19,6 +19,7 @@ from dispatcher.core.choosing.plan import PolicyState, plan
 from dispatcher.core.choosing.strategies.base import Strategy
 from dispatcher.core.choosing.window import Windows
 from dispatcher.core.facts.decisions import Plan
+from dispatcher.core.facts.header import DEFAULT_MODEL
 from dispatcher.core.facts.lane import Lane, lane_name, size_class
 from dispatcher.core.facts.snapshot import LaneView, Snapshot, WorkerView
 from dispatcher.settings import Settings
@@ -173,7 +174,7 @@ class World:
         kind = size_class(self._estimates[job]), self._slots[job], self._jobs[job].model
         found = self._lanes_of.get(kind)
         if found is None:
-            lane = Lane(INGRESS, TASK, kind[2] or "default", 0, kind[0], slot=kind[1])
+            lane = Lane(INGRESS, TASK, kind[2] or DEFAULT_MODEL, 0, kind[0], slot=kind[1])
             found = self._lanes_of[kind] = lane_name(lane), lane
         return found
 

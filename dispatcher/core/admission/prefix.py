@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import Final, Protocol
 
+from dispatcher.core.facts.hashing import stable_hash
 from dispatcher.core.facts.lane import SLOTS
 
 NOWHERE: Final = -1
@@ -78,4 +78,4 @@ class PrefixSlots:
 
 def slot_of_text(text: str) -> int:
     """The hash bucket of a session, or of a block: the same in every process, for ever."""
-    return int.from_bytes(blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "big") % SLOTS
+    return stable_hash(text) % SLOTS

@@ -4,75 +4,28 @@ the body is what Celery will be able to unpack: a worker that meets a body it ca
 
 from __future__ import annotations
 
-import binascii
-import bz2
-import json
-import lzma
-import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 from dispatcher.core.admission.prefix import PrefixSlots, SlotOfPrefix, slot_of_text
-from dispatcher.core.facts.header import JobHeader, parse_header, turn_of
+from dispatcher.core.facts.header import DEFAULT_MODEL, DEFAULT_TENANT, JobHeader, parse_header, turn_of
 from dispatcher.core.facts.labels import wanted
 from dispatcher.core.facts.lane import Lane, lane_name, name_end, size_class
+from dispatcher.core.facts.message import ABSENT, JSON_CONTENT, Refusal, check_body, identity_of, read_envelope
 from dispatcher.core.rollout.aliases import Split
 from dispatcher.errors import Invalid
 
-JSON_CONTENT: Final = "application/json"
 LARGEST_COST_MS: Final = 999_999_999
 LATEST_DEADLINE_MS: Final = 9_999_999_999_999
-UNPACKED_BYTES_MAX: Final = 64 * 1024 * 1024
-FOREIGN_COMPRESSION: Final = ("application/x-brotli", "application/zstd")
-_DECOMPRESSORS: Final[dict[str, Callable[[], Any]]] = {
-    "application/x-gzip": zlib.decompressobj,  # what kombu calls gzip is zlib
-    "application/x-bz2": bz2.BZ2Decompressor,
-    "application/x-lzma": lzma.LZMADecompressor,
-}
-_ABSENT: Final = msgspec.Raw(b"null")
 UNKNOWN_FIELDS_MAX: Final = 100
 UNREAD: Final = b"!"
 """What read_ingress sends for a message that it does not: ``!<size>`` for one that is too large, ``!!<size>`` for one that begins
 with this mark itself."""
-
-
-class _Object(msgspec.Struct, gc=False):
-    """Any JSON object: what is in it is skipped."""
-
-
-class _Headers(msgspec.Struct, gc=False):
-    id: str
-    task: str
-    eta: str | None = None
-    expires: str | None = None
-    timelimit: tuple[float | None, float | None] | None = None
-    retries: int | None = 0
-    replaced_task_nesting: int | None = 0
-    compression: str | None = None
-    dispatch: msgspec.Raw = _ABSENT
-
-
-class _Properties(msgspec.Struct, gc=False):
-    delivery_tag: str
-    body_encoding: str | None = None
-    delivery_info: _Object | None = None
-
-
-class _Envelope(msgspec.Struct, gc=False):
-    headers: _Headers
-    properties: _Properties
-    body: str
-    content_type: str | None = msgspec.field(name="content-type", default=None)
-    content_encoding: str | None = msgspec.field(name="content-encoding", default=None)
-
-
-_decode = msgspec.json.Decoder(_Envelope).decode
-_decode_body = msgspec.json.Decoder(tuple[list[msgspec.Raw], _Object, _Object | None]).decode
 
 
 class Admitted(NamedTuple):
@@ -144,21 +97,14 @@ class Admission:
             reason, detail = _reason_of(str(exc)), str(exc)
         except (ValueError, RecursionError) as exc:  # msgspec's DecodeError and UnicodeError are ValueErrors
             reason, detail = "not_json", f"the message is not JSON: {exc}"
-        return Refused(reason, detail, *_identity(raw))
+        return Refused(reason, detail, *identity_of(raw))
 
     def _read(self, raw: bytes, source: _Source) -> Admitted:
         if raw[:1] == UNREAD:
             if raw[1:2] == UNREAD:
                 raise Refusal("not_json", "the message is not JSON: it begins with '!'")
             raise Refusal("too_large", f"the message has {raw[1:].decode()} bytes; see message_bytes_max")
-        if not raw.isascii():
-            raw.decode()  # what nobody asks for is skipped unread below, but the worker reads it all
-        try:
-            envelope = _decode(raw)
-        except msgspec.ValidationError:
-            raise
-        except msgspec.DecodeError:
-            envelope = _decode(_strict_json(raw.decode()))
+        envelope = read_envelope(raw)
         headers = envelope.headers
         if not headers.id or not headers.task:
             raise Refusal("no_id" if not headers.id else "no_task", "headers.id and headers.task must not be empty")
@@ -167,7 +113,7 @@ class Admission:
         content = envelope.content_type
         if content not in self.accept_content:
             raise Refusal("content_refused", f"content type {content!r} is not in accept_content")
-        _check_body(envelope, is_json=content == JSON_CONTENT)
+        check_body(envelope)
         if headers.expires is not None:
             _instant_ms(headers.expires, "expires")
         due_ms = None
@@ -175,7 +121,7 @@ class Admission:
             due_ms = _instant_ms(headers.eta, "eta")
             if due_ms <= source.now_ms:
                 due_ms = None
-        if headers.dispatch is _ABSENT:
+        if headers.dispatch is ABSENT:
             found = source.plain.get(headers.task)
             if found is not None:
                 return Admitted(found[0], found[1], due_ms, headers.id, turn=turn_of(headers.retries, headers.replaced_task_nesting))
@@ -193,11 +139,11 @@ class Admission:
                 if name in self.unknown_fields or len(self.unknown_fields) < UNKNOWN_FIELDS_MAX:
                     self.unknown_fields[name] = self.unknown_fields.get(name, 0) + 1
         if model is None:
-            model = self.routes.get(headers.task, "default")
+            model = self.routes.get(headers.task, DEFAULT_MODEL)
         split = self.splits.get(model)
         if split is not None:
             model = split.version(session or headers.id)
-        if model != "default" and self.known_models is not None and model not in self.known_models:
+        if model != DEFAULT_MODEL and self.known_models is not None and model not in self.known_models:
             raise Refusal("unknown_model", f"no worker has served model {model!r} and the setting `models` does not name it")
         if cost_s is None:
             cost_s = self.costs.get((headers.task, model), self.default_cost_s)
@@ -229,68 +175,12 @@ def _read_header(said: bytes, sticky: bool) -> tuple[JobHeader, tuple[str, ...],
 
 
 def _lane_end(header: JobHeader, slot: int, span_ms: int) -> str:
-    return name_end(header.tenant or "default", wanted(header.requires), wanted(header.prefers), slot, span_ms.bit_length())
+    return name_end(header.tenant or DEFAULT_TENANT, wanted(header.requires), wanted(header.prefers), slot, span_ms.bit_length())
 
 
 @lru_cache(maxsize=65536)
 def _lane(ingress: str, task: str, model: str, step: int, size: int) -> str:
     return lane_name(Lane(ingress, task, model, step, size))
-
-
-class Refusal(Exception):
-    """(reason, detail) of a message that cannot be admitted; admission itself never raises it."""
-
-
-def _check_body(envelope: _Envelope, *, is_json: bool) -> None:
-    """kombu unpacks the body in the worker's loop, where an exception ends the worker; only JSON can be looked into safely."""
-    body: str | bytes = envelope.body
-    encoding = envelope.properties.body_encoding
-    if encoding not in (None, "", "base64", "utf-8"):
-        raise Refusal("bad_body", f"properties.body_encoding is {encoding!r}: expected base64")
-    try:
-        if encoding == "base64":
-            body = binascii.a2b_base64(body)
-        if envelope.headers.compression:
-            unpacked = decompressed(body, envelope.headers.compression)
-            if unpacked is None:
-                return
-            body = unpacked
-        if not body:
-            raise Refusal("bad_body", "the body is empty")
-        if is_json:
-            if isinstance(body, bytes) and not body.isascii():
-                body = body.decode()
-            try:
-                _decode_body(body)
-            except msgspec.ValidationError:
-                raise
-            except msgspec.DecodeError:
-                _decode_body(_strict_json(body if isinstance(body, str) else body.decode()))
-    except (ValueError, RecursionError, OSError, EOFError, zlib.error, lzma.LZMAError) as exc:  # msgspec's are ValueErrors
-        raise Refusal("bad_body", f"the body is not Celery's [args, kwargs, embed]: {exc}") from None
-
-
-def decompressed(body: str | bytes, kind: str) -> bytes | None:
-    """The body that kombu packed, or None where only a library that need not be here can tell."""
-    if kind in FOREIGN_COMPRESSION:
-        return None
-    opener = _DECOMPRESSORS.get(kind)
-    if opener is None:
-        raise Refusal("bad_body", f"headers.compression is {kind[:60]!r}: there are {', '.join(_DECOMPRESSORS)}")
-    unpacker = opener()
-    unpacked: bytes = unpacker.decompress(body if isinstance(body, bytes) else body.encode(), UNPACKED_BYTES_MAX)
-    if not unpacker.eof:
-        raise Refusal("bad_body", f"the body is cut off, or holds more than {UNPACKED_BYTES_MAX} bytes")
-    return unpacked
-
-
-def _strict_json(text: str) -> bytes:
-    """What Python's own JSON allows and msgspec does not (NaN, half a surrogate pair: a task may well be given them), made strict.
-
-    Only to be looked at: the message itself goes on as it is. Raises ValueError where it is no JSON for Python either.
-    """
-    read = json.loads(text, parse_constant=lambda _: None)
-    return json.dumps(read, ensure_ascii=False).encode(errors="replace")
 
 
 def _instant_ms(text: str, name: str) -> int:
@@ -317,13 +207,3 @@ def _reason_of(problem: str) -> str:
         if f"$.headers.{name}" in problem:
             return f"bad_{name}"
     return "wrong_type"
-
-
-def _identity(raw: bytes) -> tuple[str | None, str | None]:
-    """Task id and task name of a message that was refused, where they can be read."""
-    try:
-        headers = msgspec.json.decode(_strict_json(raw.decode()))["headers"]
-        task_id, task = headers.get("id"), headers.get("task")
-    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
-        return None, None
-    return (task_id if isinstance(task_id, str) and task_id else None), (task if isinstance(task, str) else None)

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from dispatcher.core.choosing.strategies.base import Filter
 from dispatcher.core.facts import labels
+from dispatcher.core.facts.header import DEFAULT_MODEL
 from dispatcher.core.facts.lane import Lane
 from dispatcher.core.facts.snapshot import WorkerView
 
@@ -96,7 +97,7 @@ class ServesModel:
 
     def refuses(self, lane: Lane, worker: WorkerView) -> str | None:
         model = lane.model
-        return None if model == "default" or model in worker.models else f"does not serve {model}"
+        return None if model == DEFAULT_MODEL or model in worker.models else f"does not serve {model}"
 
 
 @dataclass(frozen=True, slots=True)

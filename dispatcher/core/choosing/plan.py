@@ -17,7 +17,7 @@ from dispatcher.core.choosing.place.loads import Fleet, Ranking
 from dispatcher.core.choosing.place.roster import Roster
 from dispatcher.core.choosing.policy import Policy
 from dispatcher.core.facts.decisions import Assign, Hold, Plan
-from dispatcher.core.facts.snapshot import LaneView, Snapshot, WorkerView
+from dispatcher.core.facts.snapshot import LaneView, Snapshot, WorkerView, is_paused
 
 PATIENCE_LOADS = 8
 """A job that needs a load is served after those that need none, unless it has waited for so many loads longer: so that a busy worker
@@ -138,7 +138,7 @@ def _unpaused(growing: _Round) -> list[LaneView]:
         return list(growing.snapshot.lanes)
     found = []
     for view in growing.snapshot.lanes:
-        if "*" in paused or view.lane.ingress in paused:
+        if is_paused(view.lane.ingress, paused):
             growing.holds.append(Hold(view.name, "paused", view.depth, {}))
         else:
             found.append(view)

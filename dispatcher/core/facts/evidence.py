@@ -7,6 +7,8 @@ from typing import Final, Protocol
 
 import msgspec
 
+from dispatcher.core.facts.header import DEFAULT_MODEL
+
 PROBE_TASK: Final = "dispatcher.probe"
 """The task of probes. They are no jobs of anybody's: counted apart, and in no kind."""
 
@@ -75,7 +77,7 @@ class Told(msgspec.Struct, frozen=True):
     def may_load(self, job: Running) -> bool:
         """Whether that job may be waiting for its model: then its age says nothing of how fast the worker is."""
         memory = self.totals.memory
-        return memory is not None and job.model != "default" and job.model not in memory.resident
+        return memory is not None and job.model != DEFAULT_MODEL and job.model not in memory.resident
 
 
 class Delta(msgspec.Struct, frozen=True):

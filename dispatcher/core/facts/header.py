@@ -12,6 +12,11 @@ from dispatcher.errors import Invalid
 
 Labels = dict[str, str | list[str]]
 
+DEFAULT_MODEL: Final = "default"
+"""The model of a job that names none: every worker serves it."""
+DEFAULT_TENANT: Final = "default"
+"""The tenant of a job that names none."""
+
 TENANT_CHARS_MAX: Final = 128
 SESSION_CHARS_MAX: Final = 1024
 LABELS_MAX: Final = 8

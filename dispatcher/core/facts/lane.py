@@ -8,6 +8,7 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 from dispatcher.core.facts import labels
+from dispatcher.core.facts.header import DEFAULT_TENANT
 from dispatcher.core.facts.labels import NOTHING, Wanted
 from dispatcher.errors import Invalid
 
@@ -35,7 +36,7 @@ class Lane:
     model: str
     step: int
     size_class: int
-    tenant: str = "default"
+    tenant: str = DEFAULT_TENANT
     requires: Wanted = field(default=NOTHING)
     prefers: Wanted = field(default=NOTHING)
     slot: int = -1
@@ -59,7 +60,7 @@ def lane_name(lane: Lane) -> str:
 def name_end(tenant: str, requires: Wanted, prefers: Wanted, slot: int, deadline_class: int) -> str:
     """What the name of a lane ends in: nothing for what its jobs leave out."""
     end = ""
-    if tenant != "default":
+    if tenant != DEFAULT_TENANT:
         end += f"/tenant={quote(tenant, safe='')}"
     if requires:
         end += f"/requires={labels.to_text(requires)}"
@@ -86,7 +87,7 @@ def parse_lane(name: str) -> Lane:
             unquote(model),
             int(step[1:]),
             int(size_class[1:]),
-            unquote(more.pop("tenant", "default")),
+            unquote(more.pop("tenant", DEFAULT_TENANT)),
             labels.from_text(more.pop("requires", "")),
             labels.from_text(more.pop("prefers", "")),
             int(more.pop("slot", "-1")),

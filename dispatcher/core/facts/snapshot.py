@@ -5,8 +5,8 @@ The views are structs, not dataclasses: every step makes one of each lane and wo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, Final
 
 import msgspec
 from msgspec import structs
@@ -87,6 +87,15 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return max(0, self.window - self.leases)
 
 
+ALL_QUEUES: Final = "*"
+"""In the set of paused queues: every queue."""
+
+
+def is_paused(queue: str, paused: Collection[str]) -> bool:
+    """True if the ingress queue is in the set of paused queues, by its name or with all others."""
+    return queue in paused or ALL_QUEUES in paused
+
+
 class Snapshot(msgspec.Struct, frozen=True):
     """One instant of a cell. ``paused`` holds ingress queues, or ``*`` for all. ``load_ms``: model → time to load it, where known.
 
@@ -101,6 +110,10 @@ class Snapshot(msgspec.Struct, frozen=True):
     next_due_ms: int | None = None
     load_ms: Mapping[str, int] = msgspec.field(default_factory=dict)
     leased_ms: Mapping[str, int] = msgspec.field(default_factory=dict)
+
+    def is_paused(self, queue: str) -> bool:
+        """True if no job of this ingress queue may be given out."""
+        return is_paused(queue, self.paused)
 
     def with_arrivals(self, arrivals: dict[str, LaneView]) -> Snapshot:
         """This instant as it will be once the jobs in ``arrivals`` (lane name → how many, as a view) have been admitted."""

@@ -13,6 +13,7 @@ from statistics import fmean, median
 from typing import Final
 
 from dispatcher.core.facts.evidence import Delta, Running, Told
+from dispatcher.core.facts.header import DEFAULT_MODEL
 
 Kind = tuple[str, str, bool]
 """Task, model, and whether its cost is a guess: then time is counted by the job, for guesses change as they are learned."""
@@ -108,7 +109,7 @@ class Slowing:
                 if not others:
                     self.suspects.add(epoch)
                 elif off - (sums[kind][0] - off) / others >= log(self.ratio):
-                    found[epoch] = f"{exp(off):.1f} times slower than it was with {kind[1] if kind[1] != 'default' else kind[0]}"
+                    found[epoch] = f"{exp(off):.1f} times slower than it was with {kind[1] if kind[1] != DEFAULT_MODEL else kind[0]}"
         return found
 
     def forget(self, epoch: str) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 
 from dispatcher.core.choosing.strategies.base import Filter
 from dispatcher.core.facts.decisions import Hold
-from dispatcher.core.facts.snapshot import LaneView, WorkerView
+from dispatcher.core.facts.snapshot import LaneView, WorkerView, is_paused
 
 SHARE: Final = 4
 """One worker in so many, and always one, may be kept for suspects at a time: they are rare, and the others have their work to do."""
@@ -45,7 +45,7 @@ def place_suspects(
     chosen: set[str] = set()
     holds: list[Hold] = []
     for view in sorted(lanes, key=lambda one: one.job):
-        if {"*", view.lane.ingress} & set(paused):
+        if is_paused(view.lane.ingress, paused):
             holds.append(Hold(view.name, "paused", view.depth, {}))
             continue
         fit = [one for one in workers if all(by.refuses(view.lane, one) is None for by in filters)]

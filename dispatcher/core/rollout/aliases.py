@@ -7,16 +7,16 @@ that loses some gives up one end of what it has, and nobody else moves.
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Final
 
 import msgspec
 
-from dispatcher.core.facts.header import parse_header
+from dispatcher.core.facts.hashing import stable_hash
+from dispatcher.core.facts.header import DEFAULT_MODEL, parse_header
+from dispatcher.core.facts.message import read_routing
 from dispatcher.errors import Invalid
 
 POINTS: Final = 10_000
@@ -88,8 +88,7 @@ def point(alias: str, key: str) -> int:
 
     The alias is hashed too: it must not be the same users who try the canaries of every model.
     """
-    digest = blake2b(f"{alias}\0{key}".encode(errors="backslashreplace"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") * POINTS >> 64
+    return stable_hash(f"{alias}\0{key}", errors="backslashreplace") * POINTS >> 64
 
 
 def shares_of(ranges: Ranges) -> dict[str, int]:
@@ -257,29 +256,15 @@ def _withdrawing(rollout: Rollout, ranges: Ranges, now_ms: int, *, history: tupl
 # -- jobs that wait for a version which was withdrawn
 
 
-class _Headers(msgspec.Struct):
-    id: str
-    task: str
-    dispatch: msgspec.Raw = msgspec.Raw(b"null")
-
-
-class _Message(msgspec.Struct):
-    headers: _Headers
-
-
 def version_now(raw: bytes, splits: Mapping[str, Split], routes: Mapping[str, str]) -> str | None:
     """The version that the job of this message would be admitted to now; ``None`` where it did not ask for an alias."""
-    try:
-        headers = msgspec.json.decode(raw, type=_Message).headers
-    except msgspec.DecodeError:  # NaN and the like, which Python's JSON has
-        strict = json.dumps(json.loads(raw, parse_constant=lambda _: None), ensure_ascii=False)
-        headers = msgspec.json.decode(strict.encode(errors="replace"), type=_Message).headers
+    headers = read_routing(raw)
     model, key = None, headers.id
     if bytes(headers.dispatch) != b"null":
         header, _ = parse_header(bytes(headers.dispatch))
         model, key = header.model, header.session or key
     if model is None:
-        model = routes.get(headers.task, "default")
+        model = routes.get(headers.task, DEFAULT_MODEL)
     found = splits.get(model)
     return found.version(key) if found is not None else None
 

@@ -109,7 +109,7 @@ class Explainer:
             entry.lane, parse_lane(entry.lane), found.depth, entry.cost_ms, entry.admitted_ms, entry.deadline_ms, int(entry.job)
         )
         hold = next((hold for hold in told.holds if hold.lane == entry.lane), None)
-        if snapshot.paused & {"*", lane.lane.ingress}:
+        if snapshot.is_paused(lane.lane.ingress):
             why = "its queue is paused"
         elif not self.client.exists(self.keys.leader):
             why = "no dispatcher leads"

@@ -10,6 +10,8 @@ import redis
 
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.core.facts.lane import parse_lane
+from dispatcher.core.facts.message import headers_of
+from dispatcher.core.facts.snapshot import ALL_QUEUES
 from dispatcher.errors import Invalid, Unavailable
 from dispatcher.store.frame import Entry, parse_entry, read_record, story_of
 from dispatcher.store.keys import Keys, text_names
@@ -31,8 +33,6 @@ RELEASE_TIMEOUT_S = 60.0
 QUIET_S = 0.5
 """Nothing new may turn up for this long before a release is over: a dispatcher that looked before the pause acts within it."""
 
-ALL = "*"
-"""In the set of paused queues: every queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +112,14 @@ class AdminStore:
     def pause(self, queue: str | None = None) -> None:
         """Leave the queue's jobs where they are, those in its lanes too; ``None``: every queue. Running jobs go on."""
         self._check_queue(queue)
-        self._client.sadd(self.keys.paused, queue or ALL)
+        self._client.sadd(self.keys.paused, queue or ALL_QUEUES)
 
     def resume(self, queue: str | None = None) -> None:
         """Take a pause back; ``None``: every pause. Raises :class:`Invalid` where the queue is not paused by its name."""
         if queue is None:
             self._client.delete(self.keys.paused)
         elif not self._client.srem(self.keys.paused, queue):
-            everything = self._client.sismember(self.keys.paused, ALL)
+            everything = self._client.sismember(self.keys.paused, ALL_QUEUES)
             raise Invalid("all queues are paused together: resume without a name" if everything else f"queue {queue!r} is not paused")
         with self._client.pipeline() as pipe:
             pipe.lpush(self.keys.wake, "1")
@@ -303,8 +303,7 @@ def _dead_letter(job: str, text: str | None, message: str | None, died_s_ago: fl
     record = read_record(text)
     entry = _entry(record)
     lane = parse_lane(entry.lane) if entry is not None else None
-    headers: Any = read_record(message).get("headers")
-    task_id = record.get("task_id") or (headers.get("id") if isinstance(headers, dict) else None)
+    task_id = record.get("task_id") or headers_of(message).get("id")
     return DeadLetter(
         job=job,
         reason=str(record.get("reason", "")),

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-import msgspec
 import redis
 
+from dispatcher.core.facts.message import task_id_of
 from dispatcher.store.frame import Entry, parse_entry, read_record, story_of
 from dispatcher.store.keys import Keys
 from dispatcher.store.redis_client.connection import if_of_its_type
@@ -22,14 +22,6 @@ INGRESS_LOOKED_AT: Final = 20_000
 
 TRIES: Final = 3
 """A job may move while it is looked for."""
-
-
-class _Headers(msgspec.Struct):
-    id: str = ""
-
-
-class _Message(msgspec.Struct):
-    headers: _Headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +83,7 @@ class Finder:
     def task_id(self, job: str) -> str | None:
         """The task id of a job in keeping; ``None`` if it is not, or its message is none."""
         raw = cast("bytes | None", self._client.hget(self._keys.messages, job))
-        return None if raw is None else _task_id(raw)
+        return None if raw is None else task_id_of(raw)
 
     def jobs_of(self, task_id: str) -> list[str]:
         """Numbers of the jobs in keeping that have this task id, the oldest first. Looks through every message."""
@@ -111,7 +103,7 @@ class Finder:
             for before in range(0, INGRESS_LOOKED_AT, MESSAGES_A_CALL):
                 page = cast("list[bytes]", self._client.lrange(key, -before - MESSAGES_A_CALL, -before - 1))
                 for at, raw in enumerate(reversed(page)):
-                    if text in raw and _task_id(raw) == task_id:
+                    if text in raw and task_id_of(raw) == task_id:
                         return InIngress(key, before + at)
                 if len(page) < MESSAGES_A_CALL:
                     break
@@ -167,10 +159,3 @@ class Finder:
 def _plain_part(task_id: str) -> str:
     """The longest part of it that is written the same in every JSON: a producer may escape what it likes of the rest."""
     return max(re.findall(r"[\w .@:-]+", task_id, re.ASCII), key=len, default="")
-
-
-def _task_id(raw: bytes) -> str | None:
-    try:
-        return msgspec.json.decode(raw, type=_Message).headers.id or None
-    except (msgspec.MsgspecError, UnicodeError):
-        return None

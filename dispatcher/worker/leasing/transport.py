@@ -11,13 +11,13 @@ from collections.abc import Callable
 from queue import Empty
 from typing import Any
 
-import msgspec
 import redis
 from kombu.transport import redis as kombu_redis
 from kombu.utils.json import loads as kombu_loads
 
 from dispatcher.clock import SystemClock
-from dispatcher.core.facts.header import ALONE_HEADER, MODEL_HEADER
+from dispatcher.core.facts.header import ALONE_HEADER, DEFAULT_MODEL, MODEL_HEADER
+from dispatcher.core.facts.message import read_whole
 from dispatcher.store.worker.lease_pipe import TRANSIENT
 from dispatcher.store.worker.worker_store import GiveBack
 from dispatcher.worker.life.keeper import Held, Outcome
@@ -207,18 +207,11 @@ def as_payload(held: Held, lease_id: str) -> Any:
     """The message as kombu wants it. In this process' memory, and only there, its delivery tag is the lease id, its ``eta`` has passed,
     and a header names the model that it was resolved to.
     """
-    raw = held.message
-    if b'"__type__"' in raw:
-        payload = kombu_loads(raw)  # type: ignore[no-untyped-call]  # kombu's own encoding of dates, UUIDs and the like in headers
-    else:
-        try:
-            payload = msgspec.json.decode(raw)
-        except msgspec.DecodeError:  # NaN, Infinity: Python's JSON has them
-            payload = kombu_loads(raw)  # type: ignore[no-untyped-call]
+    payload = read_whole(held.message, kombu_loads)
     headers, properties = payload["headers"], payload["properties"]
     for name in (MODEL_HEADER, ALONE_HEADER, "redelivered"):  # a retry sends them again, and they may not be true of it
         headers.pop(name, None)
-    if (model := held.model) != "default":
+    if (model := held.model) != DEFAULT_MODEL:
         headers[MODEL_HEADER] = model
     headers["eta"] = None  # it was due by Redis' clock; by this machine's it may not be, and would be held here until then
     properties["delivery_tag"] = lease_id

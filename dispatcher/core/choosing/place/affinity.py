@@ -10,20 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 
+from dispatcher.core.facts.hashing import stable_hash
 from dispatcher.core.facts.snapshot import WorkerView
 
 Array = np.ndarray[Any, Any]
 
 
-@lru_cache(maxsize=65536)
-def stable_hash(text: str) -> int:
-    """64 bits that are the same in every process, on every machine."""
-    return int.from_bytes(blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "big")
+_stable_hash = lru_cache(maxsize=65536)(stable_hash)
 
 
 class Rendezvous:
@@ -33,7 +30,7 @@ class Rendezvous:
 
     def __init__(self, indices: Sequence[int], workers: Sequence[WorkerView]) -> None:
         self._indices = indices
-        self._hashes = np.array([stable_hash(worker.name) for worker in workers], dtype=np.uint64)
+        self._hashes = np.array([_stable_hash(worker.name) for worker in workers], dtype=np.uint64)
         self._capacities = np.array([max(worker.capacity, 1e-9) for worker in workers])
         self._homes: dict[int, int] = {}
 
@@ -41,7 +38,7 @@ class Rendezvous:
         """Index of the worker that the slot belongs to. There must be one at least."""
         found = self._homes.get(slot)
         if found is None:
-            mixed = _mix(self._hashes ^ np.uint64(stable_hash(f"slot {slot}")))
+            mixed = _mix(self._hashes ^ np.uint64(_stable_hash(f"slot {slot}")))
             uniform = ((mixed >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53  # 53 bits, never 0 and never 1
             found = self._homes[slot] = self._indices[int(np.argmin(-np.log(uniform) / self._capacities))]
         return found
