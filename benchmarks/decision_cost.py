@@ -35,7 +35,8 @@ from dispatcher.settings.rules import policy_of
 from dispatcher.store.keys import Keys
 from dispatcher.store.leader.dispatch_store import DispatchStore
 from dispatcher.store.redis_client.connection import connect
-from dispatcher.store.worker.worker_store import Registration, WorkerStore, new_epoch
+from dispatcher.store.registration import Registration
+from dispatcher.store.worker.worker_store import WorkerStore, new_epoch
 
 GROWTH_LIMIT: Final = 6.0
 TICK_LIMIT_MS: Final = 50.0

@@ -37,8 +37,9 @@ from dispatcher.settings import Settings
 from dispatcher.store.keys import Keys
 from dispatcher.store.leader.dispatch_store import DispatchStore
 from dispatcher.store.redis_client.connection import connect
+from dispatcher.store.registration import Registration
 from dispatcher.store.scripts.sources import source
-from dispatcher.store.worker.worker_store import Registration, WorkerStore, new_epoch
+from dispatcher.store.worker.worker_store import WorkerStore, new_epoch
 
 LIMIT = 0.06
 WORKERS = 100

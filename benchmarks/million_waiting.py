@@ -32,7 +32,8 @@ from dispatcher.settings import Settings
 from dispatcher.store.keys import Keys
 from dispatcher.store.leader.dispatch_store import DispatchStore
 from dispatcher.store.redis_client.connection import connect
-from dispatcher.store.worker.worker_store import Registration, WorkerStore
+from dispatcher.store.registration import Registration
+from dispatcher.store.worker.worker_store import WorkerStore
 
 LIMIT = 2.0
 RSS_LIMIT_MB = 200.0

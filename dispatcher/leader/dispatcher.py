@@ -45,7 +45,7 @@ from dispatcher.store.leader.dispatch_store import DispatchStore
 from dispatcher.store.leader.look import Granted, Look, LookAt, LookWish, WorkerRow
 from dispatcher.store.leader.rollout_store import SUBJECT
 from dispatcher.store.leader.views import arrivals, lost_worker_view, worker_view
-from dispatcher.store.worker.worker_store import Registration
+from dispatcher.store.registration import Registration
 
 log = logging.getLogger(__name__)
 

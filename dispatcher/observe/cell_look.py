@@ -14,7 +14,8 @@ from dispatcher.clock import Clock, SystemClock
 from dispatcher.observe.node import LiveWorker
 from dispatcher.store.keys import Keys, text_names
 from dispatcher.store.leader.leader_view import read_leader_info
-from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, Registration, read_registration
+from dispatcher.store.registration import Registrations
+from dispatcher.store.worker.worker_store import ALIVE_TTL_MS
 
 REMEMBER_S: Final = 60.0
 """A lane that has emptied is still named for this long: Flower shows 0 for it, and asks no anew when it fills again."""
@@ -32,7 +33,7 @@ class CellLook:
         self._ingress = tuple(ingress)
         self._clock = clock or SystemClock()
         self._lanes_seen_ms: dict[str, int] = {}
-        self._registrations: dict[str, Registration] = {}
+        self._registrations = Registrations(client, keys)
         self._mutex = threading.Lock()
 
     def queues(self) -> list[str]:
@@ -52,7 +53,8 @@ class CellLook:
         """Every worker that has not been reaped. What changes in a life is read of those alone for whom the node stands in."""
         keys = self._keys
         epochs = sorted(text_names(cast("set[str]", self._client.smembers(keys.workers))))
-        known = self._learn(epochs)
+        self._registrations.learn(epochs)
+        known = self._registrations.known
         solo = [epoch for epoch in epochs if epoch in known and known[epoch].pool == "solo"]
         with self._client.pipeline(transaction=False) as pipe:
             for epoch in solo:
@@ -74,18 +76,6 @@ class CellLook:
         """Whether another process on this host leads the cell: its node has the same name as ours."""
         who = read_leader_info(self._client, self._keys) if self._client.exists(self._keys.leader) else {}
         return bool(who.get("host") == socket.gethostname() and who.get("pid") != os.getpid())
-
-    def _learn(self, epochs: Sequence[str]) -> dict[str, Registration]:
-        """Registrations by epoch, in the order of ``epochs``; each is read once, it does not change in a life."""
-        new = [epoch for epoch in epochs if epoch not in self._registrations]
-        with self._client.pipeline(transaction=False) as pipe:
-            for epoch in new:
-                pipe.hget(self._keys.worker(epoch), "registration")
-            found = dict(zip(new, pipe.execute(), strict=True))
-        read = {e: read_registration(text.encode(errors="surrogateescape")) for e, text in found.items() if text}
-        known = self._registrations | {e: registration for e, registration in read.items() if registration is not None}
-        self._registrations = {epoch: known[epoch] for epoch in epochs if epoch in known}
-        return self._registrations
 
     def _recent(self, lanes: set[str]) -> list[str]:
         now_ms = self._clock.monotonic_ms()

@@ -28,8 +28,8 @@ from dispatcher.settings import Settings
 from dispatcher.store.keys import Keys
 from dispatcher.store.leader.dispatch_store import DispatchStore
 from dispatcher.store.leader.look import Look
+from dispatcher.store.registration import Registrations
 from dispatcher.store.scripts.sources import Scripts
-from dispatcher.store.worker.worker_store import Registration
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Autoscaler:
         self._clock = clock
         self._emit = emit
         self._memory = ScalingMemory()
-        self._registrations: dict[str, Registration] = {}
+        self._registrations = Registrations(client, keys)
         self._advised: tuple[int, int] = (0, 0)
 
     def run(self, stop: Signal) -> None:
@@ -112,14 +112,12 @@ class Autoscaler:
     def _view(self) -> tuple[dict[str, list[str]], ScalingView]:
         """Epochs by worker name, and the view."""
         look = self._store.look([], limit=0, message_bytes_max=0)
-        unknown = [row.epoch for row in look.workers if row.epoch not in self._registrations]
-        known = self._registrations | self._store.registrations(unknown)
-        self._registrations = {row.epoch: known[row.epoch] for row in look.workers if row.epoch in known}
+        self._registrations.learn([row.epoch for row in look.workers])
         handles = {handle.name: handle for handle in self._provisioner.list()} if self._provisioner is not None else {}
         epochs: dict[str, list[str]] = {}
         members = []
         for row in look.workers:
-            registration = self._registrations.get(row.epoch)
+            registration = self._registrations.known.get(row.epoch)
             if row.ended is not None or registration is None or row.beat_age_ms > self._settings.lease_ttl_s * 1000:
                 continue
             epochs.setdefault(registration.name, []).append(row.epoch)

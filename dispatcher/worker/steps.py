@@ -21,7 +21,7 @@ from dispatcher.clock import SystemClock
 from dispatcher.core.facts.evidence import PROBE_TASK
 from dispatcher.errors import Invalid
 from dispatcher.settings import Settings, load_settings
-from dispatcher.store.worker.worker_store import Registration
+from dispatcher.store.registration import Registration
 from dispatcher.worker.attach import attachment
 from dispatcher.worker.broker import client_of, keys_of
 from dispatcher.worker.leasing.celery_host import host_of

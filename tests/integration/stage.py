@@ -23,7 +23,8 @@ from dispatcher.store.keys import Keys
 from dispatcher.store.leader.dispatch_store import DispatchStore
 from dispatcher.store.leader.unsettled_store import UnsettledStore
 from dispatcher.store.redis_client.connection import celery_url, connect
-from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, Beat, GiveBack, Registration, Taken, WorkerStore
+from dispatcher.store.registration import Registration
+from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, Beat, GiveBack, Taken, WorkerStore
 from tests.messages import TASK
 
 TICK_MS = 500

@@ -18,7 +18,8 @@ from dispatcher.settings import Settings
 from dispatcher.store.keys import Keys
 from dispatcher.store.operator.admin_store import AdminStore
 from dispatcher.store.redis_client.connection import celery_url, connect
-from dispatcher.store.worker.worker_store import GiveBack, Registration, WorkerStore, new_epoch
+from dispatcher.store.registration import Registration
+from dispatcher.store.worker.worker_store import GiveBack, WorkerStore, new_epoch
 from dispatcher.wiring import build_dispatcher
 
 KEYS = Keys()

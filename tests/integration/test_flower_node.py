@@ -22,7 +22,8 @@ from dispatcher.observe.node import FlowerNode, LiveWorker
 from dispatcher.observe.refresh import FlowerRefresh
 from dispatcher.store.keys import Keys
 from dispatcher.store.redis_client.connection import celery_url, connect
-from dispatcher.store.worker.worker_store import Registration, WorkerStore
+from dispatcher.store.registration import Registration
+from dispatcher.store.worker.worker_store import WorkerStore
 from tests.conftest import MakeRedis
 from tests.eventually import eventually
 

@@ -15,7 +15,8 @@ from click.testing import CliRunner, Result
 from dispatcher.cli import cli
 from dispatcher.store.keys import Keys
 from dispatcher.store.redis_client.connection import connect
-from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, Registration, WorkerStore
+from dispatcher.store.registration import Registration
+from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, WorkerStore
 
 EPOCH = "0123456789ab"
 Health = Callable[..., Result]

@@ -11,8 +11,9 @@ import redis
 
 from dispatcher.clock import ManualClock
 from dispatcher.store.redis_client.connection import celery_url, connect
+from dispatcher.store.registration import Registration
 from dispatcher.store.worker.lease_pipe import LeasePipe
-from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, Registration, WorkerStore
+from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, WorkerStore
 from dispatcher.worker.broker import client_of
 from dispatcher.worker.leasing.celery_host import Host
 from dispatcher.worker.life.keeper import Outcome

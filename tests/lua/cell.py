@@ -15,8 +15,9 @@ from dispatcher.store.keys import Keys
 from dispatcher.store.leader.admit_batch import AdmitBatch, IngressList
 from dispatcher.store.leader.dispatch_store import Applied, DispatchStore
 from dispatcher.store.redis_client.connection import connect
+from dispatcher.store.registration import Registration
 from dispatcher.store.scripts.sources import Scripts
-from dispatcher.store.worker.worker_store import Registration, WorkerStore
+from dispatcher.store.worker.worker_store import WorkerStore
 from tests.messages import TASK, message
 
 LANE = f"dispatch/{TASK}/default/p0/c10"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, Registration
+from dispatcher.store.registration import Registration
+from dispatcher.store.worker.worker_store import ALIVE_TTL_MS
 from tests.lua.cell import Cell, nothing_written
 
 

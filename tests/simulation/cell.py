@@ -14,7 +14,7 @@ import redis
 
 from dispatcher.core.facts.evidence import PROBE_TASK
 from dispatcher.store.operator.admin_store import AdminStore
-from dispatcher.store.worker.worker_store import Registration
+from dispatcher.store.registration import Registration
 from tests.messages import envelope
 from tests.simulation.account import Broken, Job
 from tests.simulation.chaos import Chaos

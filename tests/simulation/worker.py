@@ -11,8 +11,9 @@ import redis
 
 import dispatcher.worker.life.life
 from dispatcher.store.frame import parse_entry
+from dispatcher.store.registration import Registration
 from dispatcher.store.worker.lease_pipe import TRANSIENT
-from dispatcher.store.worker.worker_store import GiveBack, Registration
+from dispatcher.store.worker.worker_store import GiveBack
 from dispatcher.worker.leasing.celery_host import Host
 from dispatcher.worker.leasing.transport import _LeaseMixin
 from dispatcher.worker.life.keeper import Held, Outcome

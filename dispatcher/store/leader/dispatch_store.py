@@ -29,16 +29,9 @@ from dispatcher.store.leader.look import Look, LookWish, as_look
 from dispatcher.store.leader.rollout_store import RolloutStore
 from dispatcher.store.leader.suspect_store import SuspectStore
 from dispatcher.store.leader.unsettled_store import UnsettledStore
+from dispatcher.store.registration import Registration, Registrations
 from dispatcher.store.scripts.stream import Call, ScriptRunner
-from dispatcher.store.worker.worker_store import (
-    ALIVE_TTL_MS,
-    DEAD_TTL_MS,
-    LATE_REASON,
-    GiveBack,
-    Registration,
-    giveback,
-    read_registration,
-)
+from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, DEAD_TTL_MS, LATE_REASON, GiveBack, giveback
 
 READ_BYTES_MAX = 8 * 1024 * 1024
 """One look reads about this much of the ingress at most."""
@@ -150,14 +143,7 @@ class DispatchStore:
 
     def registrations(self, epochs: Sequence[str]) -> dict[str, Registration]:
         """What those workers said of themselves; without those that are gone, or said what cannot be read."""
-        if not epochs:
-            return {}
-        with self._client.pipeline(transaction=False) as pipe:
-            for epoch in epochs:
-                pipe.hget(self.keys.worker(epoch), "registration")
-            found = pipe.execute()
-        read = {epoch: read_registration(text) for epoch, text in zip(epochs, found, strict=True) if text is not None}
-        return {epoch: registration for epoch, registration in read.items() if registration is not None}
+        return Registrations(self._client, self.keys).learn(epochs).new
 
     def ingress_queues(self) -> set[str]:
         """Queues that workers have named."""

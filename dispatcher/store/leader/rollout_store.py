@@ -14,8 +14,8 @@ from dispatcher.core.rollout.aliases import Rollout
 from dispatcher.core.rollout.canary import Watch
 from dispatcher.errors import NotLeader
 from dispatcher.store.keys import Keys
+from dispatcher.store.registration import Registrations
 from dispatcher.store.scripts.sources import Scripts
-from dispatcher.store.worker.worker_store import Registration
 
 log = logging.getLogger(__name__)
 
@@ -78,19 +78,19 @@ class RolloutStore:
         return seconds * 1000 + micros // 1000
 
     def served(self) -> set[str]:
-        """Models that a live worker serves."""
+        """Models that a live worker serves. A registration that cannot be read is passed over, and the log names it."""
         keys = self._keys
-        epochs = [_text(epoch) for epoch in cast("set[Any]", self._client.smembers(keys.workers))]
+        members = map(_text, cast("set[Any]", self._client.smembers(keys.workers)))
+        epochs = sorted(epoch for epoch in members if epoch.isascii() and epoch.isalnum())  # nothing else is an epoch
         with self._client.pipeline(transaction=False) as pipe:
             for epoch in epochs:
                 pipe.exists(keys.alive(epoch))
-                pipe.hget(keys.worker(epoch), "registration")
-            replies = pipe.execute()
-        found: set[str] = set()
-        for alive, registration in zip(replies[::2], replies[1::2], strict=True):
-            if alive and registration:
-                found.update(msgspec.json.decode(registration, type=Registration).models)
-        return found
+            is_alive = pipe.execute()
+        live = Registrations(self._client, keys)
+        learned = live.learn([epoch for epoch, alive in zip(epochs, is_alive, strict=True) if alive])
+        for epoch in learned.unreadable:
+            log.warning("the registration of worker %s cannot be read, so its models do not count: restart that worker", epoch)
+        return {model for registration in live.known.values() for model in registration.models}
 
     # -- jobs that wait for a version which was withdrawn
 

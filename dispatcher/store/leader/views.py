@@ -16,7 +16,7 @@ from dispatcher.core.facts.lane import parse_lane
 from dispatcher.core.facts.snapshot import LaneView, WorkerView
 from dispatcher.store.leader.admit_batch import AdmitBatch
 from dispatcher.store.leader.look import WorkerRow
-from dispatcher.store.worker.worker_store import Registration
+from dispatcher.store.registration import Registration
 
 _OF_ROW: Final = frozenset(
     {"epoch", "leases", "leased_cost_ms", "taken", "done", "draining", "beat_age_ms", "consume_age_ms", "loop_lag_ms", "ended"}

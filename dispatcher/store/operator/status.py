@@ -16,8 +16,9 @@ from dispatcher.store.frame import parse_entry
 from dispatcher.store.keys import Keys, text_names
 from dispatcher.store.leader.leader_view import HeldLane, LeaderView, read_leader_info, read_leader_view
 from dispatcher.store.leader.look import parts_of
+from dispatcher.store.registration import Registration, read_registration
 from dispatcher.store.scripts.sources import Scripts
-from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, Registration, read_registration
+from dispatcher.store.worker.worker_store import ALIVE_TTL_MS
 
 SNAPSHOT_WORKER_FIELDS = 10
 
@@ -61,12 +62,14 @@ def read_status(client: redis.Redis, scripts: Scripts, keys: Keys, queues: Seque
             pipe.hgetall(keys.worker(epoch))
         pipe.hgetall(keys.totals)
         replies = pipe.execute()
-    totals, known = replies[-1], replies[len(lists) : -1]
-    shown = [
-        _worker(epoch, rows.get(epoch), facts, totals.get(epoch), view.workers.get(epoch, {}))
-        for epoch, facts in zip(epochs, known, strict=True)
-        if facts
-    ]
+    totals = replies[-1]
+    shown: list[dict[str, Any]] = []
+    for epoch, facts in zip(epochs, replies[len(lists) : -1], strict=True):
+        row, registration = rows.get(epoch), read_registration(facts.get("registration"))
+        if registration is None and row is not None and not row[9]:
+            unreadable.append(keys.worker(epoch))
+        if facts:
+            shown.append(_worker(epoch, row, facts, registration or NOBODY, totals.get(epoch), view.workers.get(epoch, {})))
     shown_lanes: list[dict[str, Any]] = []
     for i in range(0, len(lanes), 3):
         try:
@@ -105,9 +108,9 @@ def _why(hold: HeldLane | None) -> dict[str, Any] | None:
 
 
 def _worker(
-    epoch: str, row: Sequence[Any] | None, facts: dict[str, str], totals: str | None, learned: Mapping[str, Any]
-) -> dict[str, Any]:
-    registration = read_registration(facts.get("registration", "").encode(errors="surrogateescape")) or NOBODY
+    epoch: str, row: Sequence[Any] | None, facts: dict[str, str], registration: Registration, totals: str | None,
+    learned: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
     memory = _memory(totals)
     alive = row is not None and not row[9]
     if not alive:

@@ -7,7 +7,7 @@ may be called again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, cast
 from uuid import uuid4
@@ -19,6 +19,7 @@ from dispatcher.core.returns.poison import Attempt, Fate, fate
 from dispatcher.errors import DeadlinePassed, EpochEnded
 from dispatcher.store.frame import Entry, parse_entry
 from dispatcher.store.keys import Keys
+from dispatcher.store.registration import Registration, encode_registration
 from dispatcher.store.scripts.sources import Scripts
 
 ALIVE_TTL_MS = 24 * 3600 * 1000
@@ -26,45 +27,10 @@ ALIVE_TTL_MS = 24 * 3600 * 1000
 
 DEAD_TTL_MS = 24 * 3600 * 1000
 
-CONCURRENCY_MAX = 1_000_000
-WEIGHT_MAX = 1e9
-
 ADOPT_MAX = 50
 """Jobs in one call of ``adopt``, for it carries their messages."""
 
 STORY_TTL_MS = 7 * 24 * 3600 * 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Registration:
-    """What a worker says of itself when its life begins; it does not change in that life.
-
-    ``resident``: the models it had in memory then, ``None`` where it does not say; what holds later is told with its beats.
-    """
-
-    name: str
-    host: str
-    pid: int
-    concurrency: int
-    pool: str = "prefork"
-    weight: float = 1.0
-    models: tuple[str, ...] = ()
-    models_max: int = 0
-    resident: tuple[str, ...] | None = None
-    labels: dict[str, str] = field(default_factory=dict)
-    ingress: tuple[str, ...] = ("dispatch",)
-    tasks: tuple[str, ...] = ()
-    at_most_once: tuple[str, ...] = ()
-    version: str = ""
-
-
-def read_registration(text: bytes) -> Registration | None:
-    """What a worker said of itself; ``None`` where that is no registration, or nothing that could be planned with."""
-    try:
-        read = msgspec.json.decode(text, type=Registration)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return None
-    return read if 0 < read.concurrency <= CONCURRENCY_MAX and 0 < read.weight <= WEIGHT_MAX else None
 
 
 class BeatStatus(IntEnum):
@@ -171,7 +137,7 @@ class WorkerStore:
                 [
                     self.epoch,
                     ALIVE_TTL_MS,
-                    msgspec.json.encode(asdict(registration)).decode(),
+                    encode_registration(registration),
                     len(registration.ingress),
                     *registration.ingress,
                     *registration.models,

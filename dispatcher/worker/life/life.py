@@ -24,6 +24,7 @@ from dispatcher.settings import Settings
 from dispatcher.store.frame import parse_entry
 from dispatcher.store.keys import Keys
 from dispatcher.store.redis_client.connection import is_demoted
+from dispatcher.store.registration import Registration
 from dispatcher.store.worker.lease_pipe import LeasePipe
 from dispatcher.store.worker.revoke_store import RevokeStore
 from dispatcher.store.worker.worker_store import (
@@ -31,7 +32,6 @@ from dispatcher.store.worker.worker_store import (
     Beat,
     BeatStatus,
     GiveBack,
-    Registration,
     WorkerStore,
     after_death,
     new_epoch,

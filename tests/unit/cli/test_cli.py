@@ -14,7 +14,8 @@ from dispatcher.cli.group import COMMANDS
 from dispatcher.store.keys import Keys
 from dispatcher.store.operator.admin_store import AdminStore
 from dispatcher.store.redis_client.connection import connect
-from dispatcher.store.worker.worker_store import Registration, WorkerStore
+from dispatcher.store.registration import Registration
+from dispatcher.store.worker.worker_store import WorkerStore
 
 ROOT = Path(__file__).resolve().parents[3]
 
