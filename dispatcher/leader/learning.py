@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from dispatcher.core.facts.every import Every
 from dispatcher.core.facts.evidence import Delta, Subscriber, Told, WorkerTotals, deltas
 from dispatcher.core.facts.snapshot import WorkerView
 from dispatcher.store.leader.learned_store import PolicyStore
@@ -27,9 +28,8 @@ class Evidence:
     def __init__(self, store: PolicyStore, subscribers: Mapping[str, Subscriber], *, interval_ms: int) -> None:
         self._store = store
         self._subscribers = dict(subscribers)
-        self._interval_ms = interval_ms
-        self._read_at_ms = 0
-        self._saved_at_ms = 0
+        self._time_to_read = Every(interval_ms)
+        self._time_to_save = Every(SAVE_INTERVAL_MS)
         self._saved: dict[str, bytes] = {}
         self._raw: dict[str, bytes] = {}
         self._told: dict[str, WorkerTotals] = {}
@@ -39,7 +39,7 @@ class Evidence:
         """The lead was gained: go on from what the last leader had learned."""
         self._saved = self._store.load()
         self._raw, self._told = {}, {}
-        self._read_at_ms = 0
+        self._time_to_read.restart()
         self._succeeds = bool(self._saved)
         for subject, subscriber in self._subscribers.items():
             if (state := self._saved.get(subject)) is not None:
@@ -50,14 +50,12 @@ class Evidence:
 
     def step(self, now_ms: int, workers: Sequence[WorkerView]) -> None:
         """Look, learn and save where it is time to; most calls do nothing. Raises what redis-py raises, and ``NotLeader``."""
-        if now_ms - self._read_at_ms < self._interval_ms:
+        if not self._time_to_read.due(now_ms):
             return
-        self._read_at_ms = now_ms
         new, told = self._read({worker.epoch: worker for worker in workers if worker.ended is None})
         for subscriber in self._subscribers.values():
             subscriber.observe(new, told, now_ms)
-        if now_ms - self._saved_at_ms >= SAVE_INTERVAL_MS:
-            self._saved_at_ms = now_ms
+        if self._time_to_save.due(now_ms):
             self._save()
 
     def _read(self, workers: Mapping[str, WorkerView]) -> tuple[list[Delta], list[Told]]:

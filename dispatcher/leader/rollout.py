@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from dispatcher.core.facts.every import Every
 from dispatcher.core.facts.evidence import Delta, Told
 from dispatcher.core.facts.lane import lane_name, parse_lane
 from dispatcher.core.facts.snapshot import LaneView, WorkerView
@@ -48,7 +49,8 @@ class Rollouts:
         self._emit = emit
         self._stored: dict[str, Stored] = {}
         self._watches: dict[str, Watch] = {}
-        self._refresh_at_ms: int | None = None
+        self._time_to_read = Every(REFRESH_MS)
+        self._has_read = False
         self._lanes: dict[str, _Search] = {}
         self._withdrawn: frozenset[str] = frozenset()
         self._to_recall: frozenset[str] = frozenset()
@@ -65,15 +67,16 @@ class Rollouts:
 
     def restart(self) -> None:
         """This process leads anew: nothing that it remembers holds."""
-        self._refresh_at_ms = None
+        self._time_to_read.restart()
+        self._has_read = False
         self._stored = {}
         self._set()
 
     # -- the dispatcher's step
 
-    def _refresh(self, monotonic_ms: int) -> None:
-        first, self._refresh_at_ms = self._refresh_at_ms is None, monotonic_ms + REFRESH_MS
+    def _refresh(self) -> None:
         found = self._store.read()
+        first, self._has_read = not self._has_read, True
         if found == self._stored:
             return
         before, self._stored = self._stored, found
@@ -100,8 +103,8 @@ class Rollouts:
         """Read the aliases if it is time to, let the guards decide, and take jobs away from withdrawn versions, before a plan gives out
         more of them. How many were moved. ``splits`` is what admission is to go by then.
         """
-        if self._refresh_at_ms is None or monotonic_ms >= self._refresh_at_ms:
-            self._refresh(monotonic_ms)
+        if self._time_to_read.due(monotonic_ms):
+            self._refresh()
         for alias in list(self._stored):
             self._decide(alias, now_ms)
         if not self._withdrawn:
@@ -128,7 +131,7 @@ class Rollouts:
                 return
         stored = self._store.change(alias, seen, wanted)
         if stored is None:  # an operator was quicker: the next look sees what was wanted
-            self._refresh_at_ms = 0
+            self._time_to_read.restart()
             return
         self._stored[alias] = stored
         self._set()

@@ -23,6 +23,10 @@ class _Probed:
     good_ms: int = -1
     done: int = -1
 
+    def clock_is_at(self, now_ms: int) -> None:
+        """Date what lies in the future anew: the clock was set back since."""
+        self.asked_ms, self.good_ms = min(self.asked_ms, now_ms), min(self.good_ms, now_ms)
+
 
 @dataclass(slots=True)
 class Probing:
@@ -46,6 +50,7 @@ class Probing:
             if not self.can_be(worker) or worker.ended is not None or worker.draining:
                 continue
             found = self._probed.setdefault(worker.epoch, _Probed(now_ms))
+            found.clock_is_at(now_ms)
             if worker.done != found.done and not worker.ejected:
                 found.done = worker.done
                 if found.open is None:
@@ -67,6 +72,7 @@ class Probing:
         """Epoch → what is wrong with it, of those that fail probes while another passes them."""
         self._told = {one.epoch: (one.totals.probes, one.totals.probes_failed_in_row) for one in told}
         for epoch, found in self._probed.items():
+            found.clock_is_at(now_ms)
             ended, failed = self._told.get(epoch, (0, 0))
             if found.open is not None and ended > found.open:
                 found.open = None

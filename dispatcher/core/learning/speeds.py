@@ -19,6 +19,7 @@ from typing import Final
 
 import msgspec
 
+from dispatcher.core.facts.every import Every
 from dispatcher.core.facts.evidence import Delta, Told
 from dispatcher.core.learning.rate import MEMORY_JOBS, Rate
 
@@ -84,7 +85,7 @@ class Speeds:
         self._speeds: dict[str, dict[str, float]] = {}
         self._now_ms = 0
         self._dumped = b""
-        self._dumped_at_ms = 0
+        self._time_to_dump = Every(SAVE_INTERVAL_MS)
         self._dumped_rates = -1
 
     def of(self, name: str) -> Mapping[str, float]:
@@ -255,8 +256,10 @@ class Speeds:
         something new to be measured.
         """
         rates = sum(map(len, self._rates.values()))
-        if rates != self._dumped_rates or self._now_ms - self._dumped_at_ms >= SAVE_INTERVAL_MS:
-            self._dumped_rates, self._dumped_at_ms = rates, self._now_ms
+        if rates != self._dumped_rates:
+            self._time_to_dump.restart()
+        if self._time_to_dump.due(self._now_ms):
+            self._dumped_rates = rates
             rates_of = {name: list(found.items()) for name, found in self._rates.items() if found}
             self._dumped = msgspec.json.encode(
                 _Saved(self._speeds, self._lives, rates_of, self._measured_logs, list(self._log_costs.items()))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from dispatcher.core.facts.every import Every
 from dispatcher.core.facts.snapshot import LaneView
 
 LOOK_MS: Final = 50
@@ -26,7 +27,7 @@ class Lateness:
     Holds nothing that a successor would miss: it would begin anew.
     """
 
-    _look_at_ms: int = 0
+    _time_to_look: Every = field(default_factory=lambda: Every(LOOK_MS))
     _last: str = ""
     _in_time: dict[str, int] = field(default_factory=dict)  # lane → jobs at its head that were in time when last looked at
 
@@ -38,8 +39,7 @@ class Lateness:
             return []
         late = [lane.name for lane in timed if 0 < lane.deadline_ms <= now_ms]
         deep: list[str] = []
-        if now_ms >= self._look_at_ms:
-            self._look_at_ms = now_ms + LOOK_MS
+        if self._time_to_look.due(now_ms):
             names = {lane.name for lane in timed}
             self._in_time = {name: count for name, count in self._in_time.items() if name in names}
             deep = sorted(names.difference(late, (lane.name for lane in timed if lane.depth == 1)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from dispatcher.core.facts.every import Every
 from dispatcher.core.facts.snapshot import WorkerView
 from dispatcher.core.health.ejection import Change, Ejected, Health, HealthRule, Panic, Returned
 from dispatcher.core.health.probing import Probing
@@ -22,17 +23,19 @@ class HealthWatch:
         self._prober = Prober(store, probing)
         self._emit = emit
         self._interval_ms = round(settings.heartbeat_s * 1000)
+        self._time_to_judge = Every(self._interval_ms)
         self._judged_at_ms = 0
 
     def step(self, workers: Sequence[WorkerView], now_ms: int) -> None:
         """Once a beat, after the evidence was read. Raises what redis-py raises, and ``NotLeader``."""
-        elapsed_ms = now_ms - self._judged_at_ms
-        if elapsed_ms < self._interval_ms:
+        if not self._time_to_judge.due(now_ms):
             return
+        # Less than an interval, or far more, is a clock that was set.
+        elapsed_ms = min(max(now_ms - self._judged_at_ms, self._interval_ms), 10 * self._interval_ms)
         self._judged_at_ms = now_ms
         for change in self.learner.judge(workers, now_ms):
             self._emit(_event(change))
-        self._prober.step(workers, now_ms, min(elapsed_ms, 10 * self._interval_ms))
+        self._prober.step(workers, now_ms, elapsed_ms)
 
     def standing(self, epoch: str, now_ms: int) -> tuple[str, float]:
         """Why the worker gets nothing ("": it does), and the share of its speed that it is trusted with."""

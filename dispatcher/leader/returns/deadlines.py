@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from dispatcher.core.facts.every import Every
 from dispatcher.core.facts.snapshot import LaneView, WorkerView
 from dispatcher.core.returns.deadlines import JOBS_MAX, Lateness
 from dispatcher.events import Event, JobsLate
@@ -25,7 +26,7 @@ class LateJobs:
         self._store = store
         self._emit = emit
         self._lateness = Lateness()
-        self._leases_looked_ms = 0
+        self._time_to_look = Every(LEASES_LOOK_MS)
         self._after_epoch = ""
         self._leased = True  # a job with a deadline may be leased; a new leader does not know
         self._seen = False  # one was found on this way through the workers
@@ -37,8 +38,7 @@ class LateJobs:
             found = self._store.bury_late(where, limit=JOBS_MAX)
             self._lateness.found(where, found)
             buried = sum(count for _, count in found)
-        if self._leased and not 0 <= now_ms - self._leases_looked_ms < LEASES_LOOK_MS:  # Redis' clock may be set back
-            self._leases_looked_ms = now_ms
+        if self._leased and self._time_to_look.due(now_ms):
             buried += self._bury_leased(workers, now_ms)
         self.tell(buried)
         return buried

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from dispatcher.core.choosing.strategies.base import Filter
+from dispatcher.core.facts.every import Every
 from dispatcher.core.facts.evidence import PROBE_TASK
 from dispatcher.core.facts.lane import parse_lane
 from dispatcher.core.facts.snapshot import WorkerView
@@ -26,16 +27,14 @@ class Recaller:
         self._filters = filters
         self._emit = emit
         self._rule = RecallRule(round(settings.recall_after_s * 1000), settings.recalls_max)
-        self._interval_ms = round(settings.heartbeat_s * 1000)
-        self._looked_at_ms = 0
+        self._time_to_look = Every(round(settings.heartbeat_s * 1000))
 
     def step(self, workers: Sequence[WorkerView], assigned: Iterable[str], now_ms: int, load_ms: Mapping[str, int]) -> int:
         """How many jobs went back. ``assigned``: epochs that were given jobs since the workers were looked at; ``load_ms``: model → time to
         load it, where known.
         """
-        if not self._rule.after_ms or 0 <= now_ms - self._looked_at_ms < self._interval_ms:  # Redis' clock may be set back
+        if not self._rule.after_ms or not self._time_to_look.due(now_ms):
             return 0
-        self._looked_at_ms = now_ms
         crowded = [worker for worker in workers if is_crowded(worker)]
         if not crowded:
             return 0

@@ -13,6 +13,7 @@ import redis
 from dispatcher.core.choosing.explain import candidates, refusals
 from dispatcher.core.choosing.policy import Policy
 from dispatcher.core.facts.decisions import Plan
+from dispatcher.core.facts.every import Every
 from dispatcher.core.facts.lane import parse_lane
 from dispatcher.core.facts.snapshot import LaneView, Snapshot
 from dispatcher.store.leader.admit_batch import AdmitBatch
@@ -41,7 +42,7 @@ class DecisionLog:
         self._ticks: deque[tuple[int, Tick]] = deque()
         self._jobs = 0
         self._pairs = PAIRS_MAX
-        self._next_ms = 0
+        self._time_to_write = Every(WRITE_MS)
 
     def step(
         self, snapshot: Snapshot, batches: Sequence[AdmitBatch], decided: Plan, applied: Applied, *, monotonic_ms: int
@@ -56,8 +57,7 @@ class DecisionLog:
             self._jobs += max(admitted, assigned)
             while self._jobs > self._kept and len(self._ticks) > 1:
                 self._jobs -= self._ticks.popleft()[0]
-        if self._ticks and monotonic_ms >= self._next_ms:
-            self._next_ms = monotonic_ms + WRITE_MS
+        if self._ticks and self._time_to_write.due(monotonic_ms):
             self._write()
 
     def _write(self) -> None:

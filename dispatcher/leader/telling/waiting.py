@@ -14,6 +14,7 @@ from dispatcher.core.choosing.explain import refusals
 from dispatcher.core.choosing.strategies.base import Filter
 from dispatcher.core.choosing.unroutable import UnroutableLanes
 from dispatcher.core.facts.decisions import Hold, Plan
+from dispatcher.core.facts.every import Every
 from dispatcher.core.facts.labels import Wanted
 from dispatcher.core.facts.lane import Lane, parse_lane
 from dispatcher.core.facts.snapshot import LaneView, Snapshot
@@ -52,15 +53,14 @@ class Teller:
         self._emit = emit
         self._unroutable = UnroutableLanes(round(settings.unroutable_after_s * 1000))
         self._alerted: dict[Asked, str] = {}  # one alert for all lanes that ask the same: there may be one for each session
-        self._next_ms = 0
+        self._time_to_tell = Every(TELL_MS)
         self._told = b""
         self._told_ms = 0
 
     def step(self, snapshot: Snapshot, decided: Plan, *, monotonic_ms: int) -> None:
         """Tell, when it is time, what a plan over the snapshot decided."""
-        if monotonic_ms < self._next_ms:
+        if not self._time_to_tell.due(monotonic_ms):
             return
-        self._next_ms = monotonic_ms + TELL_MS
         self._alert(snapshot, decided, monotonic_ms)
         encoded = msgspec.json.encode(self._view(snapshot, decided.holds, monotonic_ms))
         if encoded == self._told and monotonic_ms - self._told_ms < EXPIRES_MS // 2:
