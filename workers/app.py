@@ -13,6 +13,7 @@ from celery import Celery
 from dispatcher.settings import Settings, load_settings
 from dispatcher.store.redis_client.connection import point_broker_at, point_results_at
 from dispatcher.worker import attach
+from workers.loaded import models
 
 DEFAULT_URL = "redis://localhost:6379/0"
 RESULT_EXPIRES_S = 24 * 3600
@@ -51,15 +52,8 @@ def make_app(settings: Settings, broker_url: str) -> Celery:
     )
     point_broker_at(made.conf, broker_url)
     point_results_at(made.conf, settings.result_backend or broker_url)
-    attach(made, settings, probe=probe_models)
+    attach(made, settings, probe=models.probe)  # every model in memory serves one small request
     return made
-
-
-def probe_models() -> None:
-    """What a probe of a worker of this app does: every model that the process holds serves one small request."""
-    from workers.tasks import probe_models as probe  # it needs the app
-
-    probe()
 
 
 _settings = load_settings(os.environ)

@@ -13,10 +13,9 @@ from dispatcher.worker import report_models
 from workers.apart import run_apart
 from workers.app import app
 from workers.chunk import run_chunk
-from workers.runtimes import LoadedRuntimes
+from workers.loaded import models
 
 _clock = SystemClock()
-_runtimes = LoadedRuntimes()
 
 
 @app.task(name="workers.tasks.infer", bind=True, shared=False)
@@ -30,10 +29,10 @@ def infer(self: Task[..., Any], chunk: dict[str, Any]) -> dict[str, Any]:
     if version := self.request.get(MODEL_HEADER):
         chunk = {**chunk, "model": version}  # what it names may be an alias
     if self.request.get(ALONE_HEADER):
-        _runtimes.close()  # there may not be memory for the model twice
+        models.close()  # there may not be memory for the model twice
         result = run_apart(chunk, request_id=str(self.request.id))
     else:
-        result = run_chunk(chunk, _runtimes, request_id=str(self.request.id))
+        result = run_chunk(chunk, models, request_id=str(self.request.id))
     return result | {"worker": self.request.hostname, "busy_ms": _clock.monotonic_ms() - started_ms}
 
 
@@ -49,11 +48,6 @@ def sleep(seconds: float) -> float:
     return seconds
 
 
-def probe_models() -> None:
-    """Let the models of this process serve a small request each."""
-    _runtimes.probe()
-
-
 @worker_init.connect
 def _report_no_models(sender: Any = None, **_: Any) -> None:
     """From the start: a worker that says nothing of its memory is taken to have nothing to load."""
@@ -63,4 +57,4 @@ def _report_no_models(sender: Any = None, **_: Any) -> None:
 
 @worker_process_shutdown.connect
 def _close_models(**_: Any) -> None:
-    _runtimes.close()
+    models.close()

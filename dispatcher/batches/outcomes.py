@@ -11,8 +11,8 @@ from celery import states
 
 from dispatcher.batches.lines import Line
 from dispatcher.batches.results import ResultLine
+from dispatcher.core.returns.ending import DEADLINE_PASSED
 from dispatcher.errors import JobDead
-from dispatcher.store.worker.worker_store import DEADLINE_PASSED
 
 _ERROR_CODES = {
     "SoftTimeLimitExceeded": "request_timeout",

@@ -14,6 +14,7 @@ from celery.app.task import Context
 from dispatcher.clock import ManualClock
 from dispatcher.core.admission.rules import Admission
 from dispatcher.core.health.liveness import JITTER_MS
+from dispatcher.core.returns.ending import GiveBack
 from dispatcher.events import Event
 from dispatcher.leader.dispatcher import Dispatcher, StepReport
 from dispatcher.leader.settle import Settler
@@ -24,7 +25,7 @@ from dispatcher.store.leader.dispatch_store import DispatchStore
 from dispatcher.store.leader.unsettled_store import UnsettledStore
 from dispatcher.store.redis_client.connection import celery_url, connect
 from dispatcher.store.registration import Registration
-from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, Beat, GiveBack, Taken, WorkerStore
+from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, Beat, Taken, WorkerStore
 from tests.messages import TASK
 
 TICK_MS = 500

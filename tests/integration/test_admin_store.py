@@ -13,13 +13,14 @@ from click.testing import CliRunner
 
 from dispatcher.cli import cli
 from dispatcher.cli.session import Session
+from dispatcher.core.returns.ending import GiveBack
 from dispatcher.errors import Invalid, JobDead, Unavailable
 from dispatcher.settings import Settings
 from dispatcher.store.keys import Keys
 from dispatcher.store.operator.admin_store import AdminStore
 from dispatcher.store.redis_client.connection import celery_url, connect
 from dispatcher.store.registration import Registration
-from dispatcher.store.worker.worker_store import GiveBack, WorkerStore, new_epoch
+from dispatcher.store.worker.worker_store import WorkerStore, new_epoch
 from dispatcher.wiring import build_dispatcher
 
 KEYS = Keys()

@@ -8,9 +8,9 @@ import pytest
 from celery.result import AsyncResult
 
 from dispatcher.core.facts.header import job_headers
+from dispatcher.core.returns.ending import GiveBack
 from dispatcher.errors import DeadlinePassed, JobDead
 from dispatcher.events import JobsLate
-from dispatcher.store.worker.worker_store import GiveBack, late
 from tests.eventually import eventually
 from tests.integration.stage import Stage, Stub
 
@@ -102,7 +102,7 @@ def test_a_worker_that_pops_a_late_job(stage: Stage) -> None:
     make_leases_late(stage, worker)
     with pytest.raises(DeadlinePassed):
         worker.store.take(lease)
-    worker.store.giveback([late(lease)])
+    worker.store.giveback([GiveBack.late(lease)])
 
     assert stage.reasons() == {job: "deadline_passed"}
     assert worker.leases() == {}

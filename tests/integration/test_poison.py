@@ -12,12 +12,12 @@ from celery.exceptions import ChordError
 from celery.result import AsyncResult
 
 from dispatcher.core.facts.lane import parse_lane
-from dispatcher.core.returns.poison import Attempt
+from dispatcher.core.returns.ending import BadEnd, Cause, GiveBack, verdict
 from dispatcher.errors import PoisonJob
 from dispatcher.events import SuspectIsolated
 from dispatcher.leader.telling.explain import Explainer
 from dispatcher.store.operator.admin_store import AdminStore
-from dispatcher.store.worker.worker_store import GiveBack, Taken, after_death
+from dispatcher.store.worker.worker_store import Taken
 from tests.integration.stage import Stage, Stub, task_id
 from tests.messages import TASK
 
@@ -182,8 +182,11 @@ def test_a_busy_worker_is_emptied_for_a_suspect(stage: Stage) -> None:
 
 
 def _died(worker: Stub, taken: Taken) -> GiveBack:
-    attempt = Attempt(worker.name, worker.epoch, "its process died", alone=False)
-    return after_death(taken.lease_id, "crashes", taken.entry.deaths, attempt, "process_died", attempts_max=3)
+    end = BadEnd(
+        taken.lease_id, Cause.PROCESS_DIED, "its process died", worker.name, worker.epoch, alone=False, deaths=taken.entry.deaths,
+        at_most_once=False,
+    )  # fmt: skip
+    return verdict(end, attempts_max=3)
 
 
 def test_a_dead_process_and_a_dead_worker_count_alike(stage: Stage) -> None:

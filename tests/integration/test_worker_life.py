@@ -15,8 +15,8 @@ from dispatcher.store.registration import Registration
 from dispatcher.store.worker.lease_pipe import LeasePipe
 from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, WorkerStore
 from dispatcher.worker.broker import client_of
-from dispatcher.worker.leasing.celery_host import Host
-from dispatcher.worker.life.keeper import Outcome
+from dispatcher.worker.life.held import Outcome
+from dispatcher.worker.life.host import Host
 from dispatcher.worker.life.life import WorkerLife
 from tests.conftest import MakeRedis
 from tests.integration.stage import Stage

@@ -14,11 +14,11 @@ import redis
 
 from dispatcher.core.facts.labels import refused
 from dispatcher.core.facts.lane import parse_lane
-from dispatcher.core.returns.poison import Attempt
+from dispatcher.core.returns.ending import BadEnd, Cause, GiveBack, verdict
 from dispatcher.errors import DeadlinePassed, EpochEnded
 from dispatcher.leader.dispatcher import Dispatcher, StepReport
 from dispatcher.store.operator.admin_store import AdminStore
-from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, GiveBack, after_death, late
+from dispatcher.store.worker.worker_store import ALIVE_TTL_MS
 from tests.integration.stage import Stage, Stub, make_app
 from tests.lua.cell import dump
 from tests.messages import TASK, message
@@ -218,7 +218,7 @@ class Events(ABC):
         except DeadlinePassed:
             assert dump(self.client) == before, "a refused take wrote something"
             with suppress(EpochEnded):
-                process.stub.store.giveback([late(lease_id)])
+                process.stub.store.giveback([GiveBack.late(lease_id)])
             return
         if taken is None:
             assert dump(self.client) == before, "a refused take wrote something"
@@ -297,8 +297,11 @@ class Events(ABC):
         entry = process.stub.leases().get(lease_id)
         if counter != "crashes" or entry is None:
             return GiveBack(lease_id, counter)
-        attempt = Attempt(process.stub.name, process.stub.epoch, "crashed", alone=len(process.running) == 1)
-        return after_death(lease_id, counter, entry.deaths, attempt, "crashed", attempts_max=3)
+        end = BadEnd(
+            lease_id, Cause.PROCESS_DIED, "crashed", process.stub.name, process.stub.epoch, alone=len(process.running) == 1,
+            deaths=entry.deaths, at_most_once=False,
+        )  # fmt: skip
+        return verdict(end, attempts_max=3)
 
     def lives(self, process: Process) -> bool:
         return bool(self.text.exists(self.keys.alive(process.stub.epoch)))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from dispatcher.core.returns.ending import GiveBack
 from dispatcher.errors import EpochEnded
-from dispatcher.store.worker.worker_store import GiveBack, WorkerStore
+from dispatcher.store.worker.worker_store import WorkerStore
 from tests.lua.cell import Cell, nothing_written
 
 Job = tuple[str, bytes, bytes]

@@ -7,9 +7,10 @@ import redis
 
 from dispatcher.core.facts.decisions import Assign
 from dispatcher.core.facts.lane import Lane, lane_name
+from dispatcher.core.returns.ending import GiveBack
 from dispatcher.errors import NotLeader
 from dispatcher.store.frame import FRAME_BYTES
-from dispatcher.store.worker.worker_store import GiveBack, WorkerStore
+from dispatcher.store.worker.worker_store import WorkerStore
 from tests.lua.cell import LANE, Cell, nothing_written
 from tests.messages import TASK, message
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from dispatcher.core.facts.lane import ALONE
+from dispatcher.core.returns.ending import GiveBack
 from dispatcher.core.returns.poison import Attempt
 from dispatcher.errors import NotLeader
-from dispatcher.store.worker.worker_store import GiveBack
 from tests.lua.cell import LANE, Cell, nothing_written
 
 SUSPECTS = LANE + ALONE

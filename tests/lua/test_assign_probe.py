@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from dispatcher.core.facts.lane import Lane, lane_name
+from dispatcher.core.returns.ending import GiveBack
 from dispatcher.errors import NotLeader
 from dispatcher.leader.health.probe import probe_message
-from dispatcher.store.worker.worker_store import GiveBack, WorkerStore
+from dispatcher.store.worker.worker_store import WorkerStore
 from tests.lua.cell import Cell, nothing_written
 
 LANE = lane_name(Lane("dispatch", "dispatcher.probe", "default", 0, 0))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from dispatcher.core.facts.decisions import Assign
+from dispatcher.core.returns.ending import GiveBack
 from dispatcher.errors import EpochEnded, NotLeader
-from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, BeatStatus, GiveBack
+from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, BeatStatus
 from tests.lua.cell import LANE, Cell, nothing_written
 
 LEASE_TTL_MS = 5_000

@@ -11,11 +11,12 @@ from collections.abc import Callable
 import pytest
 
 from dispatcher.core.facts.decisions import Assign
+from dispatcher.core.returns.ending import GiveBack
 from dispatcher.core.rollout.aliases import POINTS, set_shares
 from dispatcher.errors import DeadlinePassed, EpochEnded, NotLeader
 from dispatcher.store.leader.dispatch_store import DispatchStore, Lead
 from dispatcher.store.scripts.sources import names
-from dispatcher.store.worker.worker_store import BeatStatus, GiveBack, WorkerStore
+from dispatcher.store.worker.worker_store import BeatStatus, WorkerStore
 from tests.lua.cell import LANE, Cell, dump, nothing_written
 from tests.lua.test_assign_alone import SUSPECTS, suspects
 from tests.lua.test_assign_probe import LANE as PROBES

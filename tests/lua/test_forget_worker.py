@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from dispatcher.core.returns.ending import GiveBack
 from dispatcher.errors import NotLeader
 from dispatcher.store.leader.dispatch_store import SHOW_DEAD_MS
-from dispatcher.store.worker.worker_store import GiveBack
 from tests.lua.cell import Cell, nothing_written
 
 

@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 
 from dispatcher.core.facts.lane import ALONE, parse_lane
+from dispatcher.core.returns.ending import GiveBack
 from dispatcher.core.returns.poison import Attempt
 from dispatcher.errors import EpochEnded, NotLeader
-from dispatcher.store.worker.worker_store import STORY_TTL_MS, GiveBack, late
+from dispatcher.store.worker.worker_store import STORY_TTL_MS
 from tests.lua.cell import LANE, Cell, nothing_written
 from tests.lua.test_bury_late import FUTURE_MS, jobs_until
 
@@ -235,7 +236,7 @@ def test_what_was_not_begun_in_time_is_buried(cell: Cell) -> None:
     overdue, begun = cell.give(worker, 2)
     assert worker.take(begun)
 
-    assert worker.giveback([late(overdue), late(begun)]) == 1
+    assert worker.giveback([GiveBack.late(overdue), GiveBack.late(begun)]) == 1
 
     assert set(cell.leases(worker)) == {begun}
     assert cell.queued(worker) == [begun]

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from dispatcher.core.returns.ending import GiveBack
 from dispatcher.errors import NotLeader
 from dispatcher.store.leader.dispatch_store import DispatchStore
-from dispatcher.store.worker.worker_store import GiveBack
 from tests.lua.cell import LANE, Cell, nothing_written
 from tests.lua.test_bury_late import FUTURE_MS, jobs_until
 from tests.messages import message

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import redis
 
+from dispatcher.core.returns.ending import GiveBack
 from dispatcher.errors import DeadlinePassed
 from dispatcher.store.worker.lease_pipe import LeasePipe
-from dispatcher.store.worker.worker_store import WorkerStore, late
+from dispatcher.store.worker.worker_store import WorkerStore
 from tests.lua.cell import LANE, Cell, nothing_written
 from tests.lua.test_bury_late import FUTURE_MS, jobs_until
 from tests.messages import message
@@ -105,7 +106,7 @@ def test_a_job_that_became_late_while_it_ran_is_no_late_job(cell: Cell) -> None:
 
     with nothing_written(cell):
         assert worker.take(lease) is None
-        assert worker.giveback([late(lease)]) == 0
+        assert worker.giveback([GiveBack.late(lease)]) == 0
 
 
 def test_when_it_was_taken_is_what_the_worker_says(cell: Cell) -> None:

@@ -62,8 +62,8 @@ MUTANTS = (
     Mutant("life: goes on when it is dead", "dispatcher/worker/life/life.py", DIE, f"{DIE}        return\n"),
     Mutant("transport: a try runs again after its retry", "dispatcher/worker/leasing/transport.py",
            "if held.runs_again and life.has_later_turn(", "if held.runs_again and bool() and life.has_later_turn("),
-    Mutant("reap: what a leaver cut short is as new", "dispatcher/leader/returns/reap.py",
-           'GiveBack(lease_id, "rejects")', "GiveBack(lease_id)"),
+    Mutant("reap: what a leaver cut short is as new", "dispatcher/core/returns/ending.py",
+           "return GiveBack.rejected(end.lease_id)", "return GiveBack.uncounted(end.lease_id)"),
     Mutant("life: a goodbye before its acks", "dispatcher/worker/life/life.py", "if not self.keeper.unsent:", "if True:"),
 )  # fmt: skip
 

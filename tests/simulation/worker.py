@@ -10,13 +10,13 @@ from typing import Any, cast
 import redis
 
 import dispatcher.worker.life.life
+from dispatcher.core.returns.ending import Cause, GiveBack
 from dispatcher.store.frame import parse_entry
 from dispatcher.store.registration import Registration
 from dispatcher.store.worker.lease_pipe import TRANSIENT
-from dispatcher.store.worker.worker_store import GiveBack
-from dispatcher.worker.leasing.celery_host import Host
-from dispatcher.worker.leasing.transport import _LeaseMixin
-from dispatcher.worker.life.keeper import Held, Outcome
+from dispatcher.worker.leasing.transport import LeaseChannelMixin
+from dispatcher.worker.life.held import Held, Outcome
+from dispatcher.worker.life.host import Host
 from dispatcher.worker.life.life import WorkerLife
 from dispatcher.worker.life.lifeline import LOOK_AGAIN_S, Lifeline
 from tests.simulation.account import PROBE, Run, name_of
@@ -38,7 +38,7 @@ class NoMemory:
         pass
 
 
-class Channel(_LeaseMixin):
+class Channel(LeaseChannelMixin):
     """Only what production's own ``_deliver_lease`` asks of a kombu channel."""
 
     def __init__(self, life: WorkerLife, deliver: Callable[[Any], None]) -> None:
@@ -66,7 +66,7 @@ class WorkerProcess(Process):
         host = Host(
             call_soon=self._soon.append, has_loop=has_loop, stop_warm=self._stop_warm, stop_dead=self._stop_dead,
             kill_pool=self._kill_pool, stop_short=self._stop_short, switch_queue=lambda: None,
-            is_reserved=self._runs.__contains__, runs_at_most_once=self._runs_at_most_once, loop_runs_jobs=False,
+            is_reserved=self._runs.__contains__, runs_at_most_once=registration.at_most_once.__contains__, loop_runs_jobs=False,
         )  # fmt: skip
         dispatcher.worker.life.life.new_epoch = world.new_epoch
         self._lifeline = Lifeline(self.clock, lease_ttl_s=world.settings.lease_ttl_s)
@@ -244,16 +244,12 @@ class WorkerProcess(Process):
             if run is not None:
                 run.state = "rejected" if outcome == "rejected" else "returned"
             if outcome == "rejected":
-                keeper.give_back(GiveBack(lease_id, "rejects"), Outcome.REJECTED)
+                keeper.give_back(GiveBack.rejected(lease_id))
             else:
-                keeper.give_back(self.life.crash(lease_id, "process_died", "its process died"))
+                self.life.end_badly(lease_id, Cause.PROCESS_DIED, "its process died")
             return
         if outcome == "retried":
             self.world.republish(message)
         if run is not None:
             self.world.account.finished(run)
         keeper.ack(lease_id, {"done": Outcome.DONE, "failed": Outcome.FAILED, "retried": Outcome.RETRIED}[outcome])
-
-    def _runs_at_most_once(self, lease_id: str) -> bool:
-        held = self.life.keeper.held().get(lease_id)
-        return held is not None and held.task in self.registration.at_most_once

@@ -8,9 +8,9 @@ from typing import Final
 from dispatcher.core.facts.every import Every
 from dispatcher.core.facts.snapshot import LaneView, WorkerView
 from dispatcher.core.returns.deadlines import JOBS_MAX, Lateness
+from dispatcher.core.returns.ending import GiveBack
 from dispatcher.events import Event, JobsLate
 from dispatcher.store.leader.dispatch_store import DispatchStore
-from dispatcher.store.worker.worker_store import late
 
 LEASES_LOOK_MS: Final = 500
 """Leases are looked through for late jobs this often at most: they are few, and a worker refuses to begin a late one anyway."""
@@ -60,7 +60,7 @@ class LateJobs:
         for worker in part:
             leases = [(id_, entry.deadline_ms) for id_, entry, taken in self._store.leases(worker.epoch) if entry.deadline_ms and not taken]
             self._seen = self._seen or bool(leases)
-            if overdue := [late(id_) for id_, deadline_ms in leases if deadline_ms <= now_ms][:JOBS_MAX]:
+            if overdue := [GiveBack.late(id_) for id_, deadline_ms in leases if deadline_ms <= now_ms][:JOBS_MAX]:
                 buried += self._store.giveback(worker.epoch, overdue)
         if part and part[-1] is not waiting[-1]:
             self._after_epoch = part[-1].epoch

@@ -8,12 +8,11 @@ from dispatcher.core.facts.evidence import PROBE_TASK
 from dispatcher.core.facts.lane import parse_lane
 from dispatcher.core.facts.snapshot import WorkerView
 from dispatcher.core.health.liveness import Liveness
-from dispatcher.core.returns.poison import Attempt
+from dispatcher.core.returns.ending import AT_ONCE, BadEnd, Cause, GiveBack, verdict
 from dispatcher.events import Event, FleetSilent, Unreadable, WorkerDraining, WorkerReaped, WorkerSilent
 from dispatcher.settings import Settings
 from dispatcher.store.frame import Entry
 from dispatcher.store.leader.dispatch_store import DispatchStore
-from dispatcher.store.worker.worker_store import GiveBack, after_death
 
 CALL_MAX = 500
 """Leases that one script call ends at most."""
@@ -72,11 +71,11 @@ class Reaper:
         ended, buried = 0, 0
         for at in range(0, len(leases), CALL_MAX):
             part = [
-                self._return(worker, id_, entry, reason, alone=running == 1) if taken else GiveBack(id_)
+                self._verdict(worker, id_, entry, reason, alone=running == 1) if taken else GiveBack.uncounted(id_)
                 for id_, entry, taken in leases[at : at + CALL_MAX]
             ]
             ended += self._store.giveback(worker.epoch, part)
-            buried += sum(one.most < 0 for one in part)
+            buried += sum(lease.bury_at == AT_ONCE for lease in part)
         if self._store.forget_worker(worker.epoch):
             self._draining.discard(worker.epoch)
             self._emit(WorkerReaped(worker.name, worker.epoch, reason, ended - buried, buried))
@@ -85,20 +84,24 @@ class Reaper:
             self._emit(Unreadable(f"a lease in {self._store.keys.leases(worker.epoch)!r}"))
         return ended
 
-    def _return(self, worker: WorkerView, lease_id: str, entry: Entry, reason: str, *, alone: bool) -> GiveBack:
+    def _verdict(self, worker: WorkerView, lease_id: str, entry: Entry, reason: str, *, alone: bool) -> GiveBack:
         """How to end the lease of a job that was running."""
-        if parse_lane(entry.lane).task in worker.at_most_once:
-            detail = f"worker {worker.name} ended while it ran; its task says acks_late=False, so it is not run again"
-            return GiveBack(lease_id, "reaps", -1, "at_most_once", detail)
-        if reason == "goodbye":
-            return GiveBack(lease_id, "rejects")  # nobody's fault, but whoever runs it next must know that it has begun before
-        attempt = Attempt(worker.name, worker.epoch, f"the worker died ({reason})", alone)
-        return after_death(lease_id, "reaps", entry.deaths, attempt, "worker_died", attempts_max=self._settings.attempts_max)
+        end = BadEnd(
+            lease_id,
+            Cause.WORKER_LEFT if reason == "goodbye" else Cause.WORKER_DIED,
+            f"the worker died ({reason})",
+            worker.name,
+            worker.epoch,
+            alone=alone,
+            deaths=entry.deaths,
+            at_most_once=parse_lane(entry.lane).task in worker.at_most_once,
+        )
+        return verdict(end, attempts_max=self._settings.attempts_max)
 
     def _recall(self, worker: WorkerView) -> int:
         """Never a probe: it was given to just this worker."""
         leases = [
-            GiveBack(id_, "recalls")
+            GiveBack.recalled(id_)
             for id_, entry, taken in self._store.leases(worker.epoch)
             if not taken and parse_lane(entry.lane).task != PROBE_TASK
         ]

@@ -9,11 +9,11 @@ from dispatcher.core.facts.every import Every
 from dispatcher.core.facts.evidence import PROBE_TASK
 from dispatcher.core.facts.lane import parse_lane
 from dispatcher.core.facts.snapshot import WorkerView
+from dispatcher.core.returns.ending import GiveBack
 from dispatcher.core.returns.recall import FreeSlots, RecallRule, Unstarted, is_crowded, recalled
 from dispatcher.events import Event, JobsRecalled
 from dispatcher.settings import Settings
 from dispatcher.store.leader.dispatch_store import DispatchStore
-from dispatcher.store.worker.worker_store import GiveBack
 
 WORKERS_MAX = 20
 """So many workers' leases are read at most in one step."""

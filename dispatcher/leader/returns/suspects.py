@@ -13,10 +13,10 @@ from dispatcher.core.facts.decisions import Hold, Plan
 from dispatcher.core.facts.evidence import PROBE_TASK
 from dispatcher.core.facts.lane import parse_lane
 from dispatcher.core.facts.snapshot import LaneView, Snapshot, WorkerView
+from dispatcher.core.returns.ending import GiveBack
 from dispatcher.core.returns.suspects import place_suspects
 from dispatcher.events import Event, SuspectIsolated
 from dispatcher.store.leader.dispatch_store import DispatchStore
-from dispatcher.store.worker.worker_store import GiveBack
 
 KEPT: Final = "kept for a suspect, which runs alone"
 

@@ -18,6 +18,7 @@ import redis
 from dispatcher.core.admission.rules import Admitted
 from dispatcher.core.facts.decisions import Assign
 from dispatcher.core.health.liveness import JITTER_MS
+from dispatcher.core.returns.ending import GiveBack
 from dispatcher.errors import NotLeader
 from dispatcher.store.frame import NEW, Entry, parse_entry
 from dispatcher.store.keys import Keys
@@ -31,7 +32,7 @@ from dispatcher.store.leader.suspect_store import SuspectStore
 from dispatcher.store.leader.unsettled_store import UnsettledStore
 from dispatcher.store.registration import Registration, Registrations
 from dispatcher.store.scripts.stream import Call, ScriptRunner
-from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, DEAD_TTL_MS, LATE_REASON, GiveBack, giveback
+from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, DEAD_TTL_MS, LATE_REASON, giveback
 
 READ_BYTES_MAX = 8 * 1024 * 1024
 """One look reads about this much of the ingress at most."""

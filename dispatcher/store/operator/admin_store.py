@@ -12,13 +12,14 @@ from dispatcher.clock import Clock, SystemClock
 from dispatcher.core.facts.lane import parse_lane
 from dispatcher.core.facts.message import headers_of
 from dispatcher.core.facts.snapshot import ALL_QUEUES
+from dispatcher.core.returns.ending import GiveBack
 from dispatcher.errors import Invalid, Unavailable
 from dispatcher.store.frame import Entry, parse_entry, read_record, story_of
 from dispatcher.store.keys import Keys, text_names
 from dispatcher.store.leader.rollout_store import RolloutStore
 from dispatcher.store.operator.status import lane_ingress, read_status
 from dispatcher.store.scripts.sources import Scripts
-from dispatcher.store.worker.worker_store import GiveBack, giveback
+from dispatcher.store.worker.worker_store import giveback
 
 CALL_MAX = 500
 """Jobs that one script call moves at most."""

@@ -15,7 +15,7 @@ from uuid import uuid4
 import msgspec
 import redis
 
-from dispatcher.core.returns.poison import Attempt, Fate, fate
+from dispatcher.core.returns.ending import DEADLINE_PASSED, LATE, GiveBack
 from dispatcher.errors import DeadlinePassed, EpochEnded
 from dispatcher.store.frame import Entry, parse_entry
 from dispatcher.store.keys import Keys
@@ -64,46 +64,8 @@ class Taken:
     entry: Entry
 
 
-@dataclass(frozen=True, slots=True)
-class GiveBack:
-    """One lease to end without an ack.
-
-    ``counter`` is ``crashes`` (its process died, or delivering it raised), ``rejects`` (the task asked for it, or its worker left in
-    order), ``recalls`` (not started) or ``""`` (nothing to count). The job is buried when the counter reaches ``most``; 0 never, -1 at
-    once. ``attempt`` is told in the job's story; ``suspect``: the job is to run alone.
-    """
-
-    lease_id: str
-    counter: str = ""
-    most: int = 0
-    reason: str = ""
-    detail: str = ""
-    attempt: Attempt | None = None
-    suspect: bool = False
-
-    def args(self) -> tuple[str, str, int, str, str, str]:
-        reason = msgspec.json.encode({"reason": self.reason, "detail": self.detail}).decode()
-        attempt = msgspec.json.encode(self.attempt).decode() if self.attempt is not None else ""
-        return self.lease_id, self.counter, self.most, reason, attempt, "1" if self.suspect else ""
-
-
-DEADLINE_PASSED = "deadline_passed"
-LATE = "no worker had begun it when its deadline passed"
 LATE_REASON = msgspec.json.encode({"reason": DEADLINE_PASSED, "detail": LATE})
-
-
-def late(lease_id: str) -> GiveBack:
-    """How to end the lease of a job that was not begun by its deadline: it is buried, unless it was begun after all."""
-    return GiveBack(lease_id, "recalls", -1, DEADLINE_PASSED, LATE)
-
-
-def after_death(lease_id: str, counter: str, deaths: int, attempt: Attempt, reason: str, *, attempts_max: int) -> GiveBack:
-    """How to end the lease of a job whose worker (``reaps``) or process (``crashes``) died; ``deaths`` before this one."""
-    verdict = fate(deaths + 1, alone=attempt.alone, attempts_max=attempts_max)
-    times = "once" if deaths == 0 else f"{deaths + 1} times"
-    detail = f"its worker, or its process there, died {times} while it ran, the last time with nothing else running there"
-    most = -1 if verdict is Fate.BURIED else 0
-    return GiveBack(lease_id, counter, most, reason, detail, attempt, suspect=verdict is Fate.ALONE)
+"""Why a job whose deadline has passed is buried, as the scripts take it."""
 
 
 def new_epoch() -> str:
@@ -177,7 +139,7 @@ class WorkerStore:
     def take(self, lease_id: str, *, at_ms: int = 1) -> Taken | None:
         """Start a job, at about ``at_ms`` of Redis' time. ``None``: it is not this worker's (any more); drop the id silently.
 
-        Raises :class:`DeadlinePassed` where it must be buried instead (see :func:`late`).
+        Raises :class:`DeadlinePassed` where it must be buried instead (:meth:`GiveBack.late`).
         """
         names = [self._alive, self._leases, self._taken, self.keys.messages, self.keys.revoked_at, self._queue]
         reply = self._run("take", names, [at_ms, 0, lease_id])
@@ -237,4 +199,11 @@ def giveback(
         keys.dead_letters, keys.dead_reasons, keys.unsettled, keys.wake, keys.messages,
     ]
     args: list[Any] = [guard_value, keys.lane_prefix, delay_ms, keys.story_prefix, STORY_TTL_MS]
-    return int(run("giveback", names, [*args, *(part for lease in leases for part in lease.args())]))  # fmt: skip
+    return int(run("giveback", names, [*args, *(part for lease in leases for part in _args(lease))]))  # fmt: skip
+
+
+def _args(lease: GiveBack) -> tuple[str, str, int, str, str, str]:
+    """A lease as ``giveback.lua`` takes it."""
+    reason = msgspec.json.encode({"reason": lease.reason, "detail": lease.detail}).decode()
+    attempt = msgspec.json.encode(lease.attempt).decode() if lease.attempt is not None else ""
+    return lease.lease_id, lease.counter, lease.bury_at, reason, attempt, "1" if lease.suspect else ""

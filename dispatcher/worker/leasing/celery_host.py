@@ -7,7 +7,6 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from celery.bootsteps import RUN
@@ -15,6 +14,7 @@ from celery.exceptions import WorkerShutdown, WorkerTerminate
 from celery.worker import state
 
 from dispatcher.worker.leasing.consumer import consume_leases
+from dispatcher.worker.life.host import Host
 from dispatcher.worker.patches.forced import runs_at_most_once
 
 EXIT_DECLARED_DEAD = 75
@@ -22,32 +22,6 @@ EXIT_DECLARED_DEAD = 75
 
 EXIT_CUT_SHORT = 1
 """Exit code of a worker that was still running jobs when its time to stop was up: that of Celery's cold shutdown."""
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """What a life asks of the Celery worker it lives in. Any thread may call these."""
-
-    call_soon: Callable[[Callable[[], None]], object]
-    """Runs a function in the consumer's loop."""
-    has_loop: bool
-    """Whether there is an event loop; without one :attr:`call_soon` may be late by seconds."""
-    stop_warm: Callable[[], None]
-    """Take nothing more, finish what runs, exit with 0."""
-    kill_pool: Callable[[], None]
-    """Kill the processes of the pool, where it has any."""
-    stop_dead: Callable[[], None]
-    """Kill what runs and end at once: this life was declared dead."""
-    stop_short: Callable[[], None]
-    """Kill what runs and end at once: its time to stop is up."""
-    switch_queue: Callable[[], None]
-    """Consume the list that :attr:`WorkerLife.queue_name` names now."""
-    is_reserved: Callable[[str], bool]
-    """Whether Celery holds a request for a lease."""
-    runs_at_most_once: Callable[[str], bool]
-    """Whether the task of a held lease must not be run again after a crash."""
-    loop_runs_jobs: bool
-    """Whether jobs run in the loop itself (solo), so that a busy loop is not a stuck one."""
 
 
 def host_of(c: Any) -> Host:
@@ -65,7 +39,7 @@ def host_of(c: Any) -> Host:
         stop_short=lambda: _stop_dead(c, EXIT_CUT_SHORT, owns_process=owns_process),
         switch_queue=lambda: _switch_queue(c),
         is_reserved=lambda lease_id: _is_reserved(c, lease_id),
-        runs_at_most_once=lambda lease_id: _runs_at_most_once(c, lease_id),
+        runs_at_most_once=lambda task: _runs_at_most_once(c, task),
         loop_runs_jobs=c.controller.dispatched.pool == "solo",
     )
 
@@ -106,9 +80,8 @@ def _is_reserved(c: Any, lease_id: str) -> bool:
     return any(request.message.delivery_tag == lease_id for request in known)
 
 
-def _runs_at_most_once(c: Any, lease_id: str) -> bool:
-    held = c.life.keeper.held().get(lease_id)
-    task = c.app.tasks.get(held.task) if held is not None else None
+def _runs_at_most_once(c: Any, name: str) -> bool:
+    task = c.app.tasks.get(name)
     return task is not None and runs_at_most_once(task)
 
 

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 RECONNECT_WAIT_MAX_S = 2.0
 
 
-class _LeaseMixin:
+class LeaseConsumerMixin:
     life: WorkerLife | None = None
     """Set by the consumer step, at the first connection."""
 
@@ -67,7 +67,7 @@ class _LeaseMixin:
 @cache
 def lease_consumer(base: type) -> type:
     """The consumer class of a worker whose own is ``base``."""
-    return type("LeaseConsumer", (_LeaseMixin, base), {"__module__": __name__})
+    return type("LeaseConsumer", (LeaseConsumerMixin, base), {"__module__": __name__})
 
 
 def consume_leases(c: Any) -> None:

@@ -18,10 +18,9 @@ from celery.concurrency.thread import ApplyResult
 from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded, WorkerLostError
 from kombu.exceptions import OperationalError
 
+from dispatcher.core.returns.ending import Cause, GiveBack
 from dispatcher.store.redis_client.connection import is_outage
-from dispatcher.store.worker.worker_store import GiveBack
-from dispatcher.worker.life.keeper import Outcome
-from dispatcher.worker.patches.forced import runs_at_most_once
+from dispatcher.worker.life.held import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +28,9 @@ CANNOT_SEND = (OperationalError, redis.RedisError)
 """Why a task's own next try could not be sent. Celery then rejects the job for good; here it goes back in line, or it would be lost."""
 
 
-class _LeaseMixin:
+class LeaseRequestMixin:
     _outcome = Outcome.DONE
-    _crash = ("process_died", "its process died while it ran")
+    _bad_end = (Cause.PROCESS_DIED, "its process died while it ran")
     _must_return = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -60,13 +59,11 @@ class _LeaseMixin:
             self.reject(requeue=True)
 
     def _cannot_end(self: Any, exc: Exception) -> None:
-        """It goes back in line, whatever Celery asks for: uncounted where that is Redis' fault and not the job's. Or, where it must not be
-        run again, it is buried.
-        """
+        """It goes back in line, whatever Celery asks for, or is buried where it must not be run again."""
         self._must_return = True
-        self._crash = ("ending_failed", f"its run was over, and could not be ended: {type(exc).__name__}: {exc}")
-        is_blameless = isinstance(exc, CANNOT_SEND) and is_outage(exc) and not runs_at_most_once(self.task)
-        self._outcome = Outcome.REJECTED if is_blameless else Outcome.FAILED
+        self._outcome = Outcome.FAILED
+        cause = Cause.OUTAGE if isinstance(exc, CANNOT_SEND) and is_outage(exc) else Cause.ENDING_FAILED
+        self._bad_end = cause, f"its run was over, and could not be ended: {type(exc).__name__}: {exc}"
 
     def on_timeout(self: Any, soft: bool, timeout: float) -> Any:
         with self._ends():
@@ -85,9 +82,9 @@ class _LeaseMixin:
         elif not isinstance(exc, Ignore):
             self._outcome = Outcome.FAILED
         if isinstance(exc, TimeLimitExceeded):
-            self._crash = ("time_limit", f"it passed its hard time limit: {exc}")
+            self._bad_end = Cause.TIME_LIMIT, f"it passed its hard time limit: {exc}"
         elif isinstance(exc, WorkerLostError):
-            self._crash = ("process_died", f"its process died while it ran: {str(exc).partition(' Job:')[0]}")
+            self._bad_end = Cause.PROCESS_DIED, f"its process died while it ran: {str(exc).partition(' Job:')[0]}"
         with self._ends():
             try:
                 return super().on_failure(exc_info, send_failed_event, return_ok)  # type: ignore[misc]
@@ -116,9 +113,9 @@ class _LeaseMixin:
             return
         life, lease_id = self._message.channel.life, self._message.delivery_tag
         if self._outcome is Outcome.REJECTED:
-            life.keeper.give_back(GiveBack(lease_id, "rejects"), Outcome.REJECTED)
+            life.keeper.give_back(GiveBack.rejected(lease_id))
         elif requeue or self._must_return:
-            life.keeper.give_back(life.crash(lease_id, *self._crash))
+            life.end_badly(lease_id, *self._bad_end)
         else:
             life.keeper.ack(lease_id, Outcome.FAILED)
         self.acknowledged = True
@@ -164,6 +161,6 @@ def _told_by_all(execute_using_pool: Callable[..., Any]) -> Callable[..., Any]:
 @cache
 def lease_request(base: type) -> type:
     """The request class of a task whose own is ``base``."""
-    if issubclass(base, _LeaseMixin):  # a second worker in this process
+    if issubclass(base, LeaseRequestMixin):  # a second worker in this process
         return base
-    return type("Request", (_LeaseMixin, base), {"__module__": __name__})
+    return type("Request", (LeaseRequestMixin, base), {"__module__": __name__})

@@ -18,9 +18,9 @@ from kombu.utils.json import loads as kombu_loads
 from dispatcher.clock import SystemClock
 from dispatcher.core.facts.header import ALONE_HEADER, DEFAULT_MODEL, MODEL_HEADER
 from dispatcher.core.facts.message import read_whole
+from dispatcher.core.returns.ending import Cause, GiveBack
 from dispatcher.store.worker.lease_pipe import TRANSIENT
-from dispatcher.store.worker.worker_store import GiveBack
-from dispatcher.worker.life.keeper import Held, Outcome
+from dispatcher.worker.life.held import Held, Outcome
 from dispatcher.worker.life.life import WorkerLife
 from dispatcher.worker.refusal import WorkerRefused
 
@@ -54,7 +54,7 @@ class LeaseQoS(NoRestoreQoS):
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         if requeue:
-            self._keeper.give_back(GiveBack(delivery_tag, "rejects"), Outcome.REJECTED)
+            self._keeper.give_back(GiveBack.rejected(delivery_tag))
         else:
             self._keeper.ack(delivery_tag, Outcome.FAILED)
 
@@ -66,7 +66,7 @@ class LeaseQoS(NoRestoreQoS):
         self._on_collect.cancel()
 
 
-class _LeaseMixin:
+class LeaseChannelMixin:
     """A channel that :meth:`lease_to` turns into the one that consumes a worker's own list, and nothing else."""
 
     QoS = NoRestoreQoS
@@ -142,7 +142,7 @@ class _LeaseMixin:
                 self._deliver_job(life, deliver, name, held)
         finally:
             for name, _ in left:  # the connection is lost, or the worker is told to stop: Celery has not heard of these
-                life.keeper.give_back(GiveBack(name), Outcome.REJECTED)
+                life.keeper.give_back(GiveBack.uncounted(name))
 
     def _deliver_job(self: Any, life: WorkerLife, deliver: Callable[[Any], None], name: str, held: Held) -> None:
         try:
@@ -158,21 +158,21 @@ class _LeaseMixin:
                 raise  # Celery has it, and will end it
             if isinstance(exc, TRANSIENT):
                 # Not the job's fault: a connection was lost on the way (that of the result backend, say).
-                life.keeper.give_back(GiveBack(name), Outcome.REJECTED)
+                life.keeper.give_back(GiveBack.uncounted(name))
                 raise
             if isinstance(exc, redis.RedisError):  # nor is this: a Redis that is full, say, or was demoted
                 log.warning("cannot deliver the job of lease %s, it goes back in line: %s", name, exc)
-                life.keeper.give_back(GiveBack(name, "rejects"), Outcome.REJECTED)
+                life.keeper.give_back(GiveBack.rejected(name))
                 return
             log.exception("cannot deliver the job of lease %s: it goes back in line", name)
-            life.keeper.give_back(life.crash(name, "delivery_failed", f"{type(exc).__name__}: {exc}"))
+            life.end_badly(name, Cause.DELIVERY_FAILED, f"{type(exc).__name__}: {exc}")
 
 
-class LeaseChannel(_LeaseMixin, kombu_redis.Channel):  # type: ignore[misc]
+class LeaseChannel(LeaseChannelMixin, kombu_redis.Channel):  # type: ignore[misc]
     """Over redis://, rediss:// and unix sockets."""
 
 
-class LeaseSentinelChannel(_LeaseMixin, kombu_redis.SentinelChannel):  # type: ignore[misc]
+class LeaseSentinelChannel(LeaseChannelMixin, kombu_redis.SentinelChannel):  # type: ignore[misc]
     """Over sentinel://."""
 
 

@@ -9,19 +9,17 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
 from itertools import islice
 
 import redis
 
 from dispatcher.clock import Clock
 from dispatcher.core.facts.evidence import PROBE_TASK, Memory
-from dispatcher.core.facts.lane import parse_lane
+from dispatcher.core.returns.ending import GiveBack
 from dispatcher.errors import EpochEnded
-from dispatcher.store.frame import lane_of
 from dispatcher.store.worker.lease_pipe import OTHERS_MAX, TRANSIENT, LeasePipe
-from dispatcher.store.worker.worker_store import Beat, GiveBack, WorkerStore, late
+from dispatcher.store.worker.worker_store import Beat, WorkerStore
+from dispatcher.worker.life.held import Held, Outcome
 from dispatcher.worker.life.totals import Totals
 
 log = logging.getLogger(__name__)
@@ -33,51 +31,6 @@ LAST_TRIES = 3
 LAST_AGAIN_MS = 500
 PAST_MAX = 10_000
 """How many ended leases are remembered, so that one which Redis shows again (it lost its last writes) is not run again."""
-
-
-class Outcome(Enum):
-    """How a started job ended here."""
-
-    DONE = "done"
-    FAILED = "failed"
-    RETRIED = "retried"
-    REJECTED = "rejected"
-    """It went back in line because its task asked for that: neither done nor failed."""
-
-
-@dataclass(slots=True)
-class Held:
-    """A job this worker has taken: the message as the producer sent it, what is kept of the job, when its task began (or not), and
-    in which process.
-
-    ``guessed``: its producer said no cost, so that the one in its entry is the dispatcher's guess.
-    """
-
-    message: bytes
-    entry: bytes
-    started_ms: int | None = None
-    guessed: bool = False
-    pid: int = 0
-
-    @property
-    def runs_again(self) -> bool:
-        """Whether a worker started it before: crashes, rejects and reaps are not all zero."""
-        return self.entry[38:44] != b"000000"
-
-    @property
-    def is_suspect(self) -> bool:
-        """Whether it runs alone, for it may be what killed its workers."""
-        return parse_lane(lane_of(self.entry)).alone
-
-    @property
-    def task(self) -> str:
-        """The name of its task."""
-        return parse_lane(lane_of(self.entry)).task
-
-    @property
-    def model(self) -> str:
-        """The model that it was resolved to; ``default`` where it asked for none."""
-        return parse_lane(lane_of(self.entry)).model
 
 
 LoadingTime = Callable[[int, str, int, int], int]
@@ -150,7 +103,7 @@ class LeaseKeeper:
                 new = [one for one in started if one.lease_id not in self._past and one.lease_id not in self._held]
                 found = [(one.lease_id, Held(one.message, one.entry)) for one in new]
                 self._held.update(found)
-                self._outbox.update((name, late(name)) for name in overdue)
+                self._outbox.update((name, GiveBack.late(name)) for name in overdue)
         finally:
             self._taking = False
         if overdue:
@@ -181,20 +134,20 @@ class LeaseKeeper:
         """The job has ended."""
         self._end(lease_id, None, outcome)
 
-    def give_back(self, lease: GiveBack, outcome: Outcome = Outcome.FAILED) -> None:
-        """The job did not end: back in line, or buried."""
-        self._end(lease.lease_id, lease, outcome)
+    def give_back(self, lease: GiveBack) -> None:
+        """The job did not end: back in line, or buried. Counted as failed here where the job may be to blame."""
+        self._end(lease.lease_id, lease, Outcome.FAILED if lease.counter == "crashes" else Outcome.REJECTED)
 
     def return_untaken(self, lease_id: str) -> None:
         """An id was popped while nothing may be started."""
         with self._lock:
-            self._outbox[lease_id] = GiveBack(lease_id, "recalls")
+            self._outbox[lease_id] = GiveBack.recalled(lease_id)
         self._flush_soon()
 
     def return_unbegun(self) -> None:
         """What no pool has begun goes back in line as it was: at an end, when nothing runs any more."""
         for lease_id in [lease_id for lease_id, held in self.held().items() if held.started_ms is None]:
-            self.give_back(GiveBack(lease_id), Outcome.REJECTED)
+            self.give_back(GiveBack.uncounted(lease_id))
 
     def _end(self, lease_id: str, lease: GiveBack | None, outcome: Outcome) -> None:
         now_ms = self._clock.monotonic_ms()
@@ -304,7 +257,7 @@ class LeaseKeeper:
                     self._outbox[lease_id] = None
                 else:
                     log.warning("lease %s is held by nobody: giving it back", lease_id)
-                    self._outbox[lease_id] = GiveBack(lease_id)
+                    self._outbox[lease_id] = GiveBack.uncounted(lease_id)
                     self._remember(lease_id, acked=False)
             self._loose = loose
         self.flush()
@@ -317,7 +270,7 @@ class LeaseKeeper:
         """Give back what was assigned and not taken."""
         with self._lock:
             for lease_id in sorted(queued - self._held.keys() - self._outbox.keys()):
-                self._outbox[lease_id] = GiveBack(lease_id, "recalls")
+                self._outbox[lease_id] = GiveBack.recalled(lease_id)
         self.flush()
 
     def move(self, store: WorkerStore, pipe: LeasePipe) -> None:

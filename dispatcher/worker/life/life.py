@@ -13,13 +13,13 @@ import os
 import threading
 from dataclasses import replace
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import redis
 
 from dispatcher.clock import Clock
 from dispatcher.core.facts.header import turn_of
-from dispatcher.core.returns.poison import Attempt
+from dispatcher.core.returns.ending import BadEnd, Cause, verdict
 from dispatcher.settings import Settings
 from dispatcher.store.frame import parse_entry
 from dispatcher.store.keys import Keys
@@ -27,23 +27,14 @@ from dispatcher.store.redis_client.connection import is_demoted
 from dispatcher.store.registration import Registration
 from dispatcher.store.worker.lease_pipe import LeasePipe
 from dispatcher.store.worker.revoke_store import RevokeStore
-from dispatcher.store.worker.worker_store import (
-    ALIVE_TTL_MS,
-    Beat,
-    BeatStatus,
-    GiveBack,
-    WorkerStore,
-    after_death,
-    new_epoch,
-)
+from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, Beat, BeatStatus, WorkerStore, new_epoch
 from dispatcher.worker.life.cut_off import CutOffWatch
-from dispatcher.worker.life.keeper import Held, LeaseKeeper
+from dispatcher.worker.life.held import Held
+from dispatcher.worker.life.host import Host
+from dispatcher.worker.life.keeper import LeaseKeeper
 from dispatcher.worker.life.lifeline import Lifeline
 from dispatcher.worker.life.models import ModelMemory
 from dispatcher.worker.life.revokes import Revokes
-
-if TYPE_CHECKING:
-    from dispatcher.worker.leasing.celery_host import Host
 
 log = logging.getLogger(__name__)
 
@@ -174,21 +165,23 @@ class WorkerLife:
         """This worker was told of a revoke: with the next beat Redis is too, for those that were not there."""
         self._heard_revokes.put(members)
 
-    def crash(self, lease_id: str, reason: str, detail: str) -> GiveBack:
-        """How to end the lease of a job that brought its process down, or might.
-
-        Who is at fault is known where the job passed its hard time limit or could not be delivered, not where a process died: another
-        job of this worker may have eaten the memory.
-        """
-        if self._host.runs_at_most_once(lease_id):
-            return GiveBack(lease_id, "crashes", -1, "at_most_once", f"{detail}; its task says acks_late=False, so it is not run again")
-        held = self.keeper.held()
-        attempt = Attempt(self.registration.name, self.epoch, detail, alone=len(held) == 1)
-        if reason != "process_died" or lease_id not in held:
-            last = f"{detail}; last on {self.registration.name}"
-            return GiveBack(lease_id, "crashes", self.settings.attempts_max, reason, last, attempt)
-        deaths = parse_entry(held[lease_id].entry.decode()).deaths
-        return after_death(lease_id, "crashes", deaths, attempt, reason, attempts_max=self.settings.attempts_max)
+    def end_badly(self, lease_id: str, cause: Cause, how: str) -> None:
+        """A job's run went wrong: its lease is given back as :func:`~dispatcher.core.returns.ending.verdict` says."""
+        all_held = self.keeper.held()
+        held = all_held.get(lease_id)
+        if held is None:  # it was ended before
+            return
+        end = BadEnd(
+            lease_id,
+            cause,
+            how,
+            self.registration.name,
+            self.epoch,
+            alone=len(all_held) == 1,
+            deaths=parse_entry(held.entry.decode()).deaths,
+            at_most_once=self._host.runs_at_most_once(held.task),
+        )
+        self.keeper.give_back(verdict(end, attempts_max=self.settings.attempts_max))
 
     def is_reserved(self, lease_id: str) -> bool:
         """Whether Celery holds a request for this lease, and so will end it."""

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from heapq import nsmallest
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from dispatcher.core.facts.evidence import PROBE_TASK, KindTotals, Memory, Running, WorkerTotals
 from dispatcher.core.facts.lane import parse_lane
 from dispatcher.store.frame import cost_of, lane_of
-
-if TYPE_CHECKING:
-    from dispatcher.worker.life.keeper import Held
+from dispatcher.worker.life.held import Held
 
 RUNNING_MAX = 4
 """How many of the jobs that run are told of: the oldest, for one that takes far too long is among them."""

@@ -7,8 +7,8 @@ from celery import states
 
 from dispatcher.batches.lines import Line
 from dispatcher.batches.outcomes import outcome
+from dispatcher.core.returns.ending import DEADLINE_PASSED
 from dispatcher.errors import JobDead
-from dispatcher.store.worker.worker_store import DEADLINE_PASSED
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,9 @@ from celery.backends.base import Backend
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dispatcher.core.returns.poison import Attempt, Fate, fate, told
+from dispatcher.core.returns.poison import Fate, fate, told
 from dispatcher.errors import JobDead, PoisonJob
 from dispatcher.leader.settle import error_of
-from dispatcher.store.worker.worker_store import after_death
 from tests.integration.stage import make_app
 
 LINE = {"worker": "w1@h", "epoch": "5a5a", "how": "it died", "alone": True, "began_ms": 0, "ended_ms": 61_001}
@@ -55,15 +54,6 @@ def test_innocents_are_never_buried_and_poison_always_is(seed: int, jobs: int, p
 
     assert buried == poison
     assert all(deaths[job] == attempts_max or (attempts_max == 1 and deaths[job] == 2) for job in poison)
-
-
-def test_a_lease_is_ended_as_its_fate_says() -> None:
-    """The script is told to bury it, or that it is a suspect, or neither; always with a line for the story."""
-    company, alone = (Attempt("w@h", "e", "it died", alone=one) for one in (False, True))
-    ends = [after_death("e.1", "reaps", deaths, by, "worker_died", attempts_max=3) for deaths, by in ((0, alone), (1, company), (2, alone))]
-    assert [(one.most, one.suspect) for one in ends] == [(0, False), (0, True), (-1, False)]
-    assert [one.attempt for one in ends] == [alone, company, alone]
-    assert "3 times" in ends[2].detail
 
 
 def test_a_story_in_words() -> None:

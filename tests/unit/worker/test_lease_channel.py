@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import redis
 
-from dispatcher.store.worker.worker_store import GiveBack
-from dispatcher.worker.leasing.transport import _LeaseMixin
-from dispatcher.worker.life.keeper import Held, Outcome
+from dispatcher.core.returns.ending import GiveBack
+from dispatcher.worker.leasing.transport import LeaseChannelMixin
+from dispatcher.worker.life.held import Held
 from tests.messages import message
 from tests.unit.worker.test_lease_keeper import ENTRY
 
@@ -23,16 +23,16 @@ class Keeper:
     revoked_at = None
 
     def __init__(self) -> None:
-        self.returned: list[tuple[str, Outcome]] = []
+        self.returned: list[GiveBack] = []
 
     def take(self, lease_id: bytes) -> list[tuple[str, Held]]:
         return [(f"e.{at}", Held(message(f"id{at}"), ENTRY)) for at in (1, 2, 3)]
 
-    def give_back(self, lease: GiveBack, outcome: Outcome = Outcome.FAILED) -> None:
-        self.returned.append((lease.lease_id, outcome))
+    def give_back(self, lease: GiveBack) -> None:
+        self.returned.append(lease)
 
 
-def deliver(fails: dict[str, Exception]) -> tuple[list[str], list[tuple[str, Outcome]], Exception | None]:
+def deliver(fails: dict[str, Exception]) -> tuple[list[str], list[GiveBack], Exception | None]:
     """Task ids that Celery got, what was given back, and what was raised, where delivering those of ``fails`` fails."""
     got: list[str] = []
 
@@ -43,11 +43,11 @@ def deliver(fails: dict[str, Exception]) -> tuple[list[str], list[tuple[str, Out
         got.append(task_id)
 
     keeper = Keeper()
-    channel: Any = _LeaseMixin()
+    channel: Any = LeaseChannelMixin()
     channel.connection = SimpleNamespace(_callbacks={"wq": callback})
     channel.life = SimpleNamespace(
         keeper=keeper, queue_name="wq", revokes=SimpleNamespace(heed=lambda *_: None), is_reserved=lambda _: False,
-        crash=lambda name, *_: GiveBack(name, "crashes"),
+        end_badly=lambda name, cause, _: keeper.give_back(GiveBack(name, "crashes", reason=cause.value)),
     )  # fmt: skip
     try:
         channel._deliver_lease(b"e.1")
@@ -63,7 +63,8 @@ def test_all_that_were_taken_are_handed_over_in_order() -> None:
 
 def test_one_that_cannot_be_delivered_holds_up_no_other() -> None:
     """Its own fault: it alone goes back."""
-    assert deliver({"id1": json.JSONDecodeError("", "", 0)}) == (["id2", "id3"], [("e.1", Outcome.FAILED)], None)
+    fault = [GiveBack("e.1", "crashes", reason="delivery_failed")]
+    assert deliver({"id1": json.JSONDecodeError("", "", 0)}) == (["id2", "id3"], fault, None)
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
@@ -72,5 +73,5 @@ def test_when_the_connection_is_lost_on_the_way_those_behind_go_back(at: int) ->
     lost = redis.ConnectionError("lost")
     got, returned, raised = deliver({f"id{at}": lost})
     assert got == [f"id{n}" for n in range(1, at)]
-    assert returned == [(f"e.{n}", Outcome.REJECTED) for n in range(at, 4)]
+    assert returned == [GiveBack.uncounted(f"e.{n}") for n in range(at, 4)]
     assert raised is lost

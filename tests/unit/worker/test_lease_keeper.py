@@ -11,9 +11,11 @@ import redis
 
 from dispatcher.clock import ManualClock
 from dispatcher.core.facts.evidence import KindTotals, Running, WorkerTotals
+from dispatcher.core.returns.ending import GiveBack
 from dispatcher.store.worker.lease_pipe import OTHERS_MAX, Started
-from dispatcher.store.worker.worker_store import Beat, BeatStatus, GiveBack, late
-from dispatcher.worker.life.keeper import LeaseKeeper, Outcome
+from dispatcher.store.worker.worker_store import Beat, BeatStatus
+from dispatcher.worker.life.held import Outcome
+from dispatcher.worker.life.keeper import LeaseKeeper
 
 ENTRY = b"1000000000000001" + b"1".zfill(13) + b"1000".zfill(9) + b"00000000" + b"0" * 13 + b"dispatch/my%2Ftask/default/p0/c10"
 
@@ -216,7 +218,7 @@ def test_a_late_job_is_not_held_and_is_sent_to_be_buried() -> None:
     keeper.answered(beat("e.1"))
     loop.turn()
 
-    assert store.returned == [[late("e.1")]]
+    assert store.returned == [[GiveBack.late("e.1")]]
     assert (keeper.held(), keeper.unsent, keeper.facts()["failed"]) == ({}, 0, 0)
 
 

@@ -12,9 +12,9 @@ from celery.exceptions import Reject
 from celery.worker.request import create_request_cls
 from kombu.exceptions import OperationalError
 
-from dispatcher.store.worker.worker_store import GiveBack
+from dispatcher.core.returns.ending import Cause
 from dispatcher.worker.leasing.request import lease_request
-from dispatcher.worker.life.keeper import Outcome
+from dispatcher.worker.life.held import Outcome
 
 
 class CeleryRequest:
@@ -23,9 +23,8 @@ class CeleryRequest:
     acknowledged = False
     task: Any = SimpleNamespace()
 
-    def __init__(self, keeper: Mock) -> None:
-        self.life = SimpleNamespace(keeper=keeper)
-        self._message = SimpleNamespace(delivery_tag="e.1", channel=SimpleNamespace(life=self.life))
+    def __init__(self, life: Mock) -> None:
+        self._message = SimpleNamespace(delivery_tag="e.1", channel=SimpleNamespace(life=life))
         self.send_event = Mock()
 
     def on_failure(self: Any, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
@@ -39,31 +38,39 @@ def caused_by(cause: Exception) -> OperationalError:
     return error
 
 
-@pytest.mark.parametrize("reason", [OperationalError("refused"), caused_by(redis.ConnectionError("away")), redis.ResponseError("READONLY")])
-def test_a_job_whose_retry_could_not_be_sent_goes_back_in_line(reason: Exception) -> None:
-    """Celery rejects it for good; what the task itself rejects so is done with."""
-    keeper = Mock()
-    lease_request(CeleryRequest)(keeper).on_failure(SimpleNamespace(exception=Reject(reason, requeue=False)))
-    [(lease, outcome), _] = keeper.give_back.call_args
-    assert (lease.lease_id, lease.counter, outcome) == ("e.1", "rejects", Outcome.REJECTED)
-    keeper.ack.assert_not_called()
+REFUSED, READONLY = OperationalError("refused"), redis.ResponseError("READONLY")
+AWAY = caused_by(redis.ConnectionError("away"))
 
-    keeper = Mock()
-    lease_request(CeleryRequest)(keeper).on_failure(SimpleNamespace(exception=Reject("as it said", requeue=False)))
-    keeper.ack.assert_called_once_with("e.1", Outcome.FAILED)
-    keeper.give_back.assert_not_called()
+
+@pytest.mark.parametrize("reason", [REFUSED, AWAY, READONLY])
+def test_a_job_whose_retry_could_not_be_sent_goes_back_in_line(reason: Exception) -> None:
+    """Celery rejects it for good, but Redis is at fault."""
+    life = Mock()
+    lease_request(CeleryRequest)(life).on_failure(SimpleNamespace(exception=Reject(reason, requeue=False)))
+    [(lease_id, cause, _), _] = life.end_badly.call_args
+    assert (lease_id, cause) == ("e.1", Cause.OUTAGE)
+    life.keeper.ack.assert_not_called()
+
+
+def test_what_a_task_itself_rejects_for_good_is_done_with() -> None:
+    """As with Celery alone."""
+    life = Mock()
+    lease_request(CeleryRequest)(life).on_failure(SimpleNamespace(exception=Reject("as it said", requeue=False)))
+    life.keeper.ack.assert_called_once_with("e.1", Outcome.FAILED)
+    life.keeper.give_back.assert_not_called()
+    life.end_badly.assert_not_called()
 
 
 @pytest.mark.parametrize(
-    ("fault", "counted"), [(ValueError("a bug"), True), (redis.ConnectionError("away"), False)], ids=["the job's", "Redis'"]
+    ("fault", "cause"),
+    [(ValueError("a bug"), Cause.ENDING_FAILED), (redis.ConnectionError("away"), Cause.OUTAGE)],
+    ids=["the job's", "Redis'"],
 )
-def test_a_job_that_cannot_be_ended_goes_back_in_line(fault: Exception, counted: bool) -> None:
+def test_a_job_that_cannot_be_ended_goes_back_in_line(fault: Exception, cause: Cause) -> None:
     """Whatever Celery raises where it ends a job; counted and so buried at last, unless Redis was away."""
-    keeper, task = Mock(), Mock(acks_late=True)
+    life, task = Mock(), Mock(acks_late=True)
     made = create_request_cls(lease_request(CeleryRequest), task, Mock(), "h", None, task_ready=Mock(side_effect=fault), trace=Mock())
-    request = made(keeper)
-    request.life.crash = lambda lease_id, reason, detail: GiveBack(lease_id, "crashes", 3, reason, detail)
-    request.on_success((False, "a result", 1.0))
-    [(lease, *_), _] = keeper.give_back.call_args
-    assert (lease.lease_id, lease.counter, lease.reason) == ("e.1", *(("crashes", "ending_failed") if counted else ("rejects", "")))
-    keeper.ack.assert_not_called()
+    made(life).on_success((False, "a result", 1.0))
+    [(lease_id, said, _), _] = life.end_badly.call_args
+    assert (lease_id, said) == ("e.1", cause)
+    life.keeper.ack.assert_not_called()
