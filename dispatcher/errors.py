@@ -2,6 +2,7 @@
 
     DispatcherError
     ├── Invalid          what you passed is wrong: change it and call again
+    │   └── NoCluster    … because it names no Redis, and no local cluster runs
     ├── Unavailable      something this needs is not there (Redis, a binary): start it and call again
     ├── NotLeader        another dispatcher leads this cell: become a standby
     ├── EpochEnded       this worker life was declared dead: stop the process, start a new one
@@ -22,6 +23,15 @@ class DispatcherError(Exception):
 
 class Invalid(DispatcherError):
     """What was passed is wrong; the message says what, where, and what to do."""
+
+
+class NoCluster(Invalid):
+    """Nothing names a Redis, and no local cluster runs in this user's state folder."""
+
+    def __init__(
+        self, message: str = "no cluster runs here: start one with `dispatcher up`, or set DISPATCHER_REDIS_URL"
+    ) -> None:
+        super().__init__(message)
 
 
 class Unavailable(DispatcherError):

@@ -14,7 +14,7 @@ from dispatcher.clock import Clock, SystemClock
 from dispatcher.core.admission.rules import Admission
 from dispatcher.core.choosing.recorded import Recorder
 from dispatcher.core.facts.message import JSON_CONTENT
-from dispatcher.errors import Invalid
+from dispatcher.errors import NoCluster
 from dispatcher.events import Event
 from dispatcher.leader.dispatcher import Dispatcher, new_token
 from dispatcher.leader.settle import Settler
@@ -32,10 +32,10 @@ log = logging.getLogger(__name__)
 
 
 def broker_url(settings: Settings, app: Celery | None = None) -> str:
-    """The Redis that carries the jobs: settings before app. Raises :class:`Invalid` where neither names one."""
+    """The Redis that carries the jobs: settings before app. Raises :class:`NoCluster` if neither names one."""
     url = settings.redis_url or (app_broker(app) if app is not None else "")
     if not url:
-        raise Invalid("no cluster runs here: start one with `dispatcher up`, or set DISPATCHER_REDIS_URL")
+        raise NoCluster
     return url
 
 

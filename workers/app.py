@@ -23,9 +23,7 @@ def find_broker(settings: Settings, environ: Mapping[str, str]) -> str:
     """URL of the Redis that carries the jobs."""
     if settings.redis_url:
         return settings.redis_url
-    from dispatcher.provision.embedded_redis import (
-        find_redis_url,  # not needed where a URL is given, as on every remote worker
-    )
+    from dispatcher.provision.state_folder import find_redis_url  # a remote worker has a URL and never needs it
 
     return find_redis_url(environ) or DEFAULT_URL
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import threading
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -17,10 +15,7 @@ from dispatcher.cli.run import log_to_stderr
 from dispatcher.cli.session import Session
 from dispatcher.events import Event
 
-if TYPE_CHECKING:
-    from dispatcher.provision.processes import ProcessProvisioner
-
-SUPERVISE_INTERVAL_S: Final = 0.2
+log = logging.getLogger(__name__)
 
 
 @click.command()
@@ -39,44 +34,37 @@ def autoscale(session: Session, advise: bool, fleet_file: Path | None, as_json: 
     from dispatcher.observe.log_lines import log_line
     from dispatcher.provision.autoscaler import Autoscaler
     from dispatcher.provision.child import Children
-    from dispatcher.provision.embedded_redis import state_folder
-    from dispatcher.provision.local_cluster import APP
-    from dispatcher.provision.processes import ProcessProvisioner
-    from dispatcher.settings import settings_environ
+    from dispatcher.provision.processes import APP
+    from dispatcher.provision.state_folder import state_folder
+    from dispatcher.provision.supervisor import Supervisor
     from dispatcher.wiring import connect_cell, keys_of
 
     log_to_stderr("WARNING")
     settings, fleet = session.load_with_fleet(fleet_file)
     settings = session.connected_settings(settings)
 
-    def tell(event: Event) -> None:
+    def print_event(event: Event) -> None:
         facts = {"event": type(event).__name__, **asdict(event)}
         click.echo(json.dumps(facts) if as_json else log_line(event)[1])
 
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stop_signals())
         client = stack.enter_context(connect_cell(settings, session.user_app(), text=False))
-        provisioner = None
+        workers = None
         if not advise:
-            children = Children()
-            stack.callback(children.close)
-            provisioner = ProcessProvisioner(
+            children = stack.enter_context(contextlib.closing(Children()))
+            supervisor = Supervisor(
                 children,
-                environ={**session.environ, **settings_environ(settings)},
+                settings,
+                environ=session.environ,
                 logs=state_folder(session.environ) / "logs",
                 app=session.app_name or APP,
-                on_restart=lambda name, why: logging.getLogger(__name__).warning("worker %s %s", name, why),
+                on_event=log.warning,
             )
-            stack.callback(provisioner.stop_all, timeout_s=settings.drain_timeout_s)
-            thread = threading.Thread(target=_supervise, args=(provisioner, stop), name="supervise", daemon=True)
-            thread.start()
-            stack.callback(thread.join, 5.0)
+            workers = supervisor.workers
+            stack.callback(workers.stop_all, timeout_s=settings.drain_timeout_s)
+            stack.enter_context(supervisor.running())
+        keys = keys_of(settings, session.user_app())
         Autoscaler(
-            client, keys_of(settings, session.user_app()), settings, kinds=fleet.kinds(), provisioner=provisioner,
-            clock=SystemClock(), emit=tell,
-        ).run(stop)  # fmt: skip
-
-
-def _supervise(provisioner: ProcessProvisioner, stop: threading.Event) -> None:
-    while not stop.wait(SUPERVISE_INTERVAL_S):
-        provisioner.step()
+            client, keys, settings, kinds=fleet.kinds(), provisioner=workers, clock=SystemClock(), emit=print_event
+        ).run(stop)

@@ -13,7 +13,7 @@ import redis
 from dispatcher.cli.output import json_option, say
 from dispatcher.cli.session import Session
 from dispatcher.errors import Invalid
-from dispatcher.provision.embedded_redis import STATE_VARIABLE
+from dispatcher.provision.state_folder import STATE_VARIABLE
 from dispatcher.settings import Settings, env_name
 from dispatcher.settings.knobs import ENV_PREFIX
 from dispatcher.worker.options import LABELS_ENV, MODELS_ENV, MODELS_MAX_ENV, WEIGHT_ENV

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
-from dispatcher.errors import Invalid, Unavailable
-from dispatcher.provision.embedded_redis import find_redis_url
+from dispatcher.errors import Invalid, NoCluster, Unavailable
+from dispatcher.provision.state_folder import find_redis_url
 from dispatcher.settings import Settings, load_settings
 from dispatcher.store.redis_client.connection import point_broker_at, point_results_at
 from dispatcher.store.redis_client.redaction import redact
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from dispatcher.provision.fleet_file import Fleet
     from dispatcher.store.operator.admin_store import AdminStore
-
-NO_CLUSTER = "no cluster runs here: start one with `dispatcher up`, or set DISPATCHER_REDIS_URL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,7 @@ class Session:
         else:
             url = find_redis_url(self.environ)
             if url is None:
-                raise Invalid(NO_CLUSTER)
+                raise NoCluster
         return replace(settings, redis_url=url)
 
     def celery_app(self, settings: Settings) -> Celery:

@@ -34,8 +34,9 @@ def up(
     Waiting jobs survive: the next `dispatcher up` goes on with them.
     """
     from dispatcher.cli.signals import stop_signals
-    from dispatcher.provision.embedded_redis import state_folder
-    from dispatcher.provision.local_cluster import APP, LocalCluster
+    from dispatcher.provision.local_cluster import LocalCluster
+    from dispatcher.provision.processes import APP
+    from dispatcher.provision.state_folder import state_folder
 
     settings, fleet = session.load_with_fleet(fleet_file, **({"redis_url": redis_url} if redis_url else {}))
     app = session.user_app()

@@ -1,1 +1,1 @@
-"""What starts and stops workers: the protocol, the fleet file, and local processes."""
+"""Starts and stops workers: the protocol, the autoscaler, the fleet file, and a cluster of local processes."""

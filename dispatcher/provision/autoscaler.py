@@ -1,4 +1,4 @@
-"""The autoscaler's loop: reads the cell, lets :func:`dispatcher.core.scaling.decide` decide, starts and drains workers."""
+"""The autoscaler's loop: read the cell, let :func:`dispatcher.core.scaling.decide` decide, start and drain workers."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ log = logging.getLogger(__name__)
 
 
 class Autoscaler:
-    """Keeps the work that waits near ``autoscaler_target_wait_s``. Needs no lead: it changes no job.
+    """Keeps the waiting work near ``autoscaler_target_wait_s``. It need not lead the cell: it changes no job.
 
-    Without a provisioner it only tells (``--advise``). It drains only workers that its provisioner started: nobody could start the
-    others again.
+    It drains only workers that its provisioner started: nothing here could start another worker again. Without a
+    provisioner (``--advise``) it starts and drains nothing and only emits its advice.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Autoscaler:
         clock: Clock,
         emit: Callable[[Event], None],
     ) -> None:
-        """``client`` answers with bytes. ``kinds``: what may be started, the usual one first."""
+        """``client`` returns bytes. ``kinds``: the kinds of worker that may be started; the first is the usual choice."""
         self._client = client
         self._keys = keys
         self._store = DispatchStore(client, keys, token="")
@@ -74,20 +74,20 @@ class Autoscaler:
         self._advised: tuple[int, int] = (0, 0)
 
     def run(self, stop: Signal) -> None:
-        """Step every ``autoscaler_interval_s`` until ``stop`` is set. An outage of Redis changes nothing: no view, no decision."""
+        """Step every ``autoscaler_interval_s`` until ``stop`` is set. While Redis is away it decides nothing."""
         while not stop.is_set():
             try:
                 self.step()
             except (redis.RedisError, Unavailable) as exc:
-                self._memory = ScalingMemory()  # what was not seen did not agree
-                log.warning("nothing is scaled for now: %s", exc)
+                self._memory = ScalingMemory()  # a decision needs reads that agree in a row: this one is missing
+                log.warning("the autoscaler cannot read the cell, and scales nothing until it can: %s", exc)
             except Exception:
                 self._memory = ScalingMemory()
-                log.exception("a step of the autoscaler failed; going on")
+                log.exception("a step of the autoscaler failed; it goes on with the next")
             stop.wait(self._settings.autoscaler_interval_s)
 
     def step(self) -> ScalingDecision:
-        """Look once, decide, act. Waits for no worker."""
+        """Read the cell once, decide, act. Never waits for a worker."""
         epochs, view = self._view()
         decision, self._memory = decide(view, self._choices, self._limits, self._memory)
         if self._provisioner is None:
@@ -103,14 +103,14 @@ class Autoscaler:
         return decision
 
     def _advise(self, decision: ScalingDecision) -> None:
-        """The same advice is given once, not every second."""
+        """Emit the advice, unless it is the same as in the step before."""
         advice = (len(decision.start), len(decision.drain))
         if decision.acts and advice != self._advised:
             self._emit(ScalingAdvised(decision.start, decision.drain, decision.reason, decision.workers))
         self._advised = advice
 
     def _view(self) -> tuple[dict[str, list[str]], ScalingView]:
-        """Epochs by worker name, and the view."""
+        """The epochs of each worker name, and what the decision is made from."""
         look = self._store.look([], limit=0, message_bytes_max=0)
         self._registrations.learn([row.epoch for row in look.workers])
         handles = {handle.name: handle for handle in self._provisioner.list()} if self._provisioner is not None else {}
@@ -130,7 +130,7 @@ class Autoscaler:
                     leases=row.leases,
                     leased_cost_s=row.leased_cost_ms / 1000,
                     draining=bool(row.draining) or (handle is not None and handle.stopping),
-                    # An adviser has started none, and speaks of all of them.
+                    # With --advise no worker is ours, and the advice is about all of them.
                     ours=self._provisioner is None or handle is not None,
                 )
             )
@@ -142,7 +142,10 @@ class Autoscaler:
         return epochs, ScalingView(self._clock.monotonic_ms(), self._waiting(look), tuple(members))
 
     def _waiting(self, look: Look) -> tuple[Waiting, ...]:
-        """Lanes at the cost of their next job (jobs of a lane differ by less than two); what is not admitted yet, at the default."""
+        """Work that waits, by model: a lane at the cost of its next job (costs in a lane differ by less than a factor of two),
+
+        and jobs that are not admitted yet at the default cost.
+        """
         if ALL_QUEUES in look.paused:
             return ()
         waiting = [
@@ -153,8 +156,8 @@ class Autoscaler:
         queues = {*self._settings.ingress_queues, *self._store.ingress_queues()} - look.paused
         with self._client.pipeline(transaction=False) as pipe:
             for queue in queues:
-                for one in self._keys.ingress(queue):
-                    pipe.llen(one)
+                for key in self._keys.ingress(queue):
+                    pipe.llen(key)
             not_admitted = sum(pipe.execute())
         if not_admitted:
             waiting.append(Waiting(DEFAULT_MODEL, not_admitted * self._settings.default_cost_s))

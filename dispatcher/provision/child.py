@@ -1,4 +1,4 @@
-"""Child processes that cannot outlive us: own process group, output in a file, stopped within a bound."""
+"""Child processes that cannot outlive this process: own process group, output in a file, stopped within a bound."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import BinaryIO
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.errors import Unavailable
 
-# Runs in the child before the program does. Linux then signals the child when the thread that started it ends; the look
-# at the parent closes the gap in which that happened before the request. The program replaces this interpreter.
+# Runs in the child before the program. It asks Linux to signal the child when the thread that started it ends. That
+# thread may have ended before it could ask: so it compares the parent's pid. Then the program replaces this interpreter.
 _TIE_TO_PARENT = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, int(sys.argv[2]))
@@ -39,16 +39,16 @@ class Child:
 
     @property
     def exit_code(self) -> int | None:
-        """``None`` while it runs; negative: the signal that ended it. Reaps it."""
+        """``None`` while the process runs; negative: the signal that ended it. Reading it reaps the process."""
         return self._process.poll()
 
     def signal(self, number: signal.Signals) -> None:
-        """Signal the process alone; nothing happens when it has ended."""
+        """Signal the process, not its group. Does nothing if it has ended."""
         self._process.send_signal(number)
 
     def kill(self) -> None:
         """SIGKILL to the whole group, at once."""
-        # While the child is not reaped its pid, which is the group's, can be nobody else's.
+        # Until the child is reaped, no other process can get its pid, which is also the id of its group.
         if self._process.poll() is None:
             try:
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -57,7 +57,7 @@ class Child:
             self._process.wait()
 
     def log_tail(self, lines: int = 3) -> str:
-        """The last lines it wrote, joined by `` | ``; empty when it wrote none."""
+        """The last lines that the process wrote, joined by `` | ``; empty if it wrote none."""
         try:
             with self.log.open("rb") as file:
                 file.seek(max(0, self.log.stat().st_size - 8192))
@@ -68,10 +68,10 @@ class Child:
 
 
 class Children:
-    """Starts processes and knows those that have not been reaped. Thread-safe.
+    """Starts processes, and knows which of them have not been reaped. Thread-safe.
 
-    On Linux they die with us, however we die. One thread starts them all, because Linux means the thread when it says
-    parent, and callers' threads come and go.
+    On Linux they die with this process, however it dies. One thread starts them all: for Linux the parent is the thread
+    that started the child, and callers' threads come and go.
     """
 
     def __init__(self, clock: Clock | None = None) -> None:
@@ -88,16 +88,17 @@ class Children:
         environ: Mapping[str, str],
         death_signal: signal.Signals = signal.SIGKILL,
     ) -> Child:
-        """Start ``command`` in its own process group, so that Ctrl-C in the terminal reaches only us; output goes to the end of ``log``.
-        Raises :class:`Unavailable` where the system has no room for another process or file now.
+        """Start ``command`` in its own process group, so that Ctrl-C in the terminal reaches only this process.
 
-        ``death_signal`` is what it gets should we die without a word.
+        Its output goes to the end of ``log``. ``death_signal`` is sent to it if this process dies without stopping it.
+        Raises :class:`Unavailable` if the system has no room for another process or file now.
         """
         return self._starter.submit(self._start, name, list(command), log, dict(environ), death_signal).result()
 
     def _start(self, name: str, command: list[str], log: Path, environ: dict[str, str], death_signal: signal.Signals) -> Child:
         if _TIES:
-            command = [sys.executable, "-I", "-S", "-c", _TIE_TO_PARENT, str(os.getpid()), str(int(death_signal)), *command]
+            tie = [sys.executable, "-I", "-S", "-c", _TIE_TO_PARENT, str(os.getpid()), str(int(death_signal))]
+            command = [*tie, *command]
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as output:
@@ -108,12 +109,12 @@ class Children:
         return child
 
     def forget(self, child: Child) -> None:
-        """No longer ours to stop: it has ended."""
+        """Do not stop this child any more: it has ended."""
         if child in self._children:
             self._children.remove(child)
 
     def stop(self, children: Iterable[Child], *, timeout_s: float) -> None:
-        """SIGTERM to all of them; SIGKILL to those that have not ended after ``timeout_s``. Returns when all have ended."""
+        """Send SIGTERM to all, and after ``timeout_s`` SIGKILL to those that still run. Returns when all have ended."""
         left = [child for child in children if child.exit_code is None]
         try:
             for child in left:
@@ -122,18 +123,31 @@ class Children:
             while left and self._clock.monotonic_ms() < deadline_ms:
                 self._clock.sleep(0.02)
                 left = [child for child in left if child.exit_code is None]
-        finally:  # a second Ctrl-C lands here
+        finally:  # a second Ctrl-C comes here too
             for child in left:
                 child.kill()
 
     def close(self) -> None:
-        """Kill whatever is left. Nothing can be started afterwards."""
+        """Kill every child that still runs. Nothing can be started afterwards."""
         self._starter.shutdown(wait=True)
         for child in self._children:
             child.kill()
 
 
+def how_it_ended(exit_code: int) -> str:
+    """``exited with 1``, or ``was killed by signal 9``."""
+    return f"exited with {exit_code}" if exit_code >= 0 else f"was killed by signal {-exit_code}"
+
+
+def ended_early(child: Child) -> str:
+    """How a process ended that should have become ready, with the end of its log."""
+    assert child.exit_code is not None
+    return f"{how_it_ended(child.exit_code)} before it was ready: {child.log_tail() or 'it wrote nothing'}"
+
+
 def _popen(command: list[str], output: BinaryIO, environ: dict[str, str]) -> subprocess.Popen[bytes]:
-    # Not a session of its own: Linux shares the processor out among sessions first (autogroup), so a worker with two
-    # slots would get no more of a busy machine than one with one.
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environ, process_group=0)
+    # A process group, not a session: Linux divides the processor among sessions first (autogroup), so a worker with two
+    # slots would get no more of a busy machine than a worker with one slot.
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environ, process_group=0
+    )

@@ -1,9 +1,7 @@
-"""The fleet file: which workers a local cluster has, in TOML: ``[[worker]]``, ``[autoscaler]`` and ``[dispatcher]``.
+"""The fleet file: the workers of a local cluster, in TOML, with the tables ``[[worker]]``, ``[autoscaler]`` and ``[dispatcher]``.
 
-A ``[[worker]]`` has a ``name``, and may have ``count`` (1; named big1, big2, … where there are several), ``weight`` (1.0; the speed
-of one slot), ``concurrency`` (1; slots), ``pool`` ("prefork"), ``models`` (a list of names), ``models_max`` (0; how many of
-them each of its processes may have in memory, 0 for any number), ``labels`` (a table). The other two tables hold the settings of those
-names.
+A ``[[worker]]`` has a ``name`` and may have a ``count`` (default 1; several workers are named big1, big2, …). Its other
+keys are the fields of :class:`WorkerKind`. ``[autoscaler]`` and ``[dispatcher]`` hold settings of those names.
 """
 
 from __future__ import annotations
@@ -23,6 +21,7 @@ POOLS: Final = ("prefork", "threads", "solo")
 TABLES: Final = ("worker", "autoscaler", "dispatcher")
 COUNT_MAX: Final = 1000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_MODEL = re.compile(r"[^\s,]+")
 _LABEL = re.compile(r"[^\s=,]+")
 
 
@@ -34,7 +33,7 @@ class FleetEntry:
     count: int = 1
 
     def names(self) -> list[str]:
-        """The short node names of its workers: without ``@host``."""
+        """The node names of its workers, without ``@host``."""
         return [self.kind.name] if self.count == 1 else [f"{self.kind.name}{number + 1}" for number in range(self.count)]
 
 
@@ -45,11 +44,11 @@ class Fleet:
     entries: tuple[FleetEntry, ...]
 
     def kinds(self) -> list[WorkerKind]:
-        """Each kind once, in the order of the file."""
+        """Each kind, in the order of the file."""
         return [entry.kind for entry in self.entries]
 
     def workers(self) -> list[tuple[str, WorkerKind]]:
-        """(short node name, kind) of every worker to start."""
+        """Node name (without ``@host``) and kind of every worker to start."""
         return [(name, entry.kind) for entry in self.entries for name in entry.names()]
 
 
@@ -60,10 +59,10 @@ def default_fleet() -> Fleet:
 
 
 def load_fleet(path: Path) -> Fleet:
-    """The ``[[worker]]`` tables of the file; without any, the default fleet.
+    """Read the ``[[worker]]`` tables of the file; if it has none, return the default fleet.
 
-    Raises :class:`Invalid` with all mistakes, one a line, each with its place. ``[autoscaler]`` and ``[dispatcher]`` are read by
-    :func:`dispatcher.settings.load_settings`.
+    Raises :class:`Invalid` with all mistakes, each on a line of its own that says where it is.
+    :func:`dispatcher.settings.load_settings` reads ``[autoscaler]`` and ``[dispatcher]``.
     """
     try:
         document = tomllib.loads(path.read_text("utf-8"))
@@ -82,11 +81,11 @@ def load_fleet(path: Path) -> Fleet:
         tables = []
     entries: list[FleetEntry] = []
     for number, table in enumerate(tables, 1):
-        found: list[str] = []
-        entry = _entry(table, found)
+        table_mistakes: list[str] = []
+        entry = _entry(table, table_mistakes)
         name = table.get("name") if isinstance(table, dict) else None
         place = f"{path}: [[worker]] {number}" + (f" ({name})" if isinstance(name, str) and name else "")
-        mistakes += [f"{place}: {mistake}" for mistake in found]
+        mistakes += [f"{place}: {mistake}" for mistake in table_mistakes]
         if entry is not None:
             entries.append(entry)
     mistakes += [f"{path}: {mistake}" for mistake in _repeated(entries)]
@@ -159,14 +158,14 @@ def _pool(value: Any) -> str:
 
 
 def _models(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(one, str) and one and not re.search(r"[\s,]", one) for one in value):
+    if not isinstance(value, list) or not all(isinstance(name, str) and _MODEL.fullmatch(name) for name in value):
         raise ValueError('expected a list of names, such as ["hash-384"]')
     return tuple(value)
 
 
 def _labels(value: Any) -> Mapping[str, str]:
     if not isinstance(value, dict) or not all(
-        isinstance(one, str) and _LABEL.fullmatch(key) and _LABEL.fullmatch(one) for key, one in value.items()
+        isinstance(text, str) and _LABEL.fullmatch(key) and _LABEL.fullmatch(text) for key, text in value.items()
     ):
         raise ValueError('expected names and values without spaces, such as { region = "eu" }')
     return dict(value)

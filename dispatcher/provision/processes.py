@@ -1,4 +1,4 @@
-"""Workers as processes of this machine, started with Celery's own command."""
+"""Workers as processes of this machine: starts them with Celery's own command, and again when they end by themselves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -15,29 +15,36 @@ from celery.utils.nodenames import gethostname
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.errors import Unavailable
 from dispatcher.provision.base import WorkerHandle, WorkerKind
-from dispatcher.provision.child import Child, Children
+from dispatcher.provision.child import Child, Children, how_it_ended
 
+APP: Final = "workers.app"
+"""Our ready-made Celery app: the workers run it where the user names no app."""
 BACKOFF_S: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-"""Waits before a worker that keeps ending is started again."""
+"""Waits before a process that keeps ending is started again."""
 SETTLED_S: Final = 60.0
-"""A worker that ran for this long is not one that keeps ending."""
+"""A worker that has run for this long starts its waits from the first again."""
 
 
 @dataclass(slots=True)
 class _Worker:
     short_name: str
+    """The node name without ``@host``."""
     kind: WorkerKind
     child: Child
     started_ms: int
     stopping: bool = False
+    """It was told to end, so it is not started again."""
     failures: int = 0
-    restart_at_ms: int | None = field(default=None)
+    """Times that it ended by itself since it last ran for ``SETTLED_S``."""
+    restart_at_ms: int | None = None
+    """When to start it again, by the monotonic clock; ``None`` while it runs."""
 
 
 class ProcessProvisioner:
-    """Starts ``celery worker`` processes and, in :meth:`step`, starts again those that ended and were not told to.
+    """Starts ``celery worker`` processes; :meth:`step` starts a worker again that ended without being told to.
 
-    Told to: by :meth:`stop`, by :meth:`kill`, or by anyone else in an orderly way, that is, with exit code 0 (``dispatcher drain``).
+    A worker was told to end if :meth:`stop` or :meth:`kill` was called for it, or if it exited with 0, as it does after
+    ``dispatcher drain``.
     """
 
     def __init__(
@@ -46,12 +53,12 @@ class ProcessProvisioner:
         *,
         environ: Mapping[str, str],
         logs: Path,
-        app: str = "workers.app",
+        app: str = APP,
         task_events: bool = False,
         clock: Clock | None = None,
         on_restart: Callable[[str, str], None] | None = None,
     ) -> None:
-        """``on_restart(name, why)`` hears of every worker that ended without being told to."""
+        """``app`` is Celery's ``-A``. ``on_restart(name, why)`` is called for every worker that ended without being told to."""
         self._children = children
         self._environ = environ
         self._logs = logs
@@ -94,27 +101,27 @@ class ProcessProvisioner:
                 if worker.child.exit_code is None
             ]
 
-    # -- what a local cluster needs besides
+    # -- what a local cluster needs beyond the protocol
 
     def node_name(self, short_name: str) -> str:
-        """Celery's name of the worker."""
+        """Celery's node name of a worker."""
         return f"{short_name}@{self._host}"
 
     def start_named(self, short_name: str, kind: WorkerKind) -> WorkerHandle:
-        """Start a worker under a name that none of ours has."""
+        """Start a worker under this name, which no other worker of ours may have."""
         with self._lock:
             child = self._spawn(short_name, kind)
             self._workers[short_name] = _Worker(short_name, kind, child, self._clock.monotonic_ms())
             return WorkerHandle(self.node_name(short_name), kind, child.pid)
 
     def child(self, name: str) -> Child | None:
-        """The process of the worker of that name, ended or not; ``None`` where there is none."""
+        """The process of the worker ``name``, even if it has ended; ``None`` if we started no such worker."""
         with self._lock:
             worker = self._workers.get(_short(name))
             return worker.child if worker else None
 
     def step(self) -> None:
-        """Reap what has ended; start again, after a wait that grows, what was not told to end. Never waits."""
+        """Reap workers that have ended; start them again, after a growing wait, if they were not told to end. Never waits."""
         with self._lock:
             now_ms = self._clock.monotonic_ms()
             for worker in list(self._workers.values()):
@@ -139,13 +146,13 @@ class ProcessProvisioner:
                     worker.started_ms, worker.restart_at_ms = now_ms, None
 
     def _start_later(self, worker: _Worker, why: str, now_ms: int) -> None:
-        wait_s = BACKOFF_S[min(worker.failures, len(BACKOFF_S) - 1)]
+        wait_s = restart_wait_s(worker.failures)
         worker.failures += 1
         worker.restart_at_ms = now_ms + round(wait_s * 1000)
         self._on_restart(self.node_name(worker.short_name), f"{why}; starting it again in {wait_s:g} s")
 
     def stop_all(self, *, timeout_s: float) -> None:
-        """Let all of them finish what they run, for at most ``timeout_s``; then kill. Returns when all have ended."""
+        """Let all workers finish what they run, for at most ``timeout_s``; then kill them. Returns when all have ended."""
         with self._lock:
             for worker in self._workers.values():
                 worker.stopping = True
@@ -162,8 +169,8 @@ class ProcessProvisioner:
         )
 
 
-def worker_command(short_name: str, kind: WorkerKind, *, app: str = "workers.app", task_events: bool = False) -> list[str]:
-    """Celery's command for one worker. Gossip and mingle are left out: a second at the start, for nothing used here."""
+def worker_command(short_name: str, kind: WorkerKind, *, app: str = APP, task_events: bool = False) -> list[str]:
+    """Celery's command for one worker. Without gossip and mingle: they cost a second at the start, and nothing here uses them."""
     command = [
         sys.executable, "-m", "celery", "-A", app, "worker", "-n", f"{short_name}@%h", "--concurrency", str(kind.concurrency),
         "--pool", kind.pool, "--loglevel", "INFO", "--without-gossip", "--without-mingle", "--weight", f"{kind.weight:g}",
@@ -179,9 +186,9 @@ def worker_command(short_name: str, kind: WorkerKind, *, app: str = "workers.app
     return command
 
 
-def how_it_ended(exit_code: int) -> str:
-    """``exited with 1``, or ``was killed by signal 9``."""
-    return f"exited with {exit_code}" if exit_code >= 0 else f"was killed by signal {-exit_code}"
+def restart_wait_s(failures: int) -> float:
+    """How long to wait before a process is started again that has ended by itself ``failures`` times before."""
+    return BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
 
 
 def _short(name: str) -> str:

@@ -14,15 +14,8 @@ import pytest
 
 from dispatcher.errors import Unavailable
 from dispatcher.provision.child import Children
-from dispatcher.provision.embedded_redis import (
-    ClusterRuns,
-    EmbeddedRedis,
-    NoRedisServer,
-    StateFolder,
-    find_redis_server,
-    find_redis_url,
-    state_folder,
-)
+from dispatcher.provision.embedded_redis import EmbeddedRedis, NoRedisServer, find_redis_server
+from dispatcher.provision.state_folder import ClusterRuns, StateFolder, find_redis_url, state_folder
 from dispatcher.store.redis_client.connection import connect
 from dispatcher.store.redis_client.server import read_server_facts
 from tests.eventually import eventually
@@ -74,12 +67,11 @@ def test_other_commands_find_it_while_it_lives(folder: Path, environ: dict[str, 
     assert find_redis_url(environ) is None
     with StateFolder(folder) as state:
         redis = EmbeddedRedis(folder, children, environ)
-        redis.start()
+        server = redis.start()
         assert find_redis_url(environ) is None
         state.announce(redis.url)
         assert find_redis_url(environ) == redis.url
-        assert redis.child is not None
-        redis.child.kill()
+        server.kill()
         assert (folder / "redis.sock").exists()
         assert find_redis_url(environ) is None
 
