@@ -57,7 +57,7 @@ def run(models: int, jobs: int, seed: int, *, told: bool) -> Run:
     load_ms = {job.model: LOAD_S * 1000 for job in work}
     settings = Settings()
     world = World(
-        work, fleet, strategy=strategy(settings.strategy), settings=settings, rng=Random(seed), load_ms=load_ms, tells_models=told
+        work, fleet, strategy=strategy(settings.strategy), settings=settings, rng=Random(seed), load_ms=load_ms, reports_models=told
     )
     outcome = world.run()
     took_s = sorted(ms / 1000 for ms in outcome.response_ms)

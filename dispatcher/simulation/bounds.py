@@ -1,5 +1,6 @@
-"""What no dispatcher can beat: lower bounds of the mean response time, upper bounds of cache hits. They may be out of reach, so a ratio
-to them is no grade.
+"""Bounds that no dispatcher can beat: of the mean response time, and of cache hits.
+
+Even the best dispatcher may not reach them, so a ratio to them is no grade.
 """
 
 from __future__ import annotations
@@ -15,18 +16,24 @@ from dispatcher.simulation.workers import SimWorker
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Of one trace on one fleet, whatever the strategy. Rates of block hits are ``None`` where there are no caches, or no blocks."""
+    """Bounds of one trace on one fleet, for any strategy."""
 
     mean_ms: float
+    """Lower bound of the mean response time."""
     lru_rate: float | None = None
+    """Block hits of one LRU cache as large as all workers' together; ``None`` without caches or blocks."""
     belady_rate: float | None = None
+    """As ``lru_rate``, of a cache that knows which blocks come: an upper bound."""
     belady_loads: int = 0
+    """Loads of models in one memory as large as all together, which knows which jobs come."""
 
 
 def bounds_of(jobs: Sequence[SimJob], fleet: Sequence[SimWorker], caches: CacheSizes) -> Bounds:
-    """The bound of the mean takes it that every cache hits, where there are any."""
-    speed, fastest = sum(one.weight * one.concurrency for one in fleet), max(one.weight for one in fleet)
-    work = [(job.at_ms, job.left_ms(len(job.prefix) if caches.blocks else 0, session_kept=caches.sessions > 0)) for job in jobs]
+    """The bounds of these jobs on this fleet. For the mean, all that caches could hold counts as cached."""
+    speed = sum(worker.weight * worker.concurrency for worker in fleet)
+    fastest = max(worker.weight for worker in fleet)
+    kept = caches.sessions > 0
+    work = [(job.at_ms, job.left_ms(len(job.prefix) if caches.blocks else 0, session_kept=kept)) for job in jobs]
     mean_ms = mean_response_bound_ms(work, fleet_speed=speed, fastest=fastest)
     loads = pooled_loads(jobs, fleet)
     if not caches.blocks:
@@ -36,14 +43,16 @@ def bounds_of(jobs: Sequence[SimJob], fleet: Sequence[SimWorker], caches: CacheS
 
 
 def mean_response_bound_ms(jobs: Sequence[tuple[float, float]], *, fleet_speed: float, fastest: float) -> float:
-    """The larger of two: preemptive shortest-remaining-time-first on one machine of the whole fleet's speed, and the mean work ÷ the
-    speed of the fastest slot. ``jobs``: (arrives at, work), in order of arrival.
+    """A lower bound of the mean response time. ``jobs``: (arrival, work), in order of arrival.
+
+    It is the larger of two: the mean under preemptive shortest-remaining-time-first on one machine as fast as the whole
+    fleet, and the mean work divided by the speed of the fastest slot.
     """
     return max(pooled_srpt_mean_ms(jobs, fleet_speed), sum(cost_ms for _, cost_ms in jobs) / len(jobs) / fastest)
 
 
 def pooled_srpt_mean_ms(jobs: Sequence[tuple[float, float]], speed: float) -> float:
-    """Mean response of preemptive SRPT on one machine, which is optimal there (Schrage, 1968)."""
+    """Mean response time of preemptive SRPT on one machine, where SRPT is optimal (Schrage, 1968)."""
     left: list[tuple[float, float]] = []  # (remaining ms on this machine, arrived at)
     now_ms = total_ms = 0.0
     arrivals = iter(jobs)
@@ -66,18 +75,20 @@ def pooled_srpt_mean_ms(jobs: Sequence[tuple[float, float]], speed: float) -> fl
 
 
 def pooled_loads(jobs: Sequence[SimJob], fleet: Sequence[SimWorker]) -> int:
-    """The fewest loads of models that one memory as large as all together can do with, knowing what comes, one copy of each.
+    """Loads of models in one memory as large as all together, which holds one copy of each and knows which jobs come.
 
-    In order of arrival: where jobs wait for others of their model there may be fewer.
+    The fewest possible if jobs run in order of arrival; a dispatcher that makes jobs wait for others of their model
+    may need fewer.
     """
     wanted = [(job.model,) for job in jobs if job.model]
-    room = sum(one.models_max for one in fleet) if all(one.models_max for one in fleet) else len(wanted)
+    limited = all(worker.models_max for worker in fleet)
+    room = sum(worker.models_max for worker in fleet) if limited else len(wanted)
     count = pooled_belady_hits(wanted, room)
     return count.asked - count.hits
 
 
 def pooled_lru_hits(uses: Iterable[Sequence[Hashable]], room: int) -> HitCount:
-    """The hits of one cache of ``room`` keys that all jobs share, in order of arrival: what affinity over parts of it can hope for."""
+    """Hits of one LRU cache of ``room`` keys that all jobs share, in order of arrival: what affinity to parts of it can hope for."""
     cache, count = LruCache(room), HitCount()
     for keys in uses:
         count.asked += len(keys)
@@ -86,9 +97,9 @@ def pooled_lru_hits(uses: Iterable[Sequence[Hashable]], room: int) -> HitCount:
 
 
 def pooled_belady_hits(uses: Iterable[Sequence[Hashable]], room: int) -> HitCount:
-    """The most hits that any cache of ``room`` keys can have, knowing what comes: what is used again last goes first (Belady, 1966).
+    """The most hits that any cache of ``room`` keys can have: it drops the key that is used again last (Belady, 1966).
 
-    A key may be passed by without being kept. Fleet caches of that size together have no more, except by keeping jobs waiting.
+    It need not keep a key at all. Workers' caches of that size together have no more hits, unless jobs are made to wait.
     """
     stream = [key for keys in uses for key in keys]
     never = len(stream)

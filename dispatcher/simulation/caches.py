@@ -1,4 +1,4 @@
-"""What a simulated worker keeps of its jobs: prefix blocks, sessions, models; so many of each, the least recently used go."""
+"""What a simulated worker keeps of its jobs: prefix blocks, sessions, models. The least recently used go first."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dispatcher.core.facts.evidence import Memory
 
 @dataclass(slots=True)
 class LruCache:
-    """At most ``room`` keys. A key stays while the keys before it in its sequence do: the last of a sequence goes first."""
+    """Keeps at most ``room`` keys. Of a sequence of keys the last goes first: no key stays without those before it."""
 
     room: int
     _kept: dict[Hashable, None] = field(default_factory=dict)
 
     def use(self, keys: Sequence[Hashable]) -> int:
-        """How many of ``keys``, from the first on, were here; all are now, as far as there is room."""
+        """Count the leading ``keys`` that were kept; from now on all are, as far as there is room."""
         kept, hits = self._kept, 0
         for key in keys:
             if key not in kept:
@@ -36,20 +36,20 @@ class LruCache:
 
 @dataclass(slots=True)
 class HitCount:
-    """Keys that were asked of caches, and those that were there."""
+    """Keys that caches were asked for, and hits among them."""
 
     asked: int = 0
     hits: int = 0
 
     @property
     def rate(self) -> float | None:
-        """The share that was there; ``None`` where none was asked for."""
+        """The share of hits; ``None`` if no key was asked for."""
         return self.hits / self.asked if self.asked else None
 
 
 @dataclass(frozen=True, slots=True)
 class CacheSizes:
-    """What each worker has room for; 0: it keeps nothing, and nothing is counted."""
+    """How many prefix blocks and sessions each worker can keep; 0: it keeps none, and none are counted."""
 
     blocks: int = 0
     sessions: int = 0
@@ -57,29 +57,33 @@ class CacheSizes:
 
 @dataclass(slots=True)
 class _Place:
-    """A model in memory, or on its way there until ``ready_ms``; ``users``: jobs that run on it or wait for it."""
+    """A model in memory, or on its way there."""
 
     ready_ms: float
+    """When its load is done."""
     users: int = 0
+    """Jobs that run on the model or wait for it."""
 
 
 @dataclass(slots=True)
 class ModelPlaces:
-    """The models in a worker's memory, at most ``room`` of them, 0 for any number: as a worker's own, but in virtual time.
-
-    A model in use stays. ``loads``: model → how often it was loaded, and for how many ms in all.
-    """
+    """The models in a worker's memory, in virtual time; a real worker keeps its own in the same way. A model in use stays."""
 
     room: int = 0
+    """How many models fit; 0 for any number."""
     loads: dict[str, tuple[int, int]] = field(default_factory=dict)
-    _places: dict[str, _Place] = field(default_factory=dict)  # the one used longest ago is first
+    """Model → how often it was loaded, and for how many ms in all."""
+    _places: dict[str, _Place] = field(default_factory=dict)  # the least recently used model is first
 
     def enter(self, model: str, now_ms: float, load_ms: float) -> float | None:
-        """A job begins to use the model: when it may run. ``None`` where every place is in use: it must ask again after a :meth:`leave`."""
+        """Let a job begin to use the model; returns when it may run.
+
+        ``None`` if every place is in use: the job must try again after a :meth:`leave`.
+        """
         place = self._places.pop(model, None)
         if place is None:
             if self.room and len(self._places) >= self.room:
-                unused = next((one for one, its in self._places.items() if not its.users), None)
+                unused = next((name for name, kept in self._places.items() if not kept.users), None)
                 if unused is None:
                     return None
                 del self._places[unused]
@@ -91,10 +95,10 @@ class ModelPlaces:
         return max(now_ms, place.ready_ms)
 
     def leave(self, model: str) -> None:
-        """A job of the model has ended."""
+        """Note that a job of the model has ended."""
         self._places[model].users -= 1
 
-    def told(self, now_ms: float) -> Memory:
-        """As a beat tells it."""
+    def report(self, now_ms: float) -> Memory:
+        """The memory as a beat reports it."""
         ready = sorted(model for model, place in self._places.items() if place.ready_ms <= now_ms)
         return Memory(ready, dict(self.loads))

@@ -1,4 +1,4 @@
-"""What happened in a simulated cell, as it is counted while it runs."""
+"""What happened in a simulated cell, counted while it runs."""
 
 from __future__ import annotations
 
@@ -9,33 +9,35 @@ from dispatcher.simulation.caches import HitCount
 
 @dataclass(slots=True)
 class WorkerAccount:
-    """What one worker, over all its lives, did. ``work_ms`` at speed 1, less what caches saved; ``busy_ms`` summed over slots; both of
-    completed jobs.
-    """
+    """What a worker did in all its lives. Only jobs that ended count."""
 
     jobs: int = 0
     work_ms: float = 0.0
+    """Their work at speed 1, without what caches saved."""
     busy_ms: float = 0.0
+    """How long they ran, summed over slots."""
 
 
 @dataclass(slots=True)
-class Outcome:
-    """What happened. Lists are by job, in order of arrival; ``response_ms`` is NaN for a job that never ended.
-
-    ``blocks``: prefix blocks of the jobs begun, and those that were cached there. ``sessions``: jobs of a session, its first
-    one left out, and those that ran where the one before had run and where the session was still kept. ``models``: jobs of a model, and
-    those whose model was in memory, or on its way there, when they began.
-    """
+class SimOutcome:
+    """What happened in one run."""
 
     response_ms: list[float]
+    """From arrival to end, for each job in order of arrival; NaN for a job that never ended."""
     runs: list[int]
+    """How often each job was begun, in order of arrival."""
     workers: dict[str, WorkerAccount]
     ended_ms: float = 0.0
+    """When the last job ended."""
     waiting: list[tuple[float, int]] = field(default_factory=list)
+    """(ms, jobs that waited in lanes then), some 400 samples."""
     plans: int = 0
     blocks: HitCount = field(default_factory=HitCount)
+    """Prefix blocks of the jobs begun; a hit: the worker had the block cached."""
     sessions: HitCount = field(default_factory=HitCount)
+    """Jobs of a session after its first; a hit: the job before ran on the same worker, which still kept the session."""
     models: HitCount = field(default_factory=HitCount)
+    """Jobs of a model; a hit: it was in memory, or on its way there, when the job began."""
 
     @property
     def loads(self) -> int:

@@ -1,4 +1,4 @@
-"""A page with the curves of several runs: one HTML file that needs nothing else."""
+"""A page with the curves of several runs: an HTML file that needs no other file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
-from dispatcher.simulation.outcome import Outcome
+from dispatcher.simulation.outcome import SimOutcome
 from dispatcher.simulation.report import Report, percentile
 
 COLOURS: Final = ("#1b6ca8", "#d1495b", "#2e933c", "#edae49", "#6a4c93", "#00798c", "#8c5e58", "#444444")
@@ -20,39 +20,40 @@ STYLE: Final = (
 )
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One strategy's run."""
+    """The run of a strategy."""
 
     report: Report
-    outcome: Outcome
+    outcome: SimOutcome
 
 
-def columns(one: Report) -> dict[str, str]:
-    """A report as a row: heading → cell. What was not simulated has no column."""
-    row = {"strategy": one.strategy}
-    for name, seconds in (("mean s", one.mean_s), ("p50 s", one.p50_s), ("p99 s", one.p99_s), ("max s", one.max_s)):
-        row[name] = f"{seconds:.2f}"
-    row["mean ÷ bound"] = f"{one.mean_s / one.mean_bound_s:.2f}"
-    row["utilization"] = f"{one.utilization:.1%}"
-    row["share error"] = f"{100 * one.share_error:.1f} points"
-    row["imbalance"] = f"{one.imbalance:.2f}"
-    if one.hit_rate is not None:
-        row["block hits"] = f"{one.hit_rate:.1%}"
-        if one.pooled_lru_rate:
-            row["÷ pooled LRU"] = f"{one.hit_rate / one.pooled_lru_rate:.2f}"
-    if one.session_hit_rate is not None:
-        row["session hits"] = f"{one.session_hit_rate:.1%}"
-    if one.model_hit_rate is not None:
-        row |= {"model hits": f"{one.model_hit_rate:.1%}", "loads": str(one.loads)}
-    return row | {"repeated": str(one.repeated), "unfinished": str(one.unfinished)}
+def columns(report: Report) -> dict[str, str]:
+    """A report as a row: heading → cell. Figures of what was not simulated have no column."""
+    row = {"strategy": report.strategy}
+    row |= {"mean s": f"{report.mean_s:.2f}", "p50 s": f"{report.p50_s:.2f}"}
+    row |= {"p99 s": f"{report.p99_s:.2f}", "max s": f"{report.max_s:.2f}"}
+    row["mean ÷ bound"] = f"{report.mean_s / report.mean_bound_s:.2f}"
+    row["utilization"] = f"{report.utilization:.1%}"
+    row["share error"] = f"{100 * report.share_error:.1f} points"
+    row["imbalance"] = f"{report.imbalance:.2f}"
+    if report.hit_rate is not None:
+        row["block hits"] = f"{report.hit_rate:.1%}"
+        if report.pooled_lru_rate:
+            row["÷ pooled LRU"] = f"{report.hit_rate / report.pooled_lru_rate:.2f}"
+    if report.session_hit_rate is not None:
+        row["session hits"] = f"{report.session_hit_rate:.1%}"
+    if report.model_hit_rate is not None:
+        row |= {"model hits": f"{report.model_hit_rate:.1%}", "loads": str(report.loads)}
+    return row | {"repeated": str(report.repeated), "unfinished": str(report.unfinished)}
 
 
-def pooled(one: Report) -> str:
-    """The bounds of block hits, or loads, as a sentence; empty where there are none."""
-    if one.model_hit_rate is not None:
-        return f"loads of one memory as large as all together: Belady {one.pooled_belady_loads}"
-    if one.pooled_lru_rate is None or one.pooled_belady_rate is None:
+def pooled(report: Report) -> str:
+    """The bounds of block hits, or of loads, as a sentence; empty if there are none."""
+    if report.model_hit_rate is not None:
+        return f"loads of one memory as large as all together: Belady {report.pooled_belady_loads}"
+    if report.pooled_lru_rate is None or report.pooled_belady_rate is None:
         return ""
-    return f"block hits of one cache as large as all together: LRU {one.pooled_lru_rate:.1%}, Belady {one.pooled_belady_rate:.1%}"
+    lru, belady = report.pooled_lru_rate, report.pooled_belady_rate
+    return f"block hits of one cache as large as all together: LRU {lru:.1%}, Belady {belady:.1%}"
 
 
 def page(title: str, runs: Sequence[Run]) -> str:
@@ -64,9 +65,11 @@ def page(title: str, runs: Sequence[Run]) -> str:
         (
             f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>',
             f"<h1>{escape(title)}</h1>",
-            f"<p>{first.jobs:,} jobs, {len(first.workers)} workers. No dispatcher has a mean response below {bound_s:.2f} s.</p>",
+            f"<p>{first.jobs:,} jobs, {len(first.workers)} workers.",
+            f"No dispatcher has a mean response below {bound_s:.2f} s.</p>",
             *_table(runs, colours),
-            "<h2>Response time</h2><p>Share of jobs that had ended so long after they came. Dashed: the bound of the mean.</p>",
+            "<h2>Response time</h2><p>Share of jobs that had ended this long after they arrived.",
+            "Dashed: the bound of the mean.</p>",
             *_responses(runs, colours, bound_s),
             "<h2>Jobs waiting</h2><p>In lanes; those that a worker holds are not counted.</p>",
             *_waiting(runs, colours),
@@ -87,9 +90,9 @@ def _table(runs: Sequence[Run], colours: dict[str, str]) -> Iterator[str]:
 
 def _responses(runs: Sequence[Run], colours: dict[str, str], bound_s: float) -> Iterator[str]:
     ended = {run.report.strategy: sorted(ms / 1000 for ms in run.outcome.response_ms if not math.isnan(ms)) for run in runs}
-    least = min((one[0] for one in ended.values() if one), default=0.1)
-    most = max((one[-1] for one in ended.values() if one), default=1.0)
-    low, high = math.floor(math.log10(max(least, 0.001))), max(math.ceil(math.log10(max(most, 0.01))), -1)
+    shortest = min((values[0] for values in ended.values() if values), default=0.1)
+    longest = max((values[-1] for values in ended.values() if values), default=1.0)
+    low, high = math.floor(math.log10(max(shortest, 0.001))), max(math.ceil(math.log10(max(longest, 0.01))), -1)
 
     def across(seconds: float) -> float:
         return min(1.0, max(0.0, (math.log10(max(seconds, 1e-9)) - low) / (high - low)))
@@ -107,14 +110,15 @@ def _responses(runs: Sequence[Run], colours: dict[str, str], bound_s: float) -> 
 
 
 def _waiting(runs: Sequence[Run], colours: dict[str, str]) -> Iterator[str]:
-    most = max([count for run in runs for _, count in run.outcome.waiting] + [1])
+    highest = max([count for run in runs for _, count in run.outcome.waiting] + [1])
     end_ms = max([at for run in runs for at, _ in run.outcome.waiting] + [1.0])
     yield from _axes(
         [(part / 5, f"{end_ms * part / 5000:,.0f} s") for part in range(6)],
-        [(part / 4, f"{most * part / 4:,.0f}") for part in range(5)],
+        [(part / 4, f"{highest * part / 4:,.0f}") for part in range(5)],
     )
     for run in runs:
-        yield _curve([(at / end_ms, count / most) for at, count in run.outcome.waiting], colours[run.report.strategy])
+        points = [(at / end_ms, count / highest) for at, count in run.outcome.waiting]
+        yield _curve(points, colours[run.report.strategy])
     yield "</svg>"
 
 
@@ -124,17 +128,20 @@ def _hits(runs: Sequence[Run], colours: dict[str, str]) -> Iterator[str]:
     lru, belady = first.pooled_lru_rate, first.pooled_belady_rate
     if first.hit_rate is None or lru is None or belady is None:
         return
-    most = max([belady, *(run.report.hit_rate or 0.0 for run in runs)]) or 1.0
-    yield f"<h2>Block hits</h2><p>Share of prefix blocks that were cached where their job ran. Dashed: {escape(pooled(first))}.</p>"
-    yield from _axes([(part / 4, f"{most * part / 4:.1%}") for part in range(5)], [])
+    highest = max([belady, *(run.report.hit_rate or 0.0 for run in runs)]) or 1.0
+    yield "<h2>Block hits</h2><p>Share of prefix blocks that were cached where their job ran. "
+    yield f"Dashed: {escape(pooled(first))}.</p>"
+    yield from _axes([(part / 4, f"{highest * part / 4:.1%}") for part in range(5)], [])
     for number, run in enumerate(runs):
         high = (_y(0) - _y(1)) / len(runs)
-        y, width = _y(1) + number * high, _x((run.report.hit_rate or 0.0) / most) - _x(0)
+        y, width = _y(1) + number * high, _x((run.report.hit_rate or 0.0) / highest) - _x(0)
         name = run.report.strategy
-        yield f'<rect x="{_x(0)}" y="{y + 2:.1f}" width="{width:.1f}" height="{high - 4:.1f}" fill="{colours[name]}" opacity=".75"/>'
+        box = f'x="{_x(0)}" y="{y + 2:.1f}" width="{width:.1f}" height="{high - 4:.1f}"'
+        yield f'<rect {box} fill="{colours[name]}" opacity=".75"/>'
         yield f'<text x="{_x(0) + 6}" y="{y + high / 2 + 4:.1f}">{escape(name)}</text>'
     for rate in (lru, belady):
-        yield f'<line class="bound" x1="{_x(rate / most)}" x2="{_x(rate / most)}" y1="{_y(0)}" y2="{_y(1)}"/>'
+        x = _x(rate / highest)
+        yield f'<line class="bound" x1="{x}" x2="{x}" y1="{_y(0)}" y2="{_y(1)}"/>'
     yield "</svg>"
 
 

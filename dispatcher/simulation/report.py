@@ -1,4 +1,4 @@
-"""What a run is judged by: response times, use of the fleet and its evenness, cache hits; beside the bounds."""
+"""The figures of a run: response times, use of the fleet and how even it was, cache hits; beside their bounds."""
 
 from __future__ import annotations
 
@@ -9,56 +9,68 @@ from typing import Any
 
 from dispatcher.simulation.bounds import Bounds, bounds_of
 from dispatcher.simulation.caches import CacheSizes
-from dispatcher.simulation.outcome import Outcome
+from dispatcher.simulation.outcome import SimOutcome
 from dispatcher.simulation.traces import SimJob
 from dispatcher.simulation.workers import SimWorker
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerReport:
-    """One worker, over all its lives. ``share`` of the work done, ``capacity_share`` of the fleet; ``utilization`` of its slots."""
+    """The figures of a worker, over all its lives."""
 
     name: str
     jobs: int
     share: float
+    """Its share of the work that was done."""
     capacity_share: float
+    """Its share of the fleet's capacity."""
     utilization: float
+    """How much of the time its slots were busy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Seconds, from arrival to end, over the jobs that ended; ``unfinished`` did not.
+    """The figures of a run. Response times are in seconds, from arrival to end, over the jobs that ended.
 
-    ``repeated``: jobs that ran more than once. ``utilization``: work done ÷ what the fleet could have done up to the last end.
-    ``share_error``: the largest difference between a worker's share of the work and its share of the capacity; under light load a
-    good strategy has a large one. ``imbalance``: the busiest worker's utilization ÷ the mean. ``mean_bound_s``: no dispatcher does
-    better. ``hit_rate``: prefix blocks that were cached where their job ran ÷ all; ``pooled_lru_rate``, ``pooled_belady_rate``: what one
-    cache as large as all together would have had. ``session_hit_rate``: jobs that ran where their session was, first jobs of sessions
-    left out. ``model_hit_rate``: jobs of a model that was in memory, or on its way there, when they began; ``loads`` the others;
-    ``pooled_belady_loads``: what one memory as large as all together needs in order of arrival, knowing what comes. ``None``
-    where there is nothing to count.
+    A rate is ``None`` if there was nothing to count.
     """
 
     strategy: str
     jobs: int
     unfinished: int
+    """Jobs that never ended."""
     repeated: int
+    """Jobs that ran more than once."""
     mean_s: float
     p50_s: float
     p99_s: float
     max_s: float
     mean_bound_s: float
+    """No dispatcher has a lower mean."""
     makespan_s: float
+    """From the first arrival to the last end."""
     utilization: float
+    """Work done, divided by what the fleet could have done up to the last end."""
     share_error: float
+    """The largest difference between a worker's share of the work and of the capacity; large under light load, even
+    for a good strategy.
+    """
     imbalance: float
+    """The busiest worker's utilization, divided by the mean."""
     hit_rate: float | None
+    """Share of prefix blocks that were cached where their job ran."""
     pooled_lru_rate: float | None
+    """``hit_rate`` of one LRU cache as large as all workers' together."""
     pooled_belady_rate: float | None
+    """``hit_rate`` of such a cache that knows which blocks come."""
     session_hit_rate: float | None
+    """Share of jobs that ran where their session was kept; the first job of a session does not count."""
     model_hit_rate: float | None
+    """Share of jobs whose model was in memory, or on its way there, when they began."""
     loads: int
+    """Loads of models."""
     pooled_belady_loads: int
+    """``loads`` of one memory as large as all together, with jobs in order of arrival, which knows which jobs come."""
     plans: int
     workers: tuple[WorkerReport, ...]
 
@@ -68,24 +80,27 @@ class Report:
 
 
 def report(
-    strategy: str, jobs: Sequence[SimJob], fleet: Sequence[SimWorker], outcome: Outcome, bounds: Bounds | None = None
+    strategy: str, jobs: Sequence[SimJob], fleet: Sequence[SimWorker], outcome: SimOutcome, bounds: Bounds | None = None
 ) -> Report:
-    """The figures of one run over those jobs and that fleet; ``bounds`` are theirs, found here where they are not given (no caches)."""
+    """The figures of one run of those jobs on that fleet.
+
+    ``bounds`` of ``None``: they are computed here, for workers without caches.
+    """
     bounds = bounds or bounds_of(jobs, fleet, CacheSizes())
     ended = sorted(ms / 1000 for ms in outcome.response_ms if not math.isnan(ms))
-    capacity = sum(one.weight * one.concurrency for one in fleet)
+    capacity = sum(worker.weight * worker.concurrency for worker in fleet)
     work_ms = sum(account.work_ms for account in outcome.workers.values())
     workers = tuple(
         WorkerReport(
-            name=one.name,
-            jobs=(account := outcome.workers[one.name]).jobs,
+            name=worker.name,
+            jobs=(account := outcome.workers[worker.name]).jobs,
             share=account.work_ms / work_ms if work_ms else 0.0,
-            capacity_share=one.weight * one.concurrency / capacity,
-            utilization=account.busy_ms / (outcome.ended_ms * one.concurrency) if outcome.ended_ms else 0.0,
+            capacity_share=worker.weight * worker.concurrency / capacity,
+            utilization=account.busy_ms / (outcome.ended_ms * worker.concurrency) if outcome.ended_ms else 0.0,
         )
-        for one in fleet
+        for worker in fleet
     )
-    busiest = max(one.utilization for one in workers)
+    busiest = max(worker.utilization for worker in workers)
     return Report(
         strategy=strategy,
         jobs=len(jobs),
@@ -98,8 +113,8 @@ def report(
         mean_bound_s=bounds.mean_ms / 1000,
         makespan_s=outcome.ended_ms / 1000,
         utilization=work_ms / (capacity * outcome.ended_ms) if outcome.ended_ms else 0.0,
-        share_error=max(abs(one.share - one.capacity_share) for one in workers),
-        imbalance=busiest * len(workers) / sum(one.utilization for one in workers) if busiest else 1.0,
+        share_error=max(abs(worker.share - worker.capacity_share) for worker in workers),
+        imbalance=busiest * len(workers) / sum(worker.utilization for worker in workers) if busiest else 1.0,
         hit_rate=outcome.blocks.rate,
         pooled_lru_rate=bounds.lru_rate,
         pooled_belady_rate=bounds.belady_rate,
@@ -113,7 +128,7 @@ def report(
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
-    """The smallest value that at least ``percent`` % of the sorted values do not exceed; NaN of nothing."""
+    """The smallest value that at least ``percent`` % of the sorted values do not exceed; NaN if there are none."""
     if not ordered:
         return math.nan
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]

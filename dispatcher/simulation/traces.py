@@ -1,4 +1,4 @@
-"""Jobs for the simulator: published traces, read as they are, or made up by a seeded generator."""
+"""Jobs for the simulator: read from published traces, or made up by a seeded generator."""
 
 from __future__ import annotations
 
@@ -17,40 +17,42 @@ from dispatcher.errors import Invalid
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
 Row = tuple[float, int, int, tuple[int | str, ...]]
-"""(ms, input tokens, output tokens, hashes of the prompt's blocks) of a request."""
+"""A request: (arrival in ms, input tokens, output tokens, hashes of the prompt's blocks)."""
 
 COSTS: Final = "const:SECONDS, exp:MEAN or lognormal:MEAN,CV"
 
 
 @dataclass(frozen=True, slots=True)
 class SimJob:
-    """A job: when it arrives, in ms from the first, and its work in ms at speed 1 where nothing of it is cached.
-
-    ``prefix``: hashes of the blocks of its prompt; each leading one that is cached saves ``block_ms``, all together at most
-    ``prompt_ms``. ``session``: where its session is kept it takes ``session_ms`` less. ``model``: which its worker must have in memory;
-    "" for none.
-    """
+    """A job of a simulation."""
 
     at_ms: float
+    """When it arrives; the first job arrives at 0."""
     cost_ms: float
+    """Its work at speed 1 if nothing of it is cached."""
     prefix: tuple[int | str, ...] = ()
+    """Hashes of its prompt's blocks."""
     block_ms: float = 0.0
+    """Work that each leading cached block saves."""
     prompt_ms: float = 0.0
+    """Work that cached blocks save at most, all together."""
     session: str | None = None
     session_ms: float = 0.0
+    """Work that it saves to run where its session is kept."""
     model: str = ""
+    """The model that its worker must have in memory; "" for none."""
 
     def left_ms(self, blocks: int, *, session_kept: bool) -> float:
-        """Its work where its first ``blocks`` blocks are cached, and its session is or is not."""
+        """The job's work on a worker that has its first ``blocks`` blocks cached, and keeps its session or does not."""
         saved_ms = min(self.prompt_ms, blocks * self.block_ms) + (self.session_ms if session_kept else 0.0)
         return max(0.001, self.cost_ms - saved_ms)
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceModel:
-    """Tokens to work: seconds at speed 1 = input / ``input_tokens_per_s`` + output × ``output_token_s``. Assumed, not measured.
+    """Turns tokens into work: seconds at speed 1 = input / ``input_tokens_per_s`` + output × ``output_token_s``.
 
-    Input tokens in cached blocks of ``block_tokens`` cost nothing.
+    The numbers are assumed, not measured. Input tokens in cached blocks of ``block_tokens`` cost nothing.
     """
 
     input_tokens_per_s: float = 8000.0
@@ -58,11 +60,11 @@ class ServiceModel:
     block_tokens: int = 512
 
     def cost_ms(self, tokens_in: int, tokens_out: int) -> float:
-        """Work of one request, at least a microsecond."""
+        """The work of a request, at least a microsecond."""
         return max(0.001, self.prompt_ms(tokens_in) + tokens_out * self.output_token_s * 1000)
 
     def prompt_ms(self, tokens_in: int) -> float:
-        """The part of the work that a cache can save."""
+        """The part of a request's work that a cache can save."""
         return tokens_in / self.input_tokens_per_s * 1000
 
     def job(self, at_ms: float, tokens_in: int, tokens_out: int, blocks: tuple[int | str, ...]) -> SimJob:
@@ -76,7 +78,7 @@ class ServiceModel:
 def read_trace(path: Path, model: ServiceModel | None = None, *, limit: int | None = None) -> list[SimJob]:
     """The jobs of an Azure LLM trace (CSV) or a Mooncake trace (JSON lines), plain or gzipped, in order of arrival.
 
-    ``limit``: only the first so many. Raises :class:`Invalid` with file and line for what cannot be read.
+    ``limit``: read only that many jobs. Raises :class:`Invalid` with file and line if the trace cannot be read.
     """
     model = model or ServiceModel()
     try:
@@ -91,18 +93,18 @@ def read_trace(path: Path, model: ServiceModel | None = None, *, limit: int | No
 
 
 def from_zero(jobs: list[SimJob]) -> list[SimJob]:
-    """The same jobs, the first of which arrives at 0."""
+    """The same jobs, moved in time so that the first arrives at 0."""
     return [replace(job, at_ms=job.at_ms - jobs[0].at_ms) for job in jobs]
 
 
 def jittered(jobs: list[SimJob], jitter_ms: float, rng: Random) -> list[SimJob]:
-    """Each job later by a uniform chance of up to ``jitter_ms``: for traces whose timestamps are rounded to seconds."""
+    """The same jobs, each later by a uniform random time up to ``jitter_ms``: for traces with timestamps in whole seconds."""
     moved = [replace(job, at_ms=job.at_ms + rng.random() * jitter_ms) for job in jobs]
     return from_zero(sorted(moved, key=lambda job: job.at_ms))
 
 
 def poisson(*, rate_per_s: float, jobs: int, cost: Callable[[Random], float], rng: Random) -> list[SimJob]:
-    """``jobs`` arrivals of a Poisson process; ``cost`` gives the work of each, in seconds."""
+    """``jobs`` arrivals of a Poisson process; ``cost`` draws the work of each, in seconds."""
     made, at_ms = [], 0.0
     for _ in range(jobs):
         made.append(SimJob(at_ms, max(0.001, cost(rng) * 1000)))
@@ -111,8 +113,10 @@ def poisson(*, rate_per_s: float, jobs: int, cost: Callable[[Random], float], rn
 
 
 def with_sessions(jobs: list[SimJob], *, sessions: int, turns: float, saves: float, rng: Random) -> list[SimJob]:
-    """The same jobs, each a turn of one of ``sessions`` that go on at a time; a session ends after ``turns`` on average (geometric),
-    and another begins. A job whose session is kept where it runs takes ``saves``, a share of its work, less.
+    """The same jobs, each a turn of one of ``sessions`` sessions that are open at a time.
+
+    A session ends after ``turns`` turns on average (geometric), and another begins. A job saves ``saves``, a share of
+    its work, where its session is kept.
     """
     live, begun = [f"s{number}" for number in range(sessions)], sessions
     made = []
@@ -126,17 +130,23 @@ def with_sessions(jobs: list[SimJob], *, sessions: int, turns: float, saves: flo
 
 
 def with_models(jobs: list[SimJob], *, models: int, skew: float, rng: Random) -> list[SimJob]:
-    """The same jobs, each for one of so many models, ``m0`` the most wanted: the n-th as often as 1 / n to the power of ``skew`` (Zipf)."""
+    """The same jobs, each for one of ``models`` models.
+
+    ``m0`` is wanted most, the n-th in proportion to 1 / n to the power of ``skew`` (Zipf).
+    """
     names = [f"m{number}" for number in range(models)]
     drawn = rng.choices(names, [1 / (number + 1) ** skew for number in range(models)], k=len(jobs))
     return [replace(job, model=model) for job, model in zip(jobs, drawn, strict=True)]
 
 
 def cost_distribution(text: str) -> Callable[[Random], float]:
-    """What ``const:2``, ``exp:1.5`` or ``lognormal:1.5,2`` (mean and coefficient of variation) stands for. Raises :class:`Invalid`."""
-    kind, _, given = text.partition(":")
+    """A distribution from its text: ``const:2``, ``exp:1.5``, or ``lognormal:1.5,2`` (mean, coefficient of variation).
+
+    Raises :class:`Invalid` for any other text.
+    """
+    kind, _, parameters = text.partition(":")
     try:
-        numbers = [float(number) for number in given.split(",")]
+        numbers = [float(number) for number in parameters.split(",")]
         if not all(0 < number < math.inf for number in numbers):
             raise ValueError
         if kind == "const":
@@ -162,14 +172,16 @@ def _opened(path: Path) -> TextIO:
 
 
 def _rows(path: Path, file: TextIO) -> Iterator[Row]:
-    """Each line that is not empty."""
+    """The requests of the file; empty lines are passed over."""
     first = file.readline()
     if first.startswith("{"):
         read, lines = _mooncake, _chained(first, file)
     elif first.startswith("TIMESTAMP,ContextTokens,GeneratedTokens"):
         read, lines = _azure, enumerate(file, 2)
     else:
-        raise Invalid(f"{path} is neither an Azure trace (TIMESTAMP,ContextTokens,GeneratedTokens) nor Mooncake JSON lines")
+        raise Invalid(
+            f"{path} is neither an Azure trace (TIMESTAMP,ContextTokens,GeneratedTokens) nor Mooncake JSON lines"
+        )
     for number, line in lines:
         if line.strip():
             try:

@@ -1,8 +1,8 @@
-"""A cell in virtual time: jobs arrive, lanes fill, ``plan`` places, workers run, die and come back. The policy is the dispatcher's own.
+"""A cell in virtual time: jobs arrive, lanes fill, the dispatcher's own ``plan`` places jobs, workers run, die and come back.
 
-What the dispatcher would not know here either: the true cost of a job (it sees an estimate, of a job of which nothing is cached), what
-a worker has in its caches, and that it has died (it sees silence). Messages, Redis and processes are left out; a hand-over takes
-``handover_ms``.
+As in a real cell, the dispatcher does not know the true cost of a job (it gets an estimate, as if nothing were cached),
+what a worker has in its caches, nor that a worker has died (it notices silence). Messages, Redis and processes are left
+out; instead, handing a job to a worker takes ``handover_ms``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from random import Random
 from typing import Final
 
@@ -25,10 +25,10 @@ from dispatcher.core.facts.snapshot import LaneView, Snapshot, WorkerView
 from dispatcher.settings import Settings
 from dispatcher.settings.rules import policy_of
 from dispatcher.simulation.caches import CacheSizes, LruCache, ModelPlaces
-from dispatcher.simulation.models import Memories
-from dispatcher.simulation.outcome import Outcome, WorkerAccount
+from dispatcher.simulation.model_memory import ModelMemories
+from dispatcher.simulation.outcome import SimOutcome, WorkerAccount
 from dispatcher.simulation.traces import SimJob
-from dispatcher.simulation.workers import Failure, SimWorker
+from dispatcher.simulation.workers import Failure, SimWorker, WorkerLife
 
 INGRESS: Final = "simulated"
 TASK: Final = "simulated.job"
@@ -36,38 +36,8 @@ NEVER: Final = float("inf")
 NO_CACHES: Final = CacheSizes()
 
 
-@dataclass(slots=True, eq=False)
-class _Life:
-    """One life of a worker, as the world sees it."""
-
-    spec: SimWorker
-    epoch: str
-    blocks: LruCache
-    sessions: LruCache
-    models: ModelPlaces
-    unplaced: deque[int] = field(default_factory=deque)
-    """Jobs that have begun, and wait for a place in memory for their models."""
-    held: deque[tuple[int, float]] = field(default_factory=deque)  # (job, when it gets there)
-    running: set[int] = field(default_factory=set)
-    leased_cost_ms: int = 0
-    done: int = 0
-    told_done: int = 0
-    told_at_ms: float = 0.0
-    died: bool = False
-    silent: bool = False
-
-    @property
-    def leases(self) -> int:
-        return len(self.held) + len(self.running)
-
-
 class World:
-    """One run. ``rng`` draws ties and estimates; the same arguments give the same outcome.
-
-    ``noise``: an estimate is the true cost times a factor between 1 / noise and noise, log-uniform; 1 means exact. ``tick_ms``: the
-    dispatcher rests so long after each plan; 0 for a plan at every change, which takes a large fleet long to simulate. ``load_ms``: model →
-    how long it takes to load; ``tells_models`` False: the dispatcher is not told who holds what.
-    """
+    """One run of a simulated cell; the same arguments give the same outcome."""
 
     def __init__(
         self,
@@ -83,8 +53,14 @@ class World:
         tick_ms: float = 0.0,
         caches: CacheSizes = NO_CACHES,
         load_ms: Mapping[str, float] | None = None,
-        tells_models: bool = True,
+        reports_models: bool = True,
     ) -> None:
+        """``rng`` draws ties and estimates. ``noise``: an estimate is the true cost times a factor between 1 / noise and
+
+        noise, log-uniform; 1 means exact. ``tick_ms``: rest of the dispatcher after each plan; 0: it plans at every
+        change, which makes a large fleet slow to simulate. ``load_ms``: model → how long it takes to load.
+        ``reports_models`` False: workers do not report which models they hold.
+        """
         self._jobs = jobs
         self._caches = caches
         self._estimates = [max(1, round(job.cost_ms * noise ** (2 * rng.random() - 1))) for job in jobs]
@@ -97,32 +73,33 @@ class World:
         self._tick_ms = tick_ms
         self._rests_until_ms = 0.0
         self._will_wake = False
-        self._looks_again_ms = -1.0
+        self._plans_again_ms = -1.0
         self._events: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
         self._count = 0
         self._now_ms = 0.0
-        self._lives: dict[str, _Life] = {}
+        self._lives: dict[str, WorkerLife] = {}
         self._views: dict[str, WorkerView] = {}
-        self._unseen: dict[_Life, None] = {}  # those that the dispatcher has not looked at since something changed
+        self._unseen: dict[WorkerLife, None] = {}  # changed since the dispatcher last read them
         self._room = 0
         self._slots = [NOWHERE] * len(jobs)
         self._prefixes = PrefixSlots()
-        self._session_at: dict[str, _Life] = {}
+        self._session_at: dict[str, WorkerLife] = {}
         self._lanes: dict[str, deque[int]] = {}
         self._lane_views: dict[str, LaneView] = {}
         self._admitted_ms: dict[int, int] = {}
         self._lanes_of: dict[tuple[int, int, str], tuple[str, Lane]] = {}  # (size class, slot, model) → name, lane
         self._waiting = 0
         self._changed = False
-        self.outcome = Outcome([float("nan")] * len(jobs), [0] * len(jobs), {one.name: WorkerAccount() for one in workers})
-        self._memories = Memories(jobs, load_ms or {}, settings, self.outcome.models, told=tells_models)
-        for one in workers:
-            self._begin(one)
+        accounts = {worker.name: WorkerAccount() for worker in workers}
+        self.outcome = SimOutcome([float("nan")] * len(jobs), [0] * len(jobs), accounts)
+        self._memories = ModelMemories(jobs, load_ms or {}, settings, self.outcome.models, reported=reports_models)
+        for worker in workers:
+            self._begin(worker)
         for failure in failures:
             self._at(failure.at_ms, self._die, failure)
 
-    def run(self) -> Outcome:
-        """Until every job has ended, or nothing can happen any more."""
+    def run(self) -> SimOutcome:
+        """Run until every job has ended, or nothing can happen any more."""
         jobs, events, outcome = self._jobs, self._events, self.outcome
         number, arrivals = 0, len(jobs)
         sample_ms = max(1.0, jobs[-1].at_ms / 400) if jobs else 1.0
@@ -146,13 +123,13 @@ class World:
     # -- jobs
 
     def _admit(self, job: int) -> None:
-        """To the end of its lane."""
-        said = self._jobs[job]
+        """Put an arriving job at the end of its lane."""
+        facts = self._jobs[job]
         if self._settings.sticky != "off":
-            if said.session is not None:
-                self._slots[job] = slot_of_text(said.session)
-            elif said.prefix:
-                self._slots[job] = self._prefixes.slot_of_prefix(said.prefix)
+            if facts.session is not None:
+                self._slots[job] = slot_of_text(facts.session)
+            elif facts.prefix:
+                self._slots[job] = self._prefixes.slot_of_prefix(facts.prefix)
         self._admitted_ms[job] = int(self._now_ms)
         name, lane = self._lane(job)
         jobs = self._lanes.setdefault(name, deque())
@@ -162,7 +139,7 @@ class World:
         self._changed = True
 
     def _return(self, job: int) -> None:
-        """To the head of its lane, with its old place in the order."""
+        """Put a dead worker's job back at the head of its lane, where it was before."""
         name, lane = self._lane(job)
         jobs = self._lanes.setdefault(name, deque())
         jobs.appendleft(job)
@@ -171,17 +148,18 @@ class World:
         self._changed = True
 
     def _lane(self, job: int) -> tuple[str, Lane]:
-        kind = size_class(self._estimates[job]), self._slots[job], self._jobs[job].model
-        found = self._lanes_of.get(kind)
-        if found is None:
-            lane = Lane(INGRESS, TASK, kind[2] or DEFAULT_MODEL, 0, kind[0], slot=kind[1])
-            found = self._lanes_of[kind] = lane_name(lane), lane
-        return found
+        size, slot, model = facts = size_class(self._estimates[job]), self._slots[job], self._jobs[job].model
+        named = self._lanes_of.get(facts)
+        if named is None:
+            lane = Lane(INGRESS, TASK, model or DEFAULT_MODEL, 0, size, slot=slot)
+            named = self._lanes_of[facts] = lane_name(lane), lane
+        return named
 
     def _touch_lane(self, name: str, lane: Lane, jobs: deque[int]) -> None:
         if jobs:
             head = jobs[0]
-            self._lane_views[name] = LaneView(name, lane, len(jobs), self._estimates[head], self._admitted_ms[head], job=head)
+            cost_ms, admitted_ms = self._estimates[head], self._admitted_ms[head]
+            self._lane_views[name] = LaneView(name, lane, len(jobs), cost_ms, admitted_ms, job=head)
         else:
             del self._lanes[name], self._lane_views[name]
 
@@ -189,18 +167,18 @@ class World:
 
     def _begin(self, spec: SimWorker) -> None:
         caches = LruCache(self._caches.blocks), LruCache(self._caches.sessions), ModelPlaces(spec.models_max)
-        life = _Life(spec, f"e{self._count}", *caches)
+        life = WorkerLife(spec, f"e{self._count}", *caches)
         self._count += 1
         self._lives[life.epoch] = life
         self._notice(life)
 
-    def _notice(self, life: _Life) -> None:
-        """Something changed that the dispatcher will see when it looks."""
+    def _notice(self, life: WorkerLife) -> None:
+        """Note that something of this worker changed: the dispatcher will see it in its next read."""
         self._unseen[life] = None
         self._changed = True
 
-    def _look(self) -> None:
-        """At the workers of which something changed, and at no other: a plan must not cost what the fleet is large."""
+    def _read_workers(self) -> None:
+        """Read the workers that changed, and only those: or a plan would cost more the larger the fleet is."""
         for life in self._unseen:
             if life.epoch in self._lives:
                 before = self._views.get(life.epoch)
@@ -208,10 +186,10 @@ class World:
                 self._room += view.room - (before.room if before is not None else 0)
         self._unseen.clear()
 
-    def _view(self, life: _Life) -> WorkerView:
+    def _view(self, life: WorkerLife) -> WorkerView:
         heartbeat_ms = self._settings.heartbeat_s * 1000
-        if self._now_ms - life.told_at_ms >= heartbeat_ms:
-            life.told_done, life.told_at_ms = life.done, self._now_ms
+        if self._now_ms - life.reported_at_ms >= heartbeat_ms:
+            life.reported_done, life.reported_at_ms = life.done, self._now_ms
         spec = life.spec
         resident, loading_ms = self._memories.of(life.epoch, self._now_ms)
         return WorkerView(
@@ -226,7 +204,7 @@ class World:
             leased_cost_ms=life.leased_cost_ms + round(loading_ms * spec.weight),
             taken=len(life.running),
             window=self._windows.window(
-                life.epoch, concurrency=spec.concurrency, done=life.told_done, now_ms=int(self._now_ms)
+                life.epoch, concurrency=spec.concurrency, done=life.reported_done, now_ms=int(self._now_ms)
             ),
             done=life.done,
             consume_age_ms=round(self._settings.stall_s * 1000) + 1 if life.silent else 0,
@@ -235,7 +213,7 @@ class World:
             models_max=spec.models_max,
         )
 
-    def _start(self, life: _Life, job: int, there_ms: float) -> None:
+    def _start(self, life: WorkerLife, job: int, there_ms: float) -> None:
         life.running.add(job)
         self.outcome.runs[job] += 1
         if self._jobs[job].model:
@@ -243,12 +221,12 @@ class World:
         else:
             self._work(life, job, max(self._now_ms, there_ms))
 
-    def _work(self, life: _Life, job: int, begins_ms: float) -> None:
+    def _work(self, life: WorkerLife, job: int, begins_ms: float) -> None:
         work_ms = self._work_ms(life, self._jobs[job])
         self._at(begins_ms + work_ms / life.spec.weight, self._end, life, job, work_ms)
 
-    def _enter(self, life: _Life, job: int, now_ms: float) -> None:
-        """It has begun, and runs once its model is in memory."""
+    def _enter(self, life: WorkerLife, job: int, now_ms: float) -> None:
+        """Begin a job; it runs once its model is in memory."""
         model = self._jobs[job].model
         ready_ms = self._memories.enter(life.models, model, now_ms)
         if ready_ms is None:
@@ -258,8 +236,8 @@ class World:
             self._at(beat_ms, self._beat)
         self._work(life, job, ready_ms)
 
-    def _leave(self, life: _Life, model: str) -> None:
-        """Those that wait for a place in memory try again."""
+    def _leave(self, life: WorkerLife, model: str) -> None:
+        """End a job's use of its model; jobs that wait for a place in memory try again."""
         life.models.leave(model)
         for _ in range(len(life.unplaced)):
             self._enter(life, life.unplaced.popleft(), self._now_ms)
@@ -269,8 +247,8 @@ class World:
         for life in self._lives.values():
             self._notice(life)
 
-    def _work_ms(self, life: _Life, job: SimJob) -> float:
-        """What is left of it where this worker's caches have some; they have all of it from now on."""
+    def _work_ms(self, life: WorkerLife, job: SimJob) -> float:
+        """The work of a job without what this worker's caches save; from now on they hold the job's blocks and session."""
         blocks, kept = 0, False
         if job.prefix and self._caches.blocks:
             blocks = life.blocks.use(job.prefix)
@@ -281,10 +259,10 @@ class World:
             if job.session in self._session_at:
                 self.outcome.sessions.asked += 1
                 self.outcome.sessions.hits += kept
-            self._session_at[job.session] = life  # what others keep of it is out of date now
+            self._session_at[job.session] = life  # what other workers keep of the session is out of date now
         return job.left_ms(blocks, session_kept=kept) if blocks or kept else job.cost_ms
 
-    def _end(self, life: _Life, job: int, work_ms: float) -> None:
+    def _end(self, life: WorkerLife, job: int, work_ms: float) -> None:
         if life.died:
             return
         life.running.remove(job)
@@ -298,29 +276,31 @@ class World:
         outcome.ended_ms = self._now_ms
         if self._jobs[job].model:
             self._leave(life, self._jobs[job].model)
-        if life.held:
-            self._start(life, *life.held.popleft())
+        if life.unbegun:
+            self._start(life, *life.unbegun.popleft())
         self._notice(life)
 
     def _die(self, failure: Failure) -> None:
-        for life in [one for one in self._lives.values() if one.spec.name == failure.name and not one.died]:
+        for life in list(self._lives.values()):
+            if life.spec.name != failure.name or life.died:
+                continue
             life.died = True
             self._at(self._now_ms + self._settings.stall_s * 1000, self._fall_silent, life)
             self._at(self._now_ms + self._settings.lease_ttl_s * 1000, self._reap, life)
             if failure.back_ms is not None:
                 self._at(self._now_ms + failure.back_ms, self._begin, life.spec)
 
-    def _fall_silent(self, life: _Life) -> None:
+    def _fall_silent(self, life: WorkerLife) -> None:
         if life.epoch in self._lives:
             life.silent = True
-            self._notice(life)  # jobs held for it have no reason to wait any longer
+            self._notice(life)  # jobs that wait for this worker have no reason to wait any longer
 
-    def _reap(self, life: _Life) -> None:
-        """Its jobs go back in line, the oldest first."""
-        self._look()
+    def _reap(self, life: WorkerLife) -> None:
+        """Put the jobs of a dead worker back in line, the oldest first."""
+        self._read_workers()
         self._room -= self._views.pop(life.epoch).room
         del self._lives[life.epoch]
-        for job in sorted([*life.running, *(job for job, _ in life.held)], reverse=True):
+        for job in sorted([*life.running, *(job for job, _ in life.unbegun)], reverse=True):
             self._return(job)
         self._windows.forget(set(self._lives))
 
@@ -340,7 +320,7 @@ class World:
     def _place(self) -> None:
         self._changed = False
         while True:
-            self._look()
+            self._read_workers()
             if not self._room:
                 return
             decided = self._plan()
@@ -352,22 +332,22 @@ class World:
                 self._waiting -= assign.count
                 self._touch_lane(assign.lane, self._lane_views[assign.lane].lane, jobs)
                 self._unseen[life] = None
-            if not self._waiting or sum(one.count for one in decided.assignments) < self._settings.batch_size:
-                self._look_again_when_a_hold_ends(decided)
+            if not self._waiting or sum(assign.count for assign in decided.assignments) < self._settings.batch_size:
+                self._plan_again_when_a_hold_ends(decided)
                 return
 
-    def _look_again_when_a_hold_ends(self, decided: Plan) -> None:
-        """A job that waits for one worker may have another once it has waited long enough: though nothing else happens until then."""
+    def _plan_again_when_a_hold_ends(self, decided: Plan) -> None:
+        """A job that waits for a certain worker may go to another once it has waited long enough, even if nothing else happens."""
         spans_ms = (self._settings.sticky_wait_s * 1000, self._settings.hold_max_s * 1000)
         for hold in decided.holds:
             if hold.waits_for:
                 admitted_ms = self._lane_views[hold.lane].admitted_ms
                 ends = [at_ms for span_ms in spans_ms if (at_ms := admitted_ms + span_ms + 1) > self._now_ms]
-                if ends and not self._now_ms < self._looks_again_ms <= min(ends):
-                    self._looks_again_ms = min(ends)
-                    self._at(self._looks_again_ms, self._look_again)
+                if ends and not self._now_ms < self._plans_again_ms <= min(ends):
+                    self._plans_again_ms = min(ends)
+                    self._at(self._plans_again_ms, self._plan_again)
 
-    def _look_again(self) -> None:
+    def _plan_again(self) -> None:
         self._changed = True
 
     def _plan(self) -> Plan:
@@ -383,13 +363,13 @@ class World:
             jobs_max=self._settings.batch_size,
         )
 
-    def _lease(self, life: _Life, job: int) -> None:
+    def _lease(self, life: WorkerLife, job: int) -> None:
         life.leased_cost_ms += self._estimates[job]
         there_ms = self._now_ms + self._handover_ms
         if len(life.running) < life.spec.concurrency and not life.died:
             self._start(life, job, there_ms)
         else:
-            life.held.append((job, there_ms))
+            life.unbegun.append((job, there_ms))
 
     def _at(self, at_ms: float, happen: Callable[..., None], *facts: object) -> None:
         self._count += 1

@@ -12,7 +12,7 @@ from dispatcher.core.choosing.strategies import STRATEGIES, strategy
 from dispatcher.settings import Settings
 from dispatcher.simulation.bounds import bounds_of
 from dispatcher.simulation.caches import CacheSizes, ModelPlaces
-from dispatcher.simulation.outcome import Outcome
+from dispatcher.simulation.outcome import SimOutcome
 from dispatcher.simulation.report import report
 from dispatcher.simulation.traces import SimJob, cost_distribution, poisson, with_models
 from dispatcher.simulation.workers import Failure, SimWorker
@@ -21,7 +21,7 @@ from dispatcher.simulation.world import World
 LOAD_MS = 10_000.0
 
 
-def simulate(jobs: list[SimJob], fleet: list[SimWorker], name: str = "earliest_completion", **how: object) -> Outcome:
+def simulate(jobs: list[SimJob], fleet: list[SimWorker], name: str = "earliest_completion", **how: object) -> SimOutcome:
     load_ms = {job.model: LOAD_MS for job in jobs}
     world = World(jobs, fleet, strategy=strategy(name), settings=Settings(), rng=Random(1), load_ms=load_ms, **how)  # type: ignore[arg-type]
     return world.run()
@@ -40,13 +40,13 @@ def test_a_memory_closes_what_was_used_longest_ago_and_nobody_uses() -> None:
     assert places.enter("a", 0.0, 10.0) == 10.0
     assert places.enter("a", 4.0, 10.0) == 10.0, "it shares the load"
     assert places.enter("b", 5.0, 10.0) == 15.0
-    assert places.told(12.0).resident == ["a"]
+    assert places.report(12.0).resident == ["a"]
     assert places.enter("c", 20.0, 10.0) is None
     places.leave("b")
     assert places.enter("c", 20.0, 10.0) == 30.0
     assert places.enter("a", 40.0, 10.0) == 40.0
-    assert places.told(40.0).resident == ["a", "c"]
-    assert places.told(40.0).loads == {"a": (1, 10), "b": (1, 10), "c": (1, 10)}
+    assert places.report(40.0).resident == ["a", "c"]
+    assert places.report(40.0).loads == {"a": (1, 10), "b": (1, 10), "c": (1, 10)}
 
 
 @given(st.integers(1, 3), st.lists(st.sampled_from("abcdef"), max_size=40))
@@ -77,7 +77,7 @@ def test_every_job_ends(name: str, slots: int, room: int, told: bool, fails: boo
     """With any strategy, more jobs at a time than memory has places, and a worker that dies while it loads."""
     jobs = load_of(4, jobs=60, rate_per_s=1.0)
     failures = [Failure("w0", 8_000.0, 5_000.0)] if fails else []
-    outcome = simulate(jobs, [SimWorker(f"w{i}", slots, 1.0, room) for i in range(3)], name, tells_models=told, failures=failures)
+    outcome = simulate(jobs, [SimWorker(f"w{i}", slots, 1.0, room) for i in range(3)], name, reports_models=told, failures=failures)
 
     assert all(ms > 0 for ms in outcome.response_ms)
     assert 60 <= outcome.models.asked <= sum(outcome.runs), "who dies while it waits for a place in memory has loaded nothing"
@@ -88,7 +88,7 @@ def test_models_keep_to_their_workers(models: int, slots: int) -> None:
     """Where all of them fit in somewhere, loads are a few; those who are told nothing do nothing but load."""
     fleet = [SimWorker(f"w{i}", slots, 1.0, 2) for i in range(4)]
     jobs = load_of(models, jobs=800, rate_per_s=2.0 * slots)
-    told, untold = simulate(jobs, fleet), simulate(jobs, fleet, tells_models=False)
+    told, untold = simulate(jobs, fleet), simulate(jobs, fleet, reports_models=False)
 
     assert told.loads < 0.05 * len(jobs)
     assert told.loads < untold.loads / 8
@@ -99,7 +99,7 @@ def test_where_not_all_models_fit_they_take_turns() -> None:
     """Ten models in four places: none waits for ever, and the fleet is not lost to loading."""
     fleet = [SimWorker(f"w{i}", 1, 1.0, 1) for i in range(4)]
     jobs = load_of(10, jobs=600, rate_per_s=1.5)
-    told, untold = simulate(jobs, fleet), simulate(jobs, fleet, tells_models=False)
+    told, untold = simulate(jobs, fleet), simulate(jobs, fleet, reports_models=False)
 
     assert told.loads < untold.loads / 3
     assert max(told.response_ms) < max(untold.response_ms) / 3

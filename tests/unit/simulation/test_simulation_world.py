@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dispatcher.core.choosing.strategies import STRATEGIES
 from dispatcher.settings import Settings
 from dispatcher.simulation.bounds import mean_response_bound_ms, pooled_srpt_mean_ms
-from dispatcher.simulation.outcome import Outcome
+from dispatcher.simulation.outcome import SimOutcome
 from dispatcher.simulation.report import percentile, report
 from dispatcher.simulation.traces import SimJob, cost_distribution, poisson
 from dispatcher.simulation.workers import Failure, SimWorker
@@ -32,12 +32,12 @@ works = st.lists(st.tuples(st.floats(0, 3_000), st.floats(1, 5_000)), min_size=1
 
 def simulate(
     jobs: list[SimJob], fleet: list[SimWorker], name: str = "least_work", *, seed: int = 1, given_settings: Settings = LATE, **more: object
-) -> Outcome:
+) -> SimOutcome:
     world = World(jobs, fleet, strategy=STRATEGIES[name], settings=given_settings, rng=Random(seed), **more)  # type: ignore[arg-type]
     return world.run()
 
 
-def mean_s(outcome: Outcome) -> float:
+def mean_s(outcome: SimOutcome) -> float:
     return sum(outcome.response_ms) / len(outcome.response_ms) / 1000
 
 

@@ -1,4 +1,4 @@
-"""What simulated workers have in memory, and what their dispatcher knows of it: no more than a real one, from beats."""
+"""The models in the memories of simulated workers, and what their dispatcher knows of them: no more than beats report."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from dispatcher.simulation.caches import HitCount, ModelPlaces
 from dispatcher.simulation.traces import SimJob
 
 
-class Memories:
-    """Those of all workers. ``load_ms``: model → how long it takes to load; ``told`` False: the dispatcher is told nothing of it."""
+class ModelMemories:
+    """The memories of all workers of a cell."""
 
     def __init__(
-        self, jobs: Sequence[SimJob], load_ms: Mapping[str, float], settings: Settings, count: HitCount, *, told: bool
+        self, jobs: Sequence[SimJob], load_ms: Mapping[str, float], settings: Settings, count: HitCount, *, reported: bool
     ) -> None:
+        """``load_ms``: model → how long it takes to load. ``reported`` False: beats do not report what is in memory."""
         self.models = frozenset(job.model for job in jobs if job.model)
-        """All there are."""
+        """All models that jobs ask for."""
         self._load_ms = load_ms
         self._heartbeat_ms = settings.heartbeat_s * 1000
         self._count = count
-        self._residency = Residency(settings.load_prior_ms()) if self.models and told else None
+        self._residency = Residency(settings.load_prior_ms()) if self.models and reported else None
         self._beats: set[float] = set()
 
     # -- what happens
 
     def enter(self, places: ModelPlaces, model: str, now_ms: float) -> float | None:
-        """When a job may begin to run on its model; ``None``: once there is a place for that in memory."""
+        """When a job may run on its model; ``None`` if no place in memory is free for the model now."""
         loads = places.loads.get(model)
         ready_ms = places.enter(model, now_ms, self._load_ms.get(model, 0.0))
         if ready_ms is not None:
@@ -38,7 +39,7 @@ class Memories:
         return ready_ms
 
     def beats(self, began_ms: float, ended_ms: float) -> Iterable[float]:
-        """The beats that tell of a load: that something had to go for it, and that it has come. All workers beat together."""
+        """When the beats come that report a load: that a model went for it, and that it is done. All workers beat together."""
         if self._residency is None or ended_ms <= began_ms:
             return ()
         after = {(at_ms // self._heartbeat_ms + 1) * self._heartbeat_ms for at_ms in (began_ms, ended_ms)}
@@ -46,11 +47,11 @@ class Memories:
         self._beats |= new
         return sorted(new)
 
-    # -- what is known of it
+    # -- what the dispatcher knows
 
     @property
     def load_ms(self) -> Mapping[str, int]:
-        """As the dispatcher knows it."""
+        """How long each model takes to load, as the dispatcher has learned it."""
         return {} if self._residency is None else self._residency.load_ms
 
     def of(self, epoch: str, now_ms: float) -> tuple[frozenset[str] | None, int]:
@@ -62,13 +63,16 @@ class Memories:
         return frozenset() if self._residency is None else self._residency.loading(epoch)
 
     def assigned(self, assignments: Iterable[Assign], now_ms: float) -> None:
-        """These jobs have gone to their workers."""
+        """Note that these jobs have gone to their workers."""
         if self._residency is not None:
             self._residency.assigned(assignments, int(now_ms))
 
-    def hear(self, places: Mapping[str, tuple[str, ModelPlaces]], now_ms: float) -> None:
-        """A beat. ``places``: epoch → name, and what that worker holds."""
+    def hear(self, workers: Mapping[str, tuple[str, ModelPlaces]], now_ms: float) -> None:
+        """A beat of all workers: epoch → worker name, and the models in its memory."""
         self._beats.discard(now_ms)
         if self._residency is not None:
-            told = [Told(epoch, name, 1, 1.0, WorkerTotals(memory=its.told(now_ms))) for epoch, (name, its) in places.items()]
-            self._residency.observe((), told, int(now_ms))
+            reports = [
+                Told(epoch, name, 1, 1.0, WorkerTotals(memory=places.report(now_ms)))
+                for epoch, (name, places) in workers.items()
+            ]
+            self._residency.observe((), reports, int(now_ms))
