@@ -2,7 +2,8 @@
 
     DispatcherError
     ├── Invalid          what you passed is wrong: change it and call again
-    │   └── NoCluster    … because it names no Redis, and no local cluster runs
+    │   ├── NoCluster        … because it names no Redis, and no local cluster runs
+    │   └── FormatMismatch   … because this version and what lies in Redis, or another process, cannot read each other
     ├── Unavailable      something this needs is not there (Redis, a binary): start it and call again
     ├── NotLeader        another dispatcher leads this cell: become a standby
     ├── EpochEnded       this worker life was declared dead: stop the process, start a new one
@@ -32,6 +33,10 @@ class NoCluster(Invalid):
         self, message: str = "no cluster runs here: start one with `dispatcher up`, or set DISPATCHER_REDIS_URL"
     ) -> None:
         super().__init__(message)
+
+
+class FormatMismatch(Invalid):
+    """This process cannot read what lies in Redis, or shares no format with a live process; the message says with which, and what to do."""
 
 
 class Unavailable(DispatcherError):

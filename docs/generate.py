@@ -1,6 +1,7 @@
-"""Write docs/redis_keys.md and docs/settings.md from the code; with ``--check``, only say which of them are stale.
+"""Write docs/redis_keys.md, docs/settings.md and docs/formats.json from the code; with ``--check``, only say which of them are stale.
 
-``make docs`` runs it, ``make check`` and ``tests/unit/house/test_docs_fresh.py`` check it.
+``make docs`` runs it, ``make check`` and ``tests/unit/house/test_docs_fresh.py`` check it. docs/formats.json is not written over where a
+stored format has changed without its number: see `docs/stored_formats.py`.
 """
 
 from __future__ import annotations
@@ -67,15 +68,25 @@ def stale() -> list[str]:
 
 def main(arguments: Sequence[str]) -> int:
     """Write the pages, or with ``--check`` return 1 where one is stale."""
+    import stored_formats  # beside this script
+
     if "--check" in arguments:
         names = stale()
         for name in names:
             print(f"docs/{name} is stale: run `make docs` and commit it", file=sys.stderr)
-        return 1 if names else 0
+        problems = stored_formats.problems()
+        for problem in problems:
+            print(problem, file=sys.stderr)
+        return 1 if names or problems else 0
     for name, make in PAGES.items():
         (DOCS / name).write_text(make(), "utf-8")
         print(f"wrote docs/{name}")
-    return 0
+    refused = stored_formats.write()
+    if not refused:
+        print("wrote docs/formats.json")
+    for problem in refused:
+        print(problem, file=sys.stderr)
+    return 1 if refused else 0
 
 
 def _page(title: str, source: str, introduction: str, table: str) -> str:

@@ -87,7 +87,10 @@ KEYS: tuple[KeyDoc, ...] = (
            "release", "snapshot, status", "until resumed"),
     KeyDoc("<cell>:leader", "string", "random id of the leading dispatcher", "elect", "every script of the dispatcher",
            "leader_ttl_s after the last renewal"),
-    KeyDoc("<cell>:leader_info", "hash", "host and pid of the leading dispatcher", "elect", "status", "permanent"),
+    KeyDoc("<cell>:leader_info", "hash", "host and pid of the leading dispatcher, and the formats it reads", "elect",
+           "status, register_worker", "permanent"),
+    KeyDoc("<cell>:formats", "string", "oldest and newest format of what may lie in the cell; no key: format 1", "raise_format",
+           "register_worker, raise_format, dispatch", "permanent"),
     KeyDoc("<cell>:leader_view", "string", "JSON: why lanes wait, and what the leader has learned of each worker; at most one write a "
            "second", "tell, elect", "status, explain, top", "6 s after the last write"),
     KeyDoc("<cell>:decisions", "stream", "JSON of a tick: task ids of the jobs it admitted, frames of those it assigned, to whom and "
@@ -192,6 +195,10 @@ class Keys:
     @property
     def leader_info(self) -> str:
         return self._key("leader_info")
+
+    @property
+    def formats(self) -> str:
+        return self._key("formats")
 
     @property
     def leader_view(self) -> str:

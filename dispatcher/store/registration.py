@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 import msgspec
 import redis
 
+from dispatcher.store.formats import FORMATS_UNSAID, Formats
 from dispatcher.store.keys import Keys
 
 CONCURRENCY_MAX: Final = 1_000_000
@@ -44,6 +45,8 @@ class Registration:
     """Names of those tasks that are not run again after a crash (``acks_late=False``)."""
     version: str = ""
     """The version of this package that it runs."""
+    formats: Formats = FORMATS_UNSAID
+    """The formats of stored records that it reads."""
 
 
 def encode_registration(registration: Registration) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -19,8 +20,9 @@ from celery.worker import state
 
 from dispatcher.clock import SystemClock
 from dispatcher.core.facts.evidence import PROBE_TASK
-from dispatcher.errors import Invalid
+from dispatcher.errors import FormatMismatch, Invalid
 from dispatcher.settings import Settings, load_settings
+from dispatcher.store.formats import FORMATS
 from dispatcher.store.registration import Registration
 from dispatcher.worker.attach import attachment
 from dispatcher.worker.broker import client_of, keys_of
@@ -39,8 +41,13 @@ from dispatcher.worker.patches.last_state import keep_last_state
 from dispatcher.worker.patches.publishing import send_once_from_tasks
 from dispatcher.worker.refusal import WorkerRefused
 
+log = logging.getLogger(__name__)
+
 PREFORK_ENDS_S = 5.0
 """How long Celery has to kill its processes and to read what they had done."""
+
+EXIT_REFUSED = 1
+"""As any worker that is refused (:class:`WorkerRefused`), which Celery no longer lets us raise once it consumes."""
 
 POOLS = {PreforkPool: "prefork", ThreadPool: "threads", SoloPool: "solo"}
 
@@ -148,7 +155,11 @@ class DispatchedConsumer(bootsteps.StartStopStep):
             facts.memory,
             facts.lifeline,
         )
-        life.begin()
+        try:
+            life.begin()
+        except FormatMismatch as exc:
+            log.critical("%s", exc)
+            raise SystemExit(EXIT_REFUSED) from exc
 
         # Connected for this worker's life; Celery holds receivers weakly, so they are kept on the step.
         def shutting_down(sender: Any = None, how: str = "", **_: Any) -> None:
@@ -193,6 +204,7 @@ def registration_of(c: Any, facts: DispatchedFacts) -> Registration:
         tasks=tuple(sorted(tasks)),
         at_most_once=tuple(sorted(name for name, task in tasks.items() if runs_at_most_once(task))),
         version=_version(),
+        formats=FORMATS,
     )
 
 

@@ -43,6 +43,7 @@ LEADER: dict[str, Callable[[Cell, DispatchStore], object]] = {
     "log_decisions": lambda _, store: store.log_decisions([(1, b"{}")], kept=500),
     "note_turns": lambda cell, store: cell.admit(store=store),
     "promote_scheduled": lambda _, store: store.apply([], tuple, promote=10),
+    "raise_format": lambda cell, store: store.formats().raise_to(2, cell.text.smembers(cell.keys.workers)),
     "reroute": lambda cell, store: store.rollouts().reroute(LANE, [(newest_first(cell)[0], ELSEWHERE)]),
     "save_policy": lambda _, store: store.policy().save({"speeds": b"{}"}),
     "tell": lambda _, store: store.tell(b"{}"),

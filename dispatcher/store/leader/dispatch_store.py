@@ -20,6 +20,8 @@ from dispatcher.core.facts.decisions import Assign
 from dispatcher.core.health.liveness import JITTER_MS
 from dispatcher.core.returns.ending import GiveBack
 from dispatcher.errors import NotLeader
+from dispatcher.store.format_store import FormatStore
+from dispatcher.store.formats import FORMATS, Formats, encode_formats
 from dispatcher.store.frame import NEW, Entry, parse_entry
 from dispatcher.store.keys import Keys
 from dispatcher.store.leader.admit_batch import AdmitBatch, IngressList, admit_records
@@ -98,6 +100,10 @@ class DispatchStore:
         """Where suspects run alone, as this leader sees to it."""
         return SuspectStore(self._client, self.keys, self.token)
 
+    def formats(self) -> FormatStore:
+        """Which formats lie in the cell, as this leader reads and raises them."""
+        return FormatStore(self._client, self.keys, self.token)
+
     def rollouts(self) -> RolloutStore:
         """The aliases of the cell, as this leader reads and changes them."""
         return RolloutStore(self._client, self.keys, self.token)
@@ -113,9 +119,9 @@ class DispatchStore:
 
     # -- leading
 
-    def elect(self, *, ttl_ms: int, info: dict[str, Any], resign: bool = False) -> Lead:
-        """Become or stay leader."""
-        args = [self.token, ttl_ms, msgspec.json.encode(info), "1" if resign else "0"]
+    def elect(self, *, ttl_ms: int, info: dict[str, Any], resign: bool = False, formats: Formats = FORMATS) -> Lead:
+        """Become or stay leader. ``formats``: those that this dispatcher reads."""
+        args = [self.token, ttl_ms, msgspec.json.encode(info), "1" if resign else "0", encode_formats(formats)]
         return Lead(self._run("elect", [self.keys.leader, self.keys.leader_info, self.keys.leader_view], args))
 
     # -- looking

@@ -70,6 +70,19 @@ end
 
 local function free_lane(list) return free_key(list, 'list') end
 
+-- Oldest and newest format of what GET or HGET returned; nothing where that says none.
+local function read_formats(said)
+  local oldest, newest = string.match(type(said) == 'string' and said or '', '^(%d+) (%d+)$')
+  return tonumber(oldest), tonumber(newest)
+end
+
+-- Oldest and newest format that may lie in the cell; nothing while no job was ever admitted. A cell that does not say has format 1 alone.
+local function stored_formats(formats, sequence)
+  local oldest, newest = read_formats(redis.pcall('GET', formats))
+  if oldest then return oldest, newest end
+  if redis.call('EXISTS', sequence) == 1 then return 1, 1 end
+end
+
 -- Wakes the sleeping dispatcher; the list never holds more than one element.
 local function wake_dispatcher(wake)
   if redis.call('EXISTS', wake) == 0 then redis.call('LPUSH', wake, '1') end

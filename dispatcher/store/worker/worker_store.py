@@ -16,7 +16,8 @@ import msgspec
 import redis
 
 from dispatcher.core.returns.ending import DEADLINE_PASSED, LATE, GiveBack
-from dispatcher.errors import DeadlinePassed, EpochEnded
+from dispatcher.errors import DeadlinePassed, EpochEnded, FormatMismatch
+from dispatcher.store.format_store import FormatStore
 from dispatcher.store.frame import Entry, parse_entry
 from dispatcher.store.keys import Keys
 from dispatcher.store.registration import Registration, encode_registration
@@ -91,21 +92,22 @@ class WorkerStore:
         return self.keys.queue_name(self._queue)
 
     def register(self, registration: Registration) -> int:
-        """Begin the life. Redis' time in ms; 0 if the epoch is in use (choose another)."""
-        return int(
-            self._run(
-                "register_worker",
-                [self._alive, self._worker, self.keys.workers, self.keys.ingress_queues, self.keys.models, self.keys.wake],
-                [
-                    self.epoch,
-                    ALIVE_TTL_MS,
-                    encode_registration(registration),
-                    len(registration.ingress),
-                    *registration.ingress,
-                    *registration.models,
-                ],
-            )
-        )
+        """Begin the life. Redis' time in ms; 0 if the epoch is in use (choose another).
+
+        Raises :class:`FormatMismatch` where this worker cannot read what lies in Redis or what the leader writes; then nothing was written.
+        """
+        keys = self.keys
+        names = [
+            self._alive, self._worker, keys.workers, keys.ingress_queues, keys.models, keys.wake, keys.leader, keys.leader_info,
+            keys.formats, keys.sequence,
+        ]  # fmt: skip
+        args: list[Any] = [self.epoch, ALIVE_TTL_MS, encode_registration(registration), *registration.formats]
+        reply = int(self._run("register_worker", names, [*args, len(registration.ingress), *registration.ingress, *registration.models]))
+        if reply < 0:
+            process = f"worker {registration.name}"
+            why = FormatStore(self._client, keys).read().refusal(process, registration.formats)
+            raise FormatMismatch(why or f"{process} did not share a format with the leading dispatcher just now: start it again")
+        return reply
 
     def adopt(self, jobs: Sequence[tuple[str, bytes, bytes]]) -> int:
         """Have jobs that run here, (lease id, entry, message) of each, leased to this life: Redis lost the one they were leased to.

@@ -20,6 +20,7 @@ import redis
 from dispatcher.clock import Clock
 from dispatcher.core.facts.header import turn_of
 from dispatcher.core.returns.ending import BadEnd, Cause, verdict
+from dispatcher.errors import FormatMismatch
 from dispatcher.settings import Settings
 from dispatcher.store.frame import parse_entry
 from dispatcher.store.keys import Keys
@@ -197,6 +198,11 @@ class WorkerLife:
                 if self._away:
                     self._away = False
                     log.info("Redis answers again")
+            except FormatMismatch as exc:  # Redis lost its state, and a newer cell began in it
+                if not self._leaving:
+                    self._leaving = True
+                    log.critical("%s; finishing what runs here, and ending", exc)
+                    self._host.stop_warm()
             except redis.RedisError as exc:
                 if not self._away:
                     self._away = True
