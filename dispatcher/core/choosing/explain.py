@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
-from dispatcher.core.choosing.place.loads import Fleet
+from dispatcher.core.choosing.place.loads import Loads
 from dispatcher.core.choosing.place.roster import Roster
 from dispatcher.core.choosing.policy import Policy
 from dispatcher.core.choosing.strategies.base import Filter
@@ -59,7 +59,7 @@ def candidates(lane: LaneView, snapshot: Snapshot, policy: Policy) -> list[Candi
     By the plan's own filters and scores, for what each worker owes now: what a strategy draws by chance, or whose turn it is, is not in
     it, nor what other lanes are given first.
     """
-    fleet = Fleet(snapshot.workers, policy, Roster(), snapshot.load_ms, Random(0))
+    fleet = Loads(snapshot.workers, policy, Roster(), snapshot.load_ms, Random(0))
     may = fleet.candidates(lane.lane)
     strategy = policy.strategy_of(lane.lane.model)
     home = fleet.home(may, lane.lane.slot) if policy.sticky is not None and lane.lane.slot >= 0 and may.indices else -1

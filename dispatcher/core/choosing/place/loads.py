@@ -54,7 +54,7 @@ class Ranking(msgspec.Struct):
     """How many of the best the heap was made with."""
 
 
-class Fleet:
+class Loads:
     """Made for one plan. An index is one into ``workers``."""
 
     def __init__(
