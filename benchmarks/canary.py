@@ -26,7 +26,8 @@ from typing import Any
 from benchmarks.cluster import WorkerSpec, celery_broker, fleet, outstanding, wait_for
 from benchmarks.support import finish, private_redis
 from dispatcher.core.facts.header import job_headers
-from dispatcher.core.rollout.aliases import POINTS, GuardPlan, Rollout, set_shares
+from dispatcher.core.rollout.aliases import POINTS, Rollout
+from dispatcher.core.rollout.changes import GuardPlan, set_shares
 from dispatcher.store.keys import Keys
 from dispatcher.store.leader.rollout_store import RolloutStore
 from dispatcher.store.redis_client.connection import connect

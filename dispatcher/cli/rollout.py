@@ -12,7 +12,8 @@ from dispatcher.cli.session import Session
 from dispatcher.errors import Invalid, Unavailable
 
 if TYPE_CHECKING:
-    from dispatcher.core.rollout.aliases import GuardPlan, Rollout
+    from dispatcher.core.rollout.aliases import Rollout
+    from dispatcher.core.rollout.changes import GuardPlan
     from dispatcher.store.leader.rollout_store import RolloutStore
 
 TRIES = 10
@@ -51,7 +52,8 @@ def set_(
     What the shares lack to 100 goes to the version that has most now. Example: `dispatcher rollout set
     chat chat@2=5 --guard`.
     """
-    from dispatcher.core.rollout.aliases import parse_shares, set_shares
+    from dispatcher.cli.shares import parse_shares
+    from dispatcher.core.rollout.changes import set_shares
 
     wanted = parse_shares(shares)
     plan = _plan(steps, step_s, step_jobs, latency_ratio) if guard else None
@@ -70,7 +72,7 @@ def set_(
 @click.pass_obj
 def promote(session: Session, alias: str, version: str | None, force: bool, as_json: bool) -> None:
     """Give all jobs of ALIAS to VERSION, by default to the canary."""
-    from dispatcher.core.rollout import aliases as core
+    from dispatcher.core.rollout import changes as core
 
     with session.admin() as admin:
         store = admin.rollouts()
@@ -94,7 +96,7 @@ def back(session: Session, alias: str, as_json: bool) -> None:
     Steps that a guard took since are undone with it. Jobs that wait for a version which has no share
     then go to the others, to the head of the line.
     """
-    from dispatcher.core.rollout import aliases as core
+    from dispatcher.core.rollout import changes as core
 
     with session.admin() as admin:
         store = admin.rollouts()
@@ -162,7 +164,8 @@ def _unknown(alias: str) -> str:
 
 
 def _plan(steps: str, step_s: float, step_jobs: int, latency_ratio: float) -> GuardPlan:
-    from dispatcher.core.rollout.aliases import GuardPlan, parse_percent
+    from dispatcher.cli.shares import parse_percent
+    from dispatcher.core.rollout.changes import GuardPlan
 
     points = tuple(parse_percent(step.strip()) for step in steps.split(","))
     if list(points) != sorted(set(points)) or not points[0]:

@@ -13,8 +13,9 @@ from dispatcher.core.facts.evidence import Delta, Told
 from dispatcher.core.facts.lane import lane_name, parse_lane
 from dispatcher.core.facts.snapshot import LaneView, WorkerView
 from dispatcher.core.returns.ending import GiveBack
-from dispatcher.core.rollout.aliases import POINTS, Rollout, Split, percent, roll_back, split, step, version_now
+from dispatcher.core.rollout.aliases import POINTS, Rollout, Split, percent, split, version_now
 from dispatcher.core.rollout.canary import Ended, RollBack, Step, Watch, next_stage, observe, verdict
+from dispatcher.core.rollout.changes import roll_back, step
 from dispatcher.errors import Invalid
 from dispatcher.events import Event, JobsRerouted, RolloutChanged, RolloutRolledBack, RolloutStepped
 from dispatcher.store.leader.dispatch_store import DispatchStore

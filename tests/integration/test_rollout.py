@@ -13,7 +13,8 @@ import pytest
 from dispatcher.core.facts.evidence import KindTotals, WorkerTotals
 from dispatcher.core.facts.header import job_headers
 from dispatcher.core.facts.lane import parse_lane
-from dispatcher.core.rollout.aliases import POINTS, GuardPlan, Rollout, back, promote, set_shares
+from dispatcher.core.rollout.aliases import POINTS, Rollout
+from dispatcher.core.rollout.changes import GuardPlan, back, promote, set_shares
 from dispatcher.events import JobsRerouted, RolloutChanged, RolloutRolledBack, RolloutStepped
 from dispatcher.leader.rollout import REFRESH_MS
 from dispatcher.store.leader.rollout_store import RolloutStore, Stored

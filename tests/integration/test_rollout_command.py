@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dispatcher.cli import cli
-from dispatcher.core.rollout.aliases import GuardPlan, set_shares
 from dispatcher.core.rollout.canary import Tally, Watch
+from dispatcher.core.rollout.changes import GuardPlan, set_shares
 from dispatcher.store.leader.rollout_store import SUBJECT, RolloutStore, Stored
 from tests.integration.stage import Stage
 

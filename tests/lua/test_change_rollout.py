@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.core.rollout.aliases import POINTS, promote, set_shares
+from dispatcher.core.rollout.aliases import POINTS
+from dispatcher.core.rollout.changes import promote, set_shares
 from dispatcher.errors import NotLeader
 from dispatcher.store.leader.rollout_store import RolloutStore
 from tests.lua.cell import Cell, nothing_written

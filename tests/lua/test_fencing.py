@@ -12,7 +12,8 @@ import pytest
 
 from dispatcher.core.facts.decisions import Assign
 from dispatcher.core.returns.ending import GiveBack
-from dispatcher.core.rollout.aliases import POINTS, set_shares
+from dispatcher.core.rollout.aliases import POINTS
+from dispatcher.core.rollout.changes import set_shares
 from dispatcher.errors import DeadlinePassed, EpochEnded, NotLeader
 from dispatcher.store.leader.dispatch_store import DispatchStore, Lead
 from dispatcher.store.scripts.sources import names

@@ -11,25 +11,8 @@ from hypothesis import strategies as st
 
 from dispatcher.core.admission.rules import Admission, Admitted, Refused
 from dispatcher.core.facts.lane import parse_lane
-from dispatcher.core.rollout.aliases import (
-    HISTORY_MAX,
-    POINTS,
-    GuardPlan,
-    Ranges,
-    Rollout,
-    back,
-    parse_percent,
-    parse_shares,
-    point,
-    promote,
-    resplit,
-    roll_back,
-    set_shares,
-    shares_of,
-    split,
-    step,
-    version_now,
-)
+from dispatcher.core.rollout.aliases import POINTS, Ranges, Rollout, point, shares_of, split, version_now
+from dispatcher.core.rollout.changes import HISTORY_MAX, GuardPlan, back, promote, resplit, roll_back, set_shares, step
 from dispatcher.errors import Invalid
 from tests.messages import message
 
@@ -232,26 +215,6 @@ def test_whatever_is_done_to_an_alias(deeds: list[dict[str, int] | str], guarded
         assert len(rollout.history) <= HISTORY_MAX
         if rollout.guard is not None:
             assert set(rollout.shares()) == {rollout.guard.baseline, rollout.guard.candidate}
-
-
-@pytest.mark.parametrize(("text", "points"), [("5", 500), ("0.25", 25), ("100%", POINTS), ("0", 0), ("33.33", 3333)])
-def test_percent(text: str, points: int) -> None:
-    """Two decimals, with or without the sign."""
-    assert parse_percent(text) == points
-
-
-@pytest.mark.parametrize("text", ["-1", "101", "1.234", "much", "", "nan"])
-def test_no_percentage(text: str) -> None:
-    """Said with what was written."""
-    with pytest.raises(Invalid, match="no percentage"):
-        parse_percent(text)
-
-
-@pytest.mark.parametrize("texts", [["chat@1"], ["=5"], ["a=5", "a=6"]])
-def test_no_shares(texts: list[str]) -> None:
-    """Neither half may be missing, and none may stand twice."""
-    with pytest.raises(Invalid):
-        parse_shares(texts)
 
 
 # -- at admission
