@@ -1,6 +1,6 @@
 """A load-aware dispatcher for inference jobs on Celery and Redis.
 
-Public: what is listed in ``__all__``, ``dispatcher.worker.attach``, and ``dispatcher.batches``. Everything else may change.
+Public: what ``__all__`` lists, ``dispatcher.worker.attach``, and ``dispatcher.batches``. Everything else may change.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from dispatcher.core.facts.header import job_headers
 from dispatcher.errors import DispatcherError, Invalid, JobDead, Unavailable
 from dispatcher.settings import Settings, load_settings
 
-__all__ = ["DispatcherError", "Invalid", "JobDead", "Settings", "Unavailable", "__version__", "job_headers", "load_settings"]
+__all__ = [
+    "DispatcherError", "Invalid", "JobDead", "Settings", "Unavailable", "__version__", "job_headers", "load_settings",
+]  # fmt: skip
 
 __version__ = "0.1.0"

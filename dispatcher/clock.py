@@ -1,7 +1,7 @@
 """The only place that reads this machine's clocks or sleeps; everything else takes a :class:`Clock`.
 
-What is stored is dated by Redis (``TIME`` inside scripts). A process uses its own monotonic clock for one thing: to
-measure how long something has been silent.
+Redis dates what is stored (``TIME`` inside scripts). A process uses its own monotonic clock only to measure how long
+something takes, or has been silent.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Spans, not dates."""
+    """Measures spans. It knows no dates."""
 
     def monotonic_ms(self) -> int:
         """Milliseconds since an arbitrary start; never goes back."""
@@ -23,7 +23,7 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's own."""
+    """The machine's monotonic clock."""
 
     def monotonic_ms(self) -> int:
         return time.monotonic_ns() // 1_000_000
@@ -33,7 +33,7 @@ class SystemClock:
 
 
 class ManualClock:
-    """A clock that moves only when told; for tests and simulation."""
+    """A clock that moves only when its owner moves it; for tests."""
 
     def __init__(self, now_ms: int = 0) -> None:
         self.now_ms = now_ms

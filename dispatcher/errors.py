@@ -4,26 +4,27 @@
     ├── Invalid          what you passed is wrong: change it and call again
     │   ├── NoCluster        … because it names no Redis, and no local cluster runs
     │   └── FormatMismatch   … because this version and what lies in Redis, or another process, cannot read each other
-    ├── Unavailable      something this needs is not there (Redis, a binary): start it and call again
+    ├── Unavailable      something needed is not there (Redis, a binary): start it and call again
     ├── NotLeader        another dispatcher leads this cell: become a standby
     ├── EpochEnded       this worker life was declared dead: stop the process, start a new one
-    ├── DeadlinePassed   a job was not begun in time: give its lease back, to be buried
+    ├── DeadlinePassed   a job was not begun in time: give its lease back, so that it becomes a dead letter
     └── JobDead          raised by ``AsyncResult.get()`` for a job that went to dead letters
-        └── PoisonJob    … because its worker, or its process there, died each time: see to its input before you send it again
+        └── PoisonJob    … because its worker, or its process there, died each time: look at its input before you
+                         send it again
 
-Redis' and kombu's errors become one of these where they enter, ``from exc``. Every class passes all its fields to
-``super().__init__``, because Celery pickles or JSON-encodes errors and rebuilds them from ``args``.
+The code that calls Redis or kombu turns their errors into one of these, ``from exc``. Every class passes all its
+fields to ``super().__init__``, because Celery pickles or JSON-encodes errors and rebuilds them from ``args``.
 """
 
 from __future__ import annotations
 
 
 class DispatcherError(Exception):
-    """Anything this package raises on purpose."""
+    """The base of all errors that this package raises on purpose."""
 
 
 class Invalid(DispatcherError):
-    """What was passed is wrong; the message says what, where, and what to do."""
+    """An argument, option or setting is wrong; the message says what, where, and what to do."""
 
 
 class NoCluster(Invalid):
@@ -48,7 +49,7 @@ class NotLeader(DispatcherError):
 
 
 class EpochEnded(DispatcherError):
-    """This worker life was declared dead. Its leases belong to others: stop, and write nothing."""
+    """This worker life was declared dead. Its leases belong to other workers: stop, and write nothing."""
 
 
 class DeadlinePassed(DispatcherError):
@@ -56,7 +57,7 @@ class DeadlinePassed(DispatcherError):
 
 
 class JobDead(DispatcherError):
-    """The job is in dead letters: it was refused, or it killed its workers too often.
+    """The job is a dead letter: it was refused, or it killed its workers too often.
 
     ``args`` is ``(reason, detail)``, so the error survives JSON and pickle in Celery's result backend.
     """
@@ -71,7 +72,7 @@ class JobDead(DispatcherError):
 
 
 class PoisonJob(JobDead):
-    """The job's worker, or its process there, died each time it ran, the last time with nothing else running beside it.
+    """The job's worker, or the job's process there, died each time it ran, the last time with no other job beside it.
 
-    ``detail`` has the story of each run: which worker, when, and how it ended.
+    ``detail`` tells of each run: which worker, when, and how it ended.
     """

@@ -1,4 +1,4 @@
-"""What happens, as frozen facts. Code emits these; subscribers choose level, wording and labels (``observe/``).
+"""What happens, as frozen facts. The code emits them; subscribers in ``observe/`` choose level, wording and labels.
 
 An emitter is a ``Callable[[Event], None]`` that never raises and never waits: it is called inside the dispatch loop.
 """
@@ -10,17 +10,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class WorkerRegistered:
-    """A worker life was seen for the first time. ``name`` is the Celery node name."""
+    """Emitted when the leader reads a worker life for the first time."""
 
     name: str
+    """Celery's node name, here and in all events of workers."""
     epoch: str
+    """The id of this life of the worker."""
     concurrency: int
+    """Number of slots."""
     weight: float
+    """Configured speed of one slot."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSilent:
-    """No beat for longer than the lease lives: the epoch is dead, and its leases are about to go back."""
+    """Emitted when a worker has not beaten for longer than its lease lives.
+
+    Its epoch is dead; its leases go back next.
+    """
 
     name: str
     epoch: str
@@ -29,20 +36,21 @@ class WorkerSilent:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReaped:
-    """All leases of an ended life are settled. ``reason``: ``silent`` or ``goodbye``; ``returned`` of them went back in
-    line, ``buried`` became dead letters.
-    """
+    """Emitted when all leases of an ended worker life are settled."""
 
     name: str
     epoch: str
     reason: str
+    """``silent`` or ``goodbye``."""
     returned: int
+    """Jobs that went back in line."""
     buried: int
+    """Jobs that became dead letters."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerDraining:
-    """The worker gets nothing new; it finishes what it runs and leaves."""
+    """Emitted when a worker begins to drain: it gets no new jobs, finishes what it runs, and leaves."""
 
     name: str
     epoch: str
@@ -50,7 +58,7 @@ class WorkerDraining:
 
 @dataclass(frozen=True, slots=True)
 class WorkerEjected:
-    """The worker is faulty: it gets nothing new for ``span_ms``, then a little."""
+    """Emitted when a worker is judged faulty: it gets no new jobs for ``span_ms``, then a few."""
 
     name: str
     epoch: str
@@ -60,25 +68,27 @@ class WorkerEjected:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReturned:
-    """An ejected worker gets jobs again, few at first. ``reason``: why it had been ejected."""
+    """Emitted when an ejected worker gets jobs again, few at first."""
 
     name: str
     epoch: str
     reason: str
+    """Why it had been ejected."""
 
 
 @dataclass(frozen=True, slots=True)
 class FleetPanic:
-    """So few workers are healthy that ejections are ignored (``on``); or they are heeded again."""
+    """Emitted when so few workers are healthy that ejections are ignored, and when ejections count again."""
 
     on: bool
+    """True: ejections are ignored from now on."""
     healthy: int
     total: int
 
 
 @dataclass(frozen=True, slots=True)
 class JobsRecalled:
-    """``count`` jobs that ``name`` had not begun went back in line, because others could begin them at once."""
+    """Emitted when jobs that a worker had not begun went back in line, because other workers can begin them at once."""
 
     name: str
     epoch: str
@@ -87,16 +97,17 @@ class JobsRecalled:
 
 @dataclass(frozen=True, slots=True)
 class SuspectIsolated:
-    """A job that died with its workers before went to ``name``, which gets nothing else until it has ended. ``lane`` is its lane."""
+    """Emitted when a job whose workers died before is leased to a worker that runs no other job beside it."""
 
     name: str
     epoch: str
     lane: str
+    """The lane of the job."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobsRefused:
-    """``count`` messages of one look at the ingress became dead letters for the same ``reason``."""
+    """Emitted when messages from the ingress became dead letters; once for each reason in a read of the ingress."""
 
     count: int
     reason: str
@@ -104,59 +115,68 @@ class JobsRefused:
 
 @dataclass(frozen=True, slots=True)
 class JobsLate:
-    """``count`` jobs became dead letters because no worker had begun them by their deadline."""
+    """Emitted when jobs became dead letters because no worker had begun them by their deadline."""
 
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class JobSettled:
-    """The state of a dead letter is in the result backend: ``AsyncResult.get()`` raises instead of hanging."""
+    """Emitted when the state of a dead letter is in the result backend.
+
+    From now on its ``AsyncResult.get()`` raises instead of hanging.
+    """
 
     job: str
+    """The number that ``dispatcher dead list`` shows."""
     task_id: str
+    """Celery's task id; empty if the message has none."""
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class LeadGained:
-    """This process leads the cell now. ``token`` is its random id."""
+    """Emitted when this process begins to lead the cell."""
 
     token: str
+    """Its random id."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeadLost:
-    """This process does not lead the cell any more, and changes nothing from here on: it ``resigned`` because it stops, or its lead
-    expired and another may have taken over.
-    """
+    """Emitted when this process leads the cell no more; from here on it changes nothing."""
 
     token: str
     resigned: bool = False
+    """True: it gave the lead up because it stops. False: its lead expired, and another may have taken over."""
 
 
 @dataclass(frozen=True, slots=True)
 class StandsBy:
-    """Another dispatcher leads the cell; this process, new, waits for the lead."""
+    """Emitted once by a new process that finds another dispatcher leading, and waits for the lead."""
 
 
 @dataclass(frozen=True, slots=True)
 class RedisLost:
-    """Redis does not answer, or refuses a command (out of memory, a key of another type). Said once an outage."""
+    """Emitted once an outage: Redis does not answer, or refuses a command (out of memory, a key of another type)."""
 
     error: str
 
 
 @dataclass(frozen=True, slots=True)
 class RedisBack:
-    """A step went through again, ``gap_ms`` after :class:`RedisLost`."""
+    """Emitted when a step of the dispatcher succeeds again after :class:`RedisLost`."""
 
     gap_ms: int
+    """How long the outage lasted."""
 
 
 @dataclass(frozen=True, slots=True)
 class FleetSilent:
-    """More than half the fleet is silent at once. That is more likely the network than the workers: nobody is reaped yet."""
+    """Emitted when more than half the fleet falls silent at once.
+
+    The network is more likely at fault than the workers, so no worker is reaped yet.
+    """
 
     silent: int
     total: int
@@ -164,85 +184,101 @@ class FleetSilent:
 
 @dataclass(frozen=True, slots=True)
 class LaneUnroutable:
-    """No worker may have the jobs of ``lane``, for ``unroutable_after_s`` now. Said once until one may, for all lanes that ask the same;
-    ``depth`` is of all of them. ``refusals``: per filter how many workers it keeps out, and an example.
+    """Emitted when no worker may run the jobs of some lanes for ``unroutable_after_s``.
+
+    Emitted once, until a worker may, for all lanes whose jobs ask for the same.
     """
 
     lane: str
+    """One of these lanes."""
     depth: int
+    """Jobs in all of them."""
     refusals: tuple[str, ...]
+    """For each filter, how many workers it keeps out, and an example."""
 
 
 @dataclass(frozen=True, slots=True)
 class LaneRoutable:
-    """A lane that was told of as unroutable is so no more: some worker may have its jobs, or they are gone."""
+    """Emitted when lanes that were unroutable are so no more: some worker may run their jobs, or the jobs are gone."""
 
     lane: str
 
 
 @dataclass(frozen=True, slots=True)
 class UnknownHeaderField:
-    """A job's ``dispatch`` header holds a field that nothing here acts on. Said once a field and process."""
+    """Emitted when a job's ``dispatch`` header holds a field that has no effect; once for each field in a process."""
 
     field: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """Redis holds what nothing of ours has written, or another version: it is passed over. Said once for each, and process."""
+    """Emitted when Redis holds something that no dispatcher of this version wrote: it is ignored.
+
+    Once for each, in a process.
+    """
 
     what: str
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutChanged:
-    """Somebody changed an alias. ``shares``: ``chat@1 95 %`` and so on, the largest first; empty where the alias was removed."""
+    """Emitted when somebody changed an alias."""
 
     alias: str
     shares: tuple[str, ...]
+    """``chat@1 95 %`` and so on, the largest first; empty if the alias was removed."""
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutStepped:
-    """A guard gave its canary, ``version``, a larger share (``5 %``), and why."""
+    """Emitted when a guard gave its canary a larger share."""
 
     alias: str
     version: str
+    """The canary."""
     share: str
+    """Such as ``5 %``."""
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutRolledBack:
-    """A guard withdrew its canary, ``version``: all goes to ``to`` again, and why."""
+    """Emitted when a guard withdrew its canary."""
 
     alias: str
     version: str
+    """The canary."""
     to: str
+    """The version that gets all jobs again."""
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class JobsRerouted:
-    """``count`` jobs that waited for a withdrawn ``version`` wait for another now."""
+    """Emitted when jobs that waited for a withdrawn version were sent to wait for another."""
 
     version: str
+    """The withdrawn version."""
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class FleetScaled:
-    """The autoscaler starts workers (``start``: their kinds) or drains some (``drain``: their names) of ``workers``, and why."""
+    """Emitted when the autoscaler starts or drains workers."""
 
     start: tuple[str, ...]
+    """The kinds of the workers to start, a name for each worker."""
     drain: tuple[str, ...]
+    """The names of the workers to drain."""
     reason: str
     workers: int
+    """Workers there are now."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScalingAdvised:
-    """What the autoscaler would do if it were allowed to. Said once until the advice changes."""
+    """Emitted when the autoscaler would start or drain workers if it were allowed to; once until its advice changes."""
 
     start: tuple[str, ...]
     drain: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What ``dispatcher run --record`` wrote, decided again: with the same settings every plan must be the same."""
+"""Recordings of ``dispatcher run --record``: with the same settings every plan, made again, must be the same."""
 
 from __future__ import annotations
 
@@ -19,31 +19,37 @@ from dispatcher.settings.rules import policy_of
 
 
 class _Header(msgspec.Struct):
-    """The first line. ``settings``: as an environment, without addresses, which may hold passwords."""
+    """The first line of a recording."""
 
     settings: dict[str, str]
+    """As environment variables; without URLs, which may hold passwords."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """``plans`` were made again, ``same`` of them as recorded, with ``jobs`` given out in all. ``first_other``: (number of the line,
-    recorded, made again) of the first that was not.
-    """
+    """What came of making the plans of a recording again."""
 
     plans: int
     same: int
+    """Plans that are as recorded."""
     jobs: int
+    """Jobs that all plans together gave to workers."""
     first_other: tuple[int, Plan, Plan] | None
+    """The first plan that is not as recorded: (number of its line, recorded, made again)."""
 
 
 def open_recording(path: Path, settings: Settings) -> BinaryIO:
-    """A new file for the plans of a dispatcher with these settings. Raises :class:`Invalid` where it cannot be made."""
-    told = {name: value for name, value in settings_environ(settings).items() if not name.endswith("_URL") and name != _BACKEND}
+    """Open a new file for the plans of a dispatcher with these settings. Raises :class:`Invalid` if that fails."""
+    recorded = {
+        name: value
+        for name, value in settings_environ(settings).items()
+        if not name.endswith("_URL") and name != _BACKEND
+    }
     try:
         file = path.open("wb")
     except OSError as exc:
-        raise Invalid(f"cannot write {path}: {exc.strerror}") from exc
-    file.write(msgspec.json.encode(_Header(told)) + b"\n")
+        raise Invalid(f"cannot write {path}: {exc.strerror}; name a file that can be written") from exc
+    file.write(msgspec.json.encode(_Header(recorded)) + b"\n")
     return file
 
 
@@ -51,12 +57,12 @@ _BACKEND = f"{ENV_PREFIX}RESULT_BACKEND"
 
 
 def replay(path: Path) -> Replayed:
-    """Make every plan of a recording again. Raises :class:`Invalid` for a file that is none."""
+    """Make every plan of a recording again. Raises :class:`Invalid` if the file is no recording."""
     plans, same, jobs, first_other = 0, 0, 0, None
     for number, recorded, policy in _read(path):
         again = recorded.again(policy)
         plans += 1
-        jobs += sum(one.count for one in again.assignments)
+        jobs += sum(assign.count for assign in again.assignments)
         if again == recorded.plan:
             same += 1
         elif first_other is None:
@@ -70,9 +76,9 @@ def _read(path: Path) -> Iterator[tuple[int, Recorded, Policy]]:
         with path.open("rb") as file:
             policy = policy_of(load_settings(msgspec.json.decode(next(file, b""), type=_Header).settings))
             for number, line in enumerate(file, 2):
-                if line.endswith(b"\n"):  # the last may have been cut off
+                if line.endswith(b"\n"):  # the last line may have been cut off
                     yield number, decode(line), policy
     except OSError as exc:
-        raise Invalid(f"cannot read {path}: {exc.strerror}") from exc
+        raise Invalid(f"cannot read {path}: {exc.strerror}; name a recording that is there") from exc
     except msgspec.MsgspecError as exc:
         raise Invalid(f"{path} is no recording of `dispatcher run --record`: {exc}") from exc

@@ -1,4 +1,4 @@
-"""Builds real things: the only module that joins settings, Celery app, Redis client and services."""
+"""Builds the real objects: the only module that joins settings, Celery app, Redis client and loops."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def broker_url(settings: Settings, app: Celery | None = None) -> str:
 
 
 def app_broker(app: Celery) -> str:
-    """The broker that the app names, several (sentinels) as one URL; empty where it names none."""
+    """The broker that the app names; several (sentinels) as one URL; empty if it names none."""
     url = app.conf.broker_read_url or app.conf.broker_url or ""
     return url if isinstance(url, str) else ";".join(url)
 
 
 def connect_cell(settings: Settings, app: Celery | None = None, *, text: bool = True) -> redis.Redis:
-    """A client of the cell's Redis, over TLS where the app's ``broker_use_ssl`` says so."""
+    """A client of the cell's Redis, over TLS if the app's ``broker_use_ssl`` says so."""
     options = tls_options(app.conf.broker_use_ssl) if app is not None else {}
     transport = app.conf.broker_transport_options if app is not None else None
     return connect(broker_url(settings, app), text=text, options=options, transport=transport)
@@ -72,9 +72,9 @@ def build_dispatcher(
     emit: Callable[[Event], None] = log_event,
     recorder: Recorder | None = None,
 ) -> DispatcherProcess:
-    """A dispatcher over the broker and the result backend of ``app``; settings win where both say something.
+    """A dispatcher over the broker and the result backend of ``app``; settings win over the app.
 
-    ``recorder`` writes its plans down.
+    ``recorder`` writes every plan down.
     """
     bound_waits(app.conf)
     client = connect_cell(settings, app, text=False)
@@ -90,11 +90,11 @@ def build_dispatcher(
     look = CellLook(look_client, keys, settings.ingress_queues)
     revokes = RevokeStore(look_client, keys, kept_s=settings.revokes_kept_s)
     node = FlowerNode(
-        app, node_name(), look.queues, settings.flower_url, live_workers=look.live_workers, revokes=revokes, leads=False,
-        succeeded=look.is_led_from_here,
+        app, node_name(), look.queues, settings.flower_url, live_workers=look.live_workers, revokes=revokes,
+        leads=False, succeeded=look.is_led_from_here,
     )  # fmt: skip
 
-    def tell(event: Event) -> None:
+    def emit_to_all(event: Event) -> None:
         emit(event)
         node.on_event(event)
 
@@ -104,7 +104,7 @@ def build_dispatcher(
         admission=admission,
         clock=clock or SystemClock(),
         rng=rng or Random(),
-        emit=tell,
+        emit=emit_to_all,
         waker=Waker(client, keys.wake),
         recorder=recorder,
     )
@@ -137,9 +137,9 @@ class DispatcherProcess:
             try:
                 settled = self.settler.step()
                 level = logging.WARNING
-            except Exception as exc:  # noqa: BLE001 (a backend may raise anything; what is unsettled stays marked)
+            except Exception as exc:  # noqa: BLE001 (a backend may raise anything; unsettled jobs stay marked)
                 log.log(level, "cannot store the state of dead jobs yet: %s: %s", type(exc).__name__, exc)
-                settled, level = 0, logging.DEBUG  # once for each outage
+                settled, level = 0, logging.DEBUG  # log an outage once
             stop.wait(0.01 if settled else 0.5)
 
 

@@ -19,15 +19,16 @@ log = logging.getLogger(__name__)
 
 
 @click.command()
-@click.option("--advise", is_flag=True, help="Only say what should be done.")
-@click.option("--fleet", "fleet_file", type=click.Path(path_type=Path), metavar="FILE", help="Workers to start, in TOML.")
+@click.option("--advise", is_flag=True, help="Start and drain nothing; print what should be done.")
+@click.option("--fleet", "fleet_file", type=click.Path(path_type=Path), metavar="FILE",
+              help="The workers to start, in TOML.")
 @json_option
 @click.pass_obj
 def autoscale(session: Session, advise: bool, fleet_file: Path | None, as_json: bool) -> None:
     """Start and drain workers by seconds of work waiting.
 
-    It starts them on this machine, so that no more than autoscaler_target_wait_s of work waits. Every decision is
-    printed with its reasons. Workers that it started end with it, after what they run.
+    It starts workers on this machine so that at most autoscaler_target_wait_s of work waits, and prints every decision
+    with its reasons. When it ends, its workers finish what they run and end too.
     """
     from dispatcher.cli.signals import stop_signals
     from dispatcher.clock import SystemClock

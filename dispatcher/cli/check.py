@@ -1,4 +1,4 @@
-"""``dispatcher check``: every mistake in the settings, and whether the Redis is fit."""
+"""``dispatcher check``: find every mistake in the settings, and what is wrong with Redis."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from dispatcher.worker.options import LABELS_ENV, MODELS_ENV, MODELS_MAX_ENV, WE
 OTHER_VARIABLES = (
     STATE_VARIABLE, WEIGHT_ENV, MODELS_ENV, MODELS_MAX_ENV, LABELS_ENV, "DISPATCHER_TRACES", "DISPATCHER_REDIS_PORT",
 )  # fmt: skip
-"""Variables that begin like settings and are none; the last is docker-compose.yml's."""
+"""Variables with the prefix of settings that are no settings; the last belongs to docker-compose.yml."""
 
 
 @click.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
-@click.option("--offline", is_flag=True, help="Leave Redis alone.")
+@click.option("--offline", is_flag=True, help="Do not connect to Redis.")
 @json_option
 @click.pass_context
 def check(ctx: click.Context, file: Path | None, offline: bool, as_json: bool) -> None:
-    """Say everything that is wrong with the settings and with Redis.
+    """Print everything that is wrong with the settings and with Redis.
 
-    FILE is a settings or fleet file. Exit code 2 for mistakes in settings, 1 for a Redis that will not do.
+    FILE is a settings or fleet file. Exit code: 2 if there are mistakes in settings, 1 if this Redis will not do.
     """
     session: Session = ctx.obj
     mistakes, settings = _settings_mistakes(session, file)
@@ -48,8 +48,8 @@ def check(ctx: click.Context, file: Path | None, offline: bool, as_json: bool) -
         except redis.RedisError as exc:
             problems = [str(exc)]
     if as_json:
-        say({"ok": not mistakes and not problems, "mistakes": mistakes, "problems": problems, "warnings": warnings, "redis": server},
-            "", as_json=True)  # fmt: skip
+        facts = {"mistakes": mistakes, "problems": problems, "warnings": warnings, "redis": server}
+        say({"ok": not mistakes and not problems, **facts}, "", as_json=True)
     else:
         for line in (*mistakes, *problems):
             click.echo(line, err=True)
@@ -58,7 +58,7 @@ def check(ctx: click.Context, file: Path | None, offline: bool, as_json: bool) -
         if not mistakes and not problems:
             click.echo("the settings are right" + (f"; Redis {server['version']} will do" if server else ""))
         if server and server["unread"]:
-            click.echo(f"not looked at, as this Redis does not tell: {', '.join(server['unread'])}")
+            click.echo(f"not checked, because this Redis does not show it: {', '.join(server['unread'])}")
     ctx.exit(2 if mistakes else 1 if problems else 0)
 
 
@@ -81,10 +81,10 @@ def _settings_mistakes(session: Session, file: Path | None) -> tuple[list[str], 
 
 
 def _unknown_variables(session: Session) -> Iterator[str]:
-    known = {env_name(one.name) for one in fields(Settings)} | set(OTHER_VARIABLES)
+    known = {env_name(field.name) for field in fields(Settings)} | set(OTHER_VARIABLES)
     for name in sorted(session.environ):
         if name.startswith(ENV_PREFIX) and name not in known:
-            yield f"{name} is no setting: docs/settings.md has them all"
+            yield f"{name} is no setting: docs/settings.md lists all settings"
 
 
 def _server(session: Session, settings: Settings) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def completion(ctx: click.Context, shell: str) -> None:
     bash: eval "$(dispatcher completion bash)"     in ~/.bashrc
     zsh:  eval "$(dispatcher completion zsh)"      in ~/.zshrc
     fish: dispatcher completion fish | source      in config.fish
-    """  # noqa: D301 (click's mark for a paragraph that is not to be wrapped)
+    """  # noqa: D301 (click's mark for a paragraph that it must not wrap)
     kind = get_completion_class(shell)
     assert kind is not None
     click.echo(kind(ctx.find_root().command, {}, "dispatcher", "_DISPATCHER_COMPLETE").source())

@@ -1,4 +1,4 @@
-"""``dispatcher dead``: see to dead letters."""
+"""``dispatcher dead``: list dead letters, send them back, or forget them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dispatcher.cli.session import Session
 
 @click.group()
 def dead() -> None:
-    """List, send back or forget jobs that were given up."""
+    """List dead letters (jobs that the dispatcher gave up), send them back, or forget them."""
 
 
 @dead.command("list")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="The newest so many.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="List only the newest.")
 @json_option
 @click.pass_obj
 def list_(session: Session, limit: int, as_json: bool) -> None:
@@ -36,7 +36,8 @@ def list_(session: Session, limit: int, as_json: bool) -> None:
     table = plain_table("job", "died", "queue", "task", "task id", "reason")
     for letter in letters:
         reason = ": ".join(part for part in (letter.reason, letter.detail, told(letter.story)) if part)
-        cells = (letter.job, f"{letter.died_s_ago:.0f} s ago", letter.ingress or "-", letter.task or "-", letter.task_id or "-", reason)
+        names = (letter.ingress or "-", letter.task or "-", letter.task_id or "-")
+        cells = (letter.job, f"{letter.died_s_ago:.0f} s ago", *names, reason)
         table.add_row(*(escape(cell) for cell in cells))
     wide_console().print(table)
 
@@ -52,7 +53,7 @@ def requeue(session: Session, jobs: tuple[str, ...], everything: bool, as_json: 
     with session.admin() as admin:
         requeued = admin.dead_requeue(named)
     say({"requeued": requeued}, f"{count(requeued, 'job')} back in line", as_json=as_json)
-    _all_there(named, requeued)
+    _check_all_known(named, requeued)
 
 
 @dead.command()
@@ -66,17 +67,20 @@ def purge(session: Session, jobs: tuple[str, ...], everything: bool, as_json: bo
     with session.admin() as admin:
         purged = admin.dead_purge(named)
     say({"purged": purged}, f"{count(purged, 'dead letter')} forgotten", as_json=as_json)
-    _all_there(named, purged)
+    _check_all_known(named, purged)
 
 
 def _named(jobs: tuple[str, ...], everything: bool) -> list[str] | None:
     if bool(jobs) == everything:
-        raise click.UsageError("name the jobs, as `dispatcher dead list` shows them, or say --all", click.get_current_context())
+        raise click.UsageError(
+            "name the jobs, as `dispatcher dead list` shows them, or say --all", click.get_current_context()
+        )
     return None if everything else list(dict.fromkeys(jobs))
 
 
-def _all_there(named: list[str] | None, found: int) -> None:
-    if named is not None and found < len(named):
+def _check_all_known(named: list[str] | None, done: int) -> None:
+    if named is not None and done < len(named):
         raise click.ClickException(
-            f"{len(named) - found} of the {len(named)} named are no dead letters: `dispatcher dead list` has their numbers under `job`"
+            f"{len(named) - done} of the {len(named)} named are no dead letters: `dispatcher dead list` shows their "
+            "numbers under `job`"
         )

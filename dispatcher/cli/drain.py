@@ -10,18 +10,20 @@ from dispatcher.cli.session import Session
 
 @click.command()
 @click.argument("worker")
-@click.option("--keep", is_flag=True, help="The worker stays when it has finished; `undrain` puts it back to work.")
+@click.option("--keep", is_flag=True,
+              help="The worker does not exit when it has finished; `undrain` puts it back to work.")
 @json_option
 @click.pass_obj
 def drain(session: Session, worker: str, keep: bool, as_json: bool) -> None:
-    """Give WORKER nothing new; let it finish and exit.
+    """Give WORKER no new jobs; let it finish what it runs, and exit.
 
-    Jobs that it has not started go elsewhere at once.
+    Jobs that it has not started go to other workers at once.
     """
     with session.admin() as admin:
         name = admin.drain(worker, keep=keep)
     then = "stays" if keep else "exits"
-    say({"worker": name, "draining": "keep" if keep else "exit"}, f"{name} finishes what it runs, then {then}", as_json=as_json)
+    facts = {"worker": name, "draining": "keep" if keep else "exit"}
+    say(facts, f"{name} finishes what it runs, then {then}", as_json=as_json)
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""``dispatcher explain``: where a job is, and why there."""
+"""``dispatcher explain``: say where a job is, and why."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 UNKNOWN = (
-    "nothing is known of this job: it was never sent here, was forgotten (`dispatcher purge`, or the result expired), or is older than "
-    "the decision log"
+    "nothing is known of this job: it was never sent here, was forgotten (`dispatcher purge`, or the result expired), "
+    "or is older than the decision log"
 )
-SHOWN_WORKERS = 20
+WORKERS_SHOWN = 20
 
 
 @click.command()
@@ -25,7 +25,7 @@ SHOWN_WORKERS = 20
 @json_option
 @click.pass_obj
 def explain(session: Session, job_id: str, as_json: bool) -> None:
-    """Say where a job is, which workers may have it and what each would make of it, and where it went before.
+    """Say where a job is, which workers may run it and how they score, and where it has been.
 
     JOB_ID is Celery's task id, or a number that `dispatcher dead list` shows.
     """
@@ -37,9 +37,11 @@ def explain(session: Session, job_id: str, as_json: bool) -> None:
     settings = session.connected_settings()
     app = session.user_app()
     with connect_cell(settings, app, text=False) as client:
-        facts = Explainer(
-            client, keys_of(settings, app), settings, queues, lambda task_id: _result(session.celery_app(settings), task_id)
-        ).explain(job_id)
+        keys = keys_of(settings, app)
+        explainer = Explainer(
+            client, keys, settings, queues, lambda task_id: _result(session.celery_app(settings), task_id)
+        )
+        facts = explainer.explain(job_id)
     if as_json:
         say(facts, "", as_json=True)
     else:
@@ -49,10 +51,10 @@ def explain(session: Session, job_id: str, as_json: bool) -> None:
 
 
 def _result(app: Celery, task_id: str) -> dict[str, Any] | None:
-    """What the result backend has of the task; ``None`` where that is nothing, or there is no such backend to ask."""
+    """The task's record in the result backend; ``None`` if it has none, or does not answer."""
     try:
         meta = app.backend.get_task_meta(task_id)
-    except Exception:  # noqa: BLE001 (a backend may raise anything, and its word is not needed)
+    except Exception:  # noqa: BLE001 (a backend may raise anything, and explain can do without it)
         return None
     if meta["status"] == "PENDING":
         return None
@@ -69,7 +71,8 @@ def _print(facts: dict[str, Any]) -> None:
     console = wide_console()
     console.print(escape(f"job {facts['job_id']}: {_sentence(facts)}"))
     if facts.get("came_back"):
-        console.print("it came back: " + ", ".join(f"{number} × {cause}" for cause, number in facts["came_back"].items()))
+        causes = ", ".join(f"{number} × {cause}" for cause, number in facts["came_back"].items())
+        console.print(f"it came back: {causes}")
     for number, line in enumerate(facts.get("story", ()), start=1):
         console.print(escape(f"    {told([line], first=number)}"))
     if "deadline_in_s" in facts:
@@ -88,11 +91,12 @@ def _sentence(facts: dict[str, Any]) -> str:
             return f"scheduled, due in {facts['due_in_s']:.1f} s; then in lane {facts['lane']}"
         case "lane":
             return (
-                f"waits in lane {facts['lane']} since {facts['admitted_s_ago']:.1f} s, behind {facts['before']} of {facts['depth']}: "
-                f"{facts['why']}"
+                f"waits in lane {facts['lane']} since {facts['admitted_s_ago']:.1f} s, "
+                f"behind {facts['before']} of {facts['depth']}: {facts['why']}"
             )
         case "leased":
-            return f"leased to {facts['worker']}, which has not started it; admitted {facts['admitted_s_ago']:.1f} s ago"
+            admitted = f"admitted {facts['admitted_s_ago']:.1f} s ago"
+            return f"leased to {facts['worker']}, which has not started it; {admitted}"
         case "running":
             return f"runs on {facts['worker']} since {facts['running_s']:.1f} s; expected cost {facts['cost_s']:g} s"
         case "dead":
@@ -100,7 +104,7 @@ def _sentence(facts: dict[str, Any]) -> str:
         case "unknown":
             return UNKNOWN
         case "ended":
-            return "is not in keeping any more, and has left no result that could be read"
+            return "has left the dispatcher, and no result of it can be read"
         case place:
             result = facts["result"]
             done = f" at {result['date_done']}" if result["date_done"] else ""
@@ -110,34 +114,41 @@ def _sentence(facts: dict[str, Any]) -> str:
 def _print_candidates(console: Console, facts: dict[str, Any]) -> None:
     from rich.markup import escape
 
-    found = facts["candidates"]
-    if not found:
+    candidates = facts["candidates"]
+    if not candidates:
         console.print("there is no worker")
         return
     table = plain_table("worker", f"score ({facts['strategy']})", "made of", "speed", "why not now")
-    for one in found[:SHOWN_WORKERS]:
-        score = "-" if one["score"] is None else f"{one['score']:,.3g}" if one["score"] < 1000 else f"{one['score']:,.0f}"
-        speed = "-" if one["speed"] is None else f"{one['speed']:g}"
-        table.add_row(escape(one["worker"]), score, _terms(one["terms"]), speed, escape(one["refused"] or "-"))
+    for worker in candidates[:WORKERS_SHOWN]:
+        speed = "-" if worker["speed"] is None else f"{worker['speed']:g}"
+        cells = _score(worker["score"]), _terms(worker["terms"]), speed, escape(worker["refused"] or "-")
+        table.add_row(escape(worker["worker"]), *cells)
     console.print(table)
-    if len(found) > SHOWN_WORKERS:
-        console.print(f"and {count(len(found) - SHOWN_WORKERS, 'worker')} more: see --json")
+    if len(candidates) > WORKERS_SHOWN:
+        console.print(f"and {count(len(candidates) - WORKERS_SHOWN, 'worker')} more: see --json")
+
+
+def _score(score: float | None) -> str:
+    if score is None:
+        return "-"
+    return f"{score:,.3g}" if score < 1000 else f"{score:,.0f}"
 
 
 def _print_decisions(console: Console, decisions: list[dict[str, Any]]) -> None:
     from rich.markup import escape
 
-    for one in decisions:
+    for decision in decisions:
         console.print(
             escape(
-                f"{one['s_ago']:.1f} s ago it went to {one['worker']}, by {one['strategy']} with score {one['score']:,.4g}, after "
-                f"{one['waited_s']:.1f} s of waiting, with {count(one['together_with'], 'other')} of its lane"
+                f"{decision['s_ago']:.1f} s ago it went to {decision['worker']}, by {decision['strategy']} with score "
+                f"{decision['score']:,.4g}, after {decision['waited_s']:.1f} s of waiting, with "
+                f"{count(decision['together_with'], 'other')} of its lane"
             )
         )
-        for other in one["ranking"]:
+        for other in decision["ranking"]:
             full = "; full" if other["full"] else ""
             console.print(escape(f"    {other['worker']}: {other['score']:,.4g} ({_terms(other['terms'])}{full})"))
-        for kind, refused in one["refused"].items():
+        for kind, refused in decision["refused"].items():
             console.print(escape(f"    {refused['workers']} × {kind}: {refused['example']}"))
 
 

@@ -1,4 +1,4 @@
-"""The group that all commands hang on, its options, and how errors are told: one sentence, no traceback."""
+"""The group of all commands: its options, and how a command ends in an error (a sentence, no traceback)."""
 
 from __future__ import annotations
 
@@ -44,11 +44,14 @@ COMMANDS: Final = {
     "check": "check",
     "completion": "completion",
 }
-"""Command → module of this package. Loaded when asked for, so that ``--help`` and completion stay quick."""
+"""Command → module of this package.
+
+A module is imported when its command is used, so ``--help`` and completion stay quick.
+"""
 
 
 class Commands(click.Group):
-    """Loads commands on demand, and turns what they raise into a sentence and an exit code."""
+    """Imports commands on demand, and turns the errors that they raise into a sentence and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -68,7 +71,7 @@ class Commands(click.Group):
         standalone_mode: bool = True,
         **extra: Any,
     ) -> NoReturn:
-        """Run, and exit."""
+        """Run the command, and exit."""
         try:
             code = super().main(args, prog_name or "dispatcher", complete_var, standalone_mode=False, **extra)
         except click.exceptions.NoArgsIsHelpError as exc:
@@ -86,8 +89,8 @@ class Commands(click.Group):
         except DispatcherError as exc:
             _fail(str(exc), FAILED)
         except redis.RedisError as exc:
-            _fail(f"Redis does not answer as it should: {exc}", FAILED)
-        except BrokenPipeError:  # `| head` has seen enough
+            _fail(f"Redis refuses a command, or its answers do not arrive: {exc}", FAILED)
+        except BrokenPipeError:  # `| head` has read enough and is gone
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
         sys.exit(code if isinstance(code, int) else 0)
@@ -105,9 +108,13 @@ def _version() -> str:
         return "0 (not installed)"
 
 
-@click.group("dispatcher", cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("-A", "--app", metavar="APP", help="A Celery app, as `celery -A` takes it: its broker, options and backend are used.")
-@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings in TOML: [dispatcher], [autoscaler].")
+@click.group(
+    "dispatcher", cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.option("-A", "--app", metavar="APP",
+              help="A Celery app, named as for `celery -A`: use its broker, options and backend.")
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE",
+              help="Settings in TOML: [dispatcher], [autoscaler].")
 @click.option("--redis-url", metavar="URL", help="The Redis that carries the jobs.  [env: DISPATCHER_REDIS_URL]")
 @click.version_option(_version(), message="%(prog)s %(version)s")
 @click.pass_context

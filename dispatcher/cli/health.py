@@ -1,4 +1,4 @@
-"""``dispatcher health``: one question with a yes or no, for the health checks of containers."""
+"""``dispatcher health``: a yes or a no, for the health checks of containers."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ FLOWER_TIMEOUT_S: Final = 3.0
 
 
 @click.command()
-@click.option("--worker", metavar="NAME", help="Also ask whether this worker, by its node name, has started and beats.")
-@click.option("--flower", metavar="URL", help="Ask this Flower instead, whether it sees a dispatcher; its login may be in the URL.")
+@click.option("--worker", metavar="NAME", help="Also check that this worker (its node name) has started and beats.")
+@click.option("--flower", metavar="URL",
+              help="Check instead that this Flower sees a dispatcher; its login may be in the URL.")
 @json_option
 @click.pass_obj
 def health(session: Session, worker: str | None, flower: str | None, as_json: bool) -> None:
-    """Ask whether Redis answers and a dispatcher leads.
+    """Check that Redis answers and a dispatcher leads.
 
-    Exit code 0 if so; 1, and the reason on stderr, if not.
+    Exit code 0 if so; else 1, with the reason on stderr.
     """
     if flower is not None:
         facts = {"flower": _nodes_online(flower)}
         if not any(name.startswith("dispatcher@") for name in facts["flower"]):
-            raise Unavailable(f"Flower at {redact(flower)} sees no dispatcher online, only {', '.join(facts['flower']) or 'nobody'}")
+            others = ", ".join(facts["flower"]) or "nobody"
+            raise Unavailable(f"Flower at {redact(flower)} sees no dispatcher online, only {others}")
         say(facts, "healthy", as_json=as_json)
         return
     with session.admin() as admin:
@@ -44,10 +46,10 @@ def health(session: Session, worker: str | None, flower: str | None, as_json: bo
 
 
 def _check_worker(status: dict[str, Any], name: str) -> None:
-    lives = [one for one in status["workers"] if one["name"] == name and one["state"] != "dead"]
+    lives = [life for life in status["workers"] if life["name"] == name and life["state"] != "dead"]
     if not lives:
-        raise Unavailable(f"no worker {name!r} lives")
-    life = min(lives, key=lambda one: one["beat_age_s"])
+        raise Unavailable(f"no worker {name!r} is alive: start it, or look at the names in `dispatcher status`")
+    life = min(lives, key=lambda life: life["beat_age_s"])
     if life["state"] == "starting":
         raise Unavailable(f"worker {name!r} is starting")
     if life["beat_age_s"] > BEAT_AGE_MAX_S:
@@ -63,4 +65,4 @@ def _nodes_online(url: str) -> list[str]:
         nodes = json.loads(get_workers(url, "json=1", timeout_s=FLOWER_TIMEOUT_S))["data"]
         return sorted(node["hostname"] for node in nodes if node["status"])
     except (Unavailable, ValueError, LookupError, TypeError) as exc:
-        raise Unavailable(f"Flower at {redact(url)} does not answer as one ({exc})") from exc
+        raise Unavailable(f"Flower at {redact(url)} does not answer as Flower does ({exc})") from exc

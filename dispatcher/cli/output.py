@@ -1,4 +1,4 @@
-"""Printing: JSON for programs, a sentence or a table for people."""
+"""Prints results: JSON for programs, a sentence or a table for people."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def json_option(command: F) -> F:
-    """``--json``, given to the command as ``as_json``."""
+    """Adds ``--json`` to a command, which gets it as ``as_json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
 def say(facts: Any, sentence: str, *, as_json: bool) -> None:
-    """One line of JSON, or the sentence."""
+    """Print the facts as a line of JSON, or the sentence."""
     click.echo(json.dumps(facts) if as_json else sentence)
 
 
 def wide_console() -> Console:
-    """Standard output; where that is no terminal, lines are as long as they need to be, for `grep` and `awk`."""
+    """Standard output. If it is no terminal, lines are as long as they need to be, for `grep` and `awk`."""
     from rich.console import Console
 
     console = Console(highlight=False)

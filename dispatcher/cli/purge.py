@@ -1,4 +1,4 @@
-"""``dispatcher purge``: forget what waits."""
+"""``dispatcher purge``: forget all waiting jobs."""
 
 from __future__ import annotations
 
@@ -14,33 +14,36 @@ PURGED = JobDead("purged", "an operator gave up all waiting jobs")
 
 
 @click.command()
-@click.option("-f", "--force", is_flag=True, help="Do not ask.")
+@click.option("-f", "--force", is_flag=True, help="Do not ask for confirmation.")
 @json_option
 @click.pass_obj
 def purge(session: Session, force: bool, as_json: bool) -> None:
     """Forget every job that waits.
 
-    Jobs that workers hold already are left alone, dead letters too. Whoever waits for the result of a
-    forgotten job is told: it gets the state FAILURE in the result backend, with -A in that of your app.
+    Jobs that workers hold already are left alone, and so are dead letters. A forgotten job gets the state FAILURE in
+    the result backend (with -A, in your app's), so that nobody waits for its result in vain.
     """
     from dispatcher.leader.settle import store_failure
 
     app = session.celery_app(session.connected_settings())
-    untold: list[Exception] = []
+    failures: list[Exception] = []
 
-    def tell(messages: Sequence[str]) -> None:
+    def store_failures(messages: Sequence[str]) -> None:
         for message in messages:
             try:
                 store_failure(app, PURGED, message)
-            except Exception as exc:  # noqa: BLE001 (a backend may raise anything, and the rest is still to be told)
-                untold.append(exc)
+            except Exception as exc:  # noqa: BLE001 (a backend may raise anything; the other jobs need their state too)
+                failures.append(exc)
 
     with session.admin() as admin:
         if not force:
             facts = admin.status()
             waiting = facts["ingress"] + facts["scheduled"] + sum(lane["depth"] for lane in facts["lanes"])
             click.confirm(f"Forget {count(waiting, 'waiting job')}? They cannot be brought back", abort=True, err=True)
-        purged = admin.purge(tell)
+        purged = admin.purge(store_failures)
     say({"purged": purged}, f"{count(purged, 'job')} forgotten", as_json=as_json)
-    if untold:
-        raise Unavailable(f"the result backend did not take the state of {len(untold)} of them, whose results never come: {untold[0]}")
+    if failures:
+        raise Unavailable(
+            f"the result backend did not take the state of {len(failures)} of them, whose results never come: "
+            f"{failures[0]}"
+        )

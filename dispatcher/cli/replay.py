@@ -1,4 +1,4 @@
-"""``dispatcher replay``: what a dispatcher decided, decided again."""
+"""``dispatcher replay``: make recorded plans again, and compare."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ from dispatcher.cli.output import count, json_option, say
 @json_option
 @click.pass_context
 def replay(ctx: click.Context, file: Path, as_json: bool) -> None:
-    """Make the plans of FILE, a recording of `dispatcher run --record`, again from what they were made from.
+    """Make every plan in FILE, a recording of `dispatcher run --record`, again from the same facts.
 
-    Exit code 1 where any is not what was recorded: this version decides otherwise. Needs no Redis.
+    Exit code 1 if any plan differs from the recorded plan: this version decides otherwise. Needs no Redis.
     """
     from dispatcher.recording import replay as make_again
 
-    found = make_again(file)
-    facts = {"plans": found.plans, "same": found.same, "jobs": found.jobs}
-    sentence = f"{found.same} of {count(found.plans, 'plan')} are the same again; {count(found.jobs, 'job')} given out"
-    if found.first_other is not None:
-        line, recorded, again = found.first_other
-        told = msgspec.to_builtins({"line": line, "recorded": recorded, "again": again})
-        facts["first_other"] = told
-        sentence += f"\nline {line} said {_assigned(told['recorded'])}; now it is {_assigned(told['again'])}"
+    result = make_again(file)
+    facts = {"plans": result.plans, "same": result.same, "jobs": result.jobs}
+    jobs = count(result.jobs, "job")
+    sentence = f"{result.same} of {count(result.plans, 'plan')} are the same again; {jobs} given out"
+    if result.first_other is not None:
+        line, recorded, again = result.first_other
+        plans = msgspec.to_builtins({"line": line, "recorded": recorded, "again": again})
+        facts["first_other"] = plans
+        sentence += f"\nline {line} said {_assigned(plans['recorded'])}; now it is {_assigned(plans['again'])}"
     say(facts, sentence, as_json=as_json)
-    ctx.exit(0 if found.same == found.plans else 1)
+    ctx.exit(0 if result.same == result.plans else 1)
 
 
 def _assigned(plan: dict[str, list[dict[str, object]]]) -> str:
-    return ", ".join(f"{one['count']} of {one['lane']} to {one['epoch']}" for one in plan["assignments"]) or "nothing"
+    parts = [f"{assign['count']} of {assign['lane']} to {assign['epoch']}" for assign in plan["assignments"]]
+    return ", ".join(parts) or "nothing"

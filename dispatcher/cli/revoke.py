@@ -1,4 +1,4 @@
-"""``dispatcher revoke``."""
+"""``dispatcher revoke``: keep jobs from being started, as Celery's revoke does."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ ANSWERS_WAIT_S = 1.0
 
 @click.command()
 @click.argument("task_ids", nargs=-1, required=True, metavar="TASK_ID...")
-@click.option("--terminate", is_flag=True, help="Also end those that run, with --signal to their process.")
-@click.option("--signal", default="SIGTERM", show_default=True, help="What --terminate sends.")
+@click.option("--terminate", is_flag=True, help="Also end jobs that run, by sending --signal to their process.")
+@click.option("--signal", default="SIGTERM", show_default=True, help="The signal that --terminate sends.")
 @json_option
 @click.pass_obj
 def revoke(session: Session, task_ids: tuple[str, ...], terminate: bool, signal: str, as_json: bool) -> None:
-    """Have the jobs with these task ids not started any more.
+    """Make sure that the jobs with these task ids are not started any more.
 
-    As Celery's own revoke, but it also holds where no worker and no dispatcher is there to hear of it.
+    As Celery's own revoke, but it also holds if no worker and no dispatcher runs now.
     """
     from dispatcher.observe.node import mark_revoked
     from dispatcher.store.worker.revoke_store import RevokeStore, id_members
@@ -29,9 +29,11 @@ def revoke(session: Session, task_ids: tuple[str, ...], terminate: bool, signal:
     app = session.celery_app(settings)
     with connect_cell(settings, session.user_app()) as client:
         RevokeStore(client, keys_of(settings, app), kept_s=settings.revokes_kept_s).add(id_members(task_ids))
-    heard = app.control.revoke(list(task_ids), terminate=terminate, signal=signal, reply=True, timeout=ANSWERS_WAIT_S) or []
-    if not heard:
+    ids = list(task_ids)
+    replies = app.control.revoke(ids, terminate=terminate, signal=signal, reply=True, timeout=ANSWERS_WAIT_S) or []
+    if not replies:
         mark_revoked(app, task_ids)
-    nodes = sorted(name for answer in heard for name in answer)
-    told = f"{count(len(nodes), 'node')} heard of it" if nodes else "no worker and no dispatcher is there to hear of it"
-    say({"revoked": list(task_ids), "nodes": nodes}, f"{count(len(task_ids), 'task')} will not be started; {told}", as_json=as_json)
+    nodes = sorted(name for reply in replies for name in reply)
+    heard = f"{count(len(nodes), 'node')} heard of it" if nodes else "no worker and no dispatcher runs to hear of it"
+    sentence = f"{count(len(ids), 'task')} will not be started; {heard}"
+    say({"revoked": ids, "nodes": nodes}, sentence, as_json=as_json)

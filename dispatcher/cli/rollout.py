@@ -1,4 +1,4 @@
-"""``dispatcher rollout``: which version of a model the jobs of an alias get."""
+"""``dispatcher rollout``: choose which version of a model the jobs of an alias get."""
 
 from __future__ import annotations
 
@@ -17,39 +17,42 @@ if TYPE_CHECKING:
     from dispatcher.store.leader.rollout_store import RolloutStore
 
 TRIES = 10
-"""A change is made again where a guard, or another operator, was quicker."""
+"""How often a change is tried again after a guard or another operator changed the alias first."""
 
-force_option = click.option("--force", is_flag=True, help="Even where no worker serves the version.")
+force_option = click.option("--force", is_flag=True, help="Change it even if no worker serves the version.")
 
 
 @click.group()
 def rollout() -> None:
     """Share the jobs of a model's alias between its versions.
 
-    An alias is what producers ask for (`chat`), a version what workers serve (`--models chat@2`). A session,
-    or a job without one, stays with its version. Changes are heeded within a second.
+    Producers ask for an alias (`chat`); workers serve versions (`--models chat@2`). All jobs of a session get the same
+    version. A change takes effect within a second.
     """
 
 
 @rollout.command("set")
 @click.argument("alias")
 @click.argument("shares", nargs=-1, required=True, metavar="VERSION=PERCENT...")
-@click.option("--guard/--no-guard", help="Step up by itself, and roll back by itself where the new version is worse.")
-@click.option("--steps", default="5,20,50,100", show_default=True, metavar="PERCENT,...", help="Shares that a guard goes through.")
-@click.option("--step-s", type=click.FloatRange(0), default=300.0, show_default=True, help="Least seconds at each.")
-@click.option("--step-jobs", type=click.IntRange(1), default=50, show_default=True, help="Least runs of the new version at each.")
+@click.option("--guard/--no-guard",
+              help="Raise the share in steps by itself, and roll back by itself if the new version is worse.")
+@click.option("--steps", default="5,20,50,100", show_default=True, metavar="PERCENT,...", help="The steps of a guard.")
+@click.option("--step-s", type=click.FloatRange(0), default=300.0, show_default=True,
+              help="Least seconds at each step.")
+@click.option("--step-jobs", type=click.IntRange(1), default=50, show_default=True,
+              help="Least runs of the new version at each step.")
 @click.option("--latency-ratio", type=click.FloatRange(0), default=1.5, show_default=True,
-              help="Roll back what takes more than this many times as long; 0: whatever it takes.")  # fmt: skip
+              help="Roll back if the new version takes more than this many times as long; 0: never for that.")
 @force_option
 @json_option
 @click.pass_obj
 def set_(
-    session: Session, alias: str, shares: tuple[str, ...], guard: bool, steps: str, step_s: float, step_jobs: int, latency_ratio: float,
-    force: bool, as_json: bool,
+    session: Session, alias: str, shares: tuple[str, ...], guard: bool, steps: str, step_s: float, step_jobs: int,
+    latency_ratio: float, force: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Give versions their shares of the jobs of ALIAS, in percent.
 
-    What the shares lack to 100 goes to the version that has most now. Example: `dispatcher rollout set
+    The rest, up to 100, goes to the version with the largest share now. Example: `dispatcher rollout set
     chat chat@2=5 --guard`.
     """
     from dispatcher.cli.shares import parse_shares
@@ -93,8 +96,8 @@ def promote(session: Session, alias: str, version: str | None, force: bool, as_j
 def back(session: Session, alias: str, as_json: bool) -> None:
     """Undo the last `set` or `promote` of ALIAS, at once.
 
-    Steps that a guard took since are undone with it. Jobs that wait for a version which has no share
-    then go to the others, to the head of the line.
+    This also undoes the steps that a guard took since. Jobs that wait for a version that is left without a share go to
+    the other versions, at the head of the line.
     """
     from dispatcher.core.rollout import changes as core
 
@@ -112,7 +115,7 @@ def back(session: Session, alias: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def remove(session: Session, alias: str, as_json: bool) -> None:
-    """Forget ALIAS: it is a model's name like any other then. Jobs that wait stay with their versions."""
+    """Forget ALIAS: then it is the name of a model like any other. Waiting jobs stay with their versions."""
     with session.admin() as admin:
 
         def removed(seen: Rollout | None, _: int) -> None:
@@ -129,28 +132,30 @@ def remove(session: Session, alias: str, as_json: bool) -> None:
 def status(session: Session, alias: str | None, as_json: bool) -> None:
     """Show the versions of ALIAS, or of every alias, and what a guard has seen."""
     with session.admin() as admin:
-        found = _facts(admin.rollouts(), admin.status()["lanes"])
+        aliases = _facts(admin.rollouts(), admin.status()["lanes"])
     if alias is not None:
-        found = [one for one in found if one["alias"] == alias]
-        if not found:
+        aliases = [facts for facts in aliases if facts["alias"] == alias]
+        if not aliases:
             raise Invalid(_unknown(alias))
     if as_json:
-        say(found, "", as_json=True)
+        say(aliases, "", as_json=True)
     else:
-        _print(found)
+        _print(aliases)
 
 
 # -- changing
 
 
 def _change(store: RolloutStore, alias: str, how: Callable[[Rollout | None, int], Rollout | None]) -> Any:
-    """What is stored then."""
+    """Change an alias; returns what is stored then. Raises :class:`Unavailable` if others keep changing it."""
     for _ in range(TRIES):
         seen = store.read().get(alias)
         wanted = how(None if seen is None else seen.rollout, store.now_ms())
         if (stored := store.change(alias, seen, wanted)) is not None:
             return stored.rollout
-    raise Unavailable(f"{alias} is being changed by others all the time: look at `dispatcher rollout status`, then try again")
+    raise Unavailable(
+        f"others changed {alias} each time before this could: look at `dispatcher rollout status`, then try again"
+    )
 
 
 def _known(alias: str, seen: Rollout | None) -> Rollout:
@@ -179,12 +184,12 @@ def _check_names(store: RolloutStore, alias: str, shares: dict[str, int], *, for
     unserved = sorted({version for version, share in shares.items() if share} - store.served())
     if unserved and not force:
         raise Invalid(
-            f"no worker serves {' or '.join(unserved)}: start one with --models {unserved[0]}, or say --force (then its jobs wait; they "
-            "are dead letters where no worker has ever served it)"
+            f"no worker serves {' or '.join(unserved)}: start one with --models {unserved[0]}, or say --force "
+            "(then its jobs wait, or become dead letters if no worker has ever served it)"
         )
 
 
-# -- telling
+# -- printing
 
 
 def _say(alias: str, changed: Rollout, as_json: bool) -> None:
@@ -210,23 +215,24 @@ def _facts(store: RolloutStore, lanes: list[dict[str, Any]]) -> list[dict[str, A
         model = parse_lane(lane["lane"]).model
         waiting[model] = waiting.get(model, 0) + lane["depth"]
     stored, watches, served, now_ms = store.read(), store.watches(), store.served(), store.now_ms()
-    found = []
-    for alias, one in sorted(stored.items()):
-        shares = one.rollout.shares()
-        versions = [*shares, *(version for version in one.rollout.withdrawn if version not in shares)]
-        found.append({
+    aliases = []
+    for alias, entry in sorted(stored.items()):
+        rollout = entry.rollout
+        shares = rollout.shares()
+        versions = [*shares, *(version for version in rollout.withdrawn if version not in shares)]
+        aliases.append({
             "alias": alias,
-            "revision": one.rollout.revision,
+            "revision": rollout.revision,
             "versions": [{
-                "version": version, "share": shares.get(version, 0) / 100, "served": version in served, "waiting": waiting.get(version, 0),
-                "withdrawn": version in one.rollout.withdrawn,
+                "version": version, "share": shares.get(version, 0) / 100, "served": version in served,
+                "waiting": waiting.get(version, 0), "withdrawn": version in rollout.withdrawn,
             } for version in versions],
-            "guard": _guard_facts(one.rollout, watches.get(alias), now_ms),
-            "outcome": one.rollout.outcome,
-            "changed_s_ago": round(max(0, now_ms - one.rollout.changed_ms) / 1000, 3),
-            "can_go_back": bool(one.rollout.history),
+            "guard": _guard_facts(rollout, watches.get(alias), now_ms),
+            "outcome": rollout.outcome,
+            "changed_s_ago": round(max(0, now_ms - rollout.changed_ms) / 1000, 3),
+            "can_go_back": bool(rollout.history),
         })  # fmt: skip
-    return found
+    return aliases
 
 
 def _guard_facts(rollout: Rollout, watch: Any, now_ms: int) -> dict[str, Any] | None:
@@ -252,28 +258,28 @@ def _guard_facts(rollout: Rollout, watch: Any, now_ms: int) -> dict[str, Any] | 
     }
 
 
-def _print(found: list[dict[str, Any]]) -> None:
+def _print(aliases: list[dict[str, Any]]) -> None:
     from rich.markup import escape
 
-    if not found:
+    if not aliases:
         click.echo("no aliases")
         return
     console = wide_console()
     table = plain_table("alias", "version", "share", "served", "waiting")
-    for one in found:
-        for version in one["versions"]:
-            table.add_row(
-                escape(one["alias"]), escape(version["version"]), "withdrawn" if version["withdrawn"] else f"{version['share']:g} %",
-                "yes" if version["served"] else "no", str(version["waiting"]),
-            )  # fmt: skip
+    for facts in aliases:
+        for version in facts["versions"]:
+            share = "withdrawn" if version["withdrawn"] else f"{version['share']:g} %"
+            served = "yes" if version["served"] else "no"
+            table.add_row(escape(facts["alias"]), escape(version["version"]), share, served, str(version["waiting"]))
     console.print(table)
-    for one in found:
-        if (guard := one["guard"]) is not None:
+    for facts in aliases:
+        if (guard := facts["guard"]) is not None:
             sides = "; ".join(
                 f"{side['version']} {side['runs']} runs, {side['failed']} failed, {side['mean_ms']:g} ms"
                 for side in (guard["candidate"], guard["baseline"])
             )
             worst = max(guard["errors"], guard["latency"])
-            click.echo(f"{one['alias']} is guarded: {guard['verdict']} ({sides}; evidence {worst:.1f} of {guard['limit']:.0f})")
-        elif one["outcome"]:
-            click.echo(f"{one['alias']}: {one['outcome']}")
+            evidence = f"evidence {worst:.1f} of {guard['limit']:.0f}"
+            click.echo(f"{facts['alias']} is guarded: {guard['verdict']} ({sides}; {evidence})")
+        elif facts["outcome"]:
+            click.echo(f"{facts['alias']}: {facts['outcome']}")

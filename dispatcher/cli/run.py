@@ -1,4 +1,4 @@
-"""``dispatcher run``: the dispatcher alone."""
+"""``dispatcher run``: the dispatcher, without Redis and workers."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ log = logging.getLogger("dispatcher")
 
 
 @click.command()
-@click.option("--log-level", type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]), default="INFO", show_default=True)
-@click.option("--record", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write every plan down, with all it "
-              "was made from: about 3 KB each and more with the fleet, so for minutes, not for days.")
+@click.option("--log-level", type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]), default="INFO",
+              show_default=True)
+@click.option("--record", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Write every plan down, with all it was made from, for `dispatcher replay`. A plan takes 3 KB, and "
+              "more for a large fleet: record for minutes, not for days.")
 @click.pass_obj
 def run(session: Session, log_level: str, record: Path | None) -> None:
     """Run the dispatcher until Ctrl-C or SIGTERM. A second one stands by and takes over within seconds.
@@ -47,12 +49,15 @@ def run(session: Session, log_level: str, record: Path | None) -> None:
 
 
 def log_to_stderr(level: str) -> None:
-    """Log lines as a service's: one a line, dated."""
+    """Log to stderr, as a service does: each event on a line, with its date."""
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
 
 
 def refuse_unfit_redis(settings: Settings, app: Celery) -> None:
-    """Raise :class:`Invalid` where Redis would throw jobs away or is too old. One that does not answer yet may be starting."""
+    """Raise :class:`Invalid` if Redis would throw jobs away or is too old.
+
+    A Redis that does not answer is not refused: it may be starting.
+    """
     from dispatcher.store.redis_client.server import read_server_facts
     from dispatcher.wiring import connect_cell
 
@@ -60,9 +65,11 @@ def refuse_unfit_redis(settings: Settings, app: Celery) -> None:
         with connect_cell(settings, app) as client:
             facts = read_server_facts(client)
     except redis.AuthenticationError as exc:
-        raise Invalid(f"Redis refuses the login ({exc}): correct the user and password in DISPATCHER_REDIS_URL") from exc
+        raise Invalid(
+            f"Redis refuses the login ({exc}): correct the user and password in DISPATCHER_REDIS_URL"
+        ) from exc
     except redis.RedisError as exc:
-        log.warning("Redis does not answer yet: %s", exc)
+        log.warning("Redis does not answer yet, so nothing is known of its version and settings: %s", exc)
         return
     if facts.problems:
         raise Invalid("; ".join(facts.problems))

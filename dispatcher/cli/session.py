@@ -1,4 +1,4 @@
-"""What a command needs of its surroundings: settings, the Celery app, the Redis of the cell."""
+"""The surroundings of a command: settings, the Celery app, the Redis of the cell."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """The options of the group, and what follows from them. Reading anything may raise :class:`Invalid`."""
+    """The options of the group, and what follows from them. Every method may raise :class:`Invalid`."""
 
     environ: Mapping[str, str]
     app_name: str | None = None
@@ -33,11 +33,15 @@ class Session:
     redis_url: str | None = None
 
     def load(self, toml_path: Path | None = None, **overrides: Any) -> Settings:
-        """Settings from options, environment and TOML; ``redis_url`` is empty where none of them names one."""
-        return load_settings(self.environ, toml_path=toml_path or self.config, overrides={"redis_url": self.redis_url, **overrides})
+        """Settings from options, environment and TOML; ``redis_url`` is empty if none of them names one."""
+        overrides = {"redis_url": self.redis_url, **overrides}
+        return load_settings(self.environ, toml_path=toml_path or self.config, overrides=overrides)
 
     def load_with_fleet(self, fleet_file: Path | None, **overrides: Any) -> tuple[Settings, Fleet]:
-        """Settings and fleet of a fleet file; without one, the default fleet. :class:`Invalid` has the mistakes of both."""
+        """Settings and fleet of a fleet file; without a file, the default fleet.
+
+        Raises :class:`Invalid` with the mistakes in both.
+        """
         from dispatcher.provision.fleet_file import default_fleet, load_fleet
 
         mistakes: list[str] = []
@@ -55,7 +59,7 @@ class Session:
         return settings, fleet
 
     def user_app(self) -> Celery | None:
-        """The app of ``-A``; ``None`` without it."""
+        """The Celery app of ``-A``; ``None`` without ``-A``."""
         if self.app_name is None:
             return None
         from celery.app.utils import find_app
@@ -63,10 +67,12 @@ class Session:
         try:
             return find_app(self.app_name)
         except (ImportError, AttributeError, ValueError) as exc:
-            raise Invalid(f"cannot load the Celery app {self.app_name!r} ({exc}): name it as `celery -A` takes it") from exc
+            raise Invalid(
+                f"cannot load the Celery app {self.app_name!r} ({exc}): name it as you would for `celery -A`"
+            ) from exc
 
     def connected_settings(self, settings: Settings | None = None) -> Settings:
-        """Settings whose ``redis_url`` names the cell's Redis: their own, the app's broker, or this user's local cluster."""
+        """Settings with the URL of the cell's Redis: their own, the app's broker, or this user's local cluster."""
         settings = settings or self.load()
         if settings.redis_url:
             return settings
@@ -76,7 +82,9 @@ class Session:
 
             url: str | None = app_broker(app)
             if not url:
-                raise Invalid(f"the Celery app {self.app_name!r} names no broker: set broker_url there, or DISPATCHER_REDIS_URL")
+                raise Invalid(
+                    f"the Celery app {self.app_name!r} names no broker: set broker_url there, or DISPATCHER_REDIS_URL"
+                )
         else:
             url = find_redis_url(self.environ)
             if url is None:
@@ -84,7 +92,10 @@ class Session:
         return replace(settings, redis_url=url)
 
     def celery_app(self, settings: Settings) -> Celery:
-        """The app of ``-A``, or a plain one over the cell's Redis; it sends and reads results. ``settings`` are connected ones."""
+        """A Celery app that sends jobs and reads results: the app of ``-A``, else a plain app over the cell's Redis.
+
+        ``settings`` come from :meth:`connected_settings`.
+        """
         app = self.user_app()
         if app is None:
             from celery import Celery
@@ -93,7 +104,7 @@ class Session:
             app.conf.update(task_serializer="json", result_serializer="json", accept_content=["json"])
             point_broker_at(app.conf, settings.redis_url)
             point_results_at(app.conf, settings.result_backend or settings.redis_url)
-            app.conf.task_default_queue = settings.ingress_queues[0]  # where errbacks of dead jobs go
+            app.conf.task_default_queue = settings.ingress_queues[0]  # errbacks of dead jobs go there
             return app
         from dispatcher.wiring import app_broker
 
@@ -105,7 +116,7 @@ class Session:
 
     @contextlib.contextmanager
     def admin(self) -> Iterator[AdminStore]:
-        """The operator's store of the cell."""
+        """The operator's store of the cell. Raises :class:`Unavailable` if Redis does not answer."""
         from dispatcher.store.operator.admin_store import AdminStore
         from dispatcher.wiring import connect_cell, keys_of
 
@@ -117,6 +128,8 @@ class Session:
             except redis.RedisError as exc:
                 where = f"Redis at {redact(settings.redis_url)}"
                 if isinstance(exc, redis.AuthenticationError | redis.ResponseError):
-                    raise Unavailable(f"{where} refuses ({exc}): look at the user, the password and the database in that URL") from exc
+                    raise Unavailable(
+                        f"{where} refuses ({exc}): look at the user, the password and the database in that URL"
+                    ) from exc
                 raise Unavailable(f"{where} does not answer ({exc}): start it, or set DISPATCHER_REDIS_URL") from exc
             yield AdminStore(client, keys_of(settings, app), settings.ingress_queues)

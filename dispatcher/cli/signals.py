@@ -11,13 +11,16 @@ from types import FrameType
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set. After that they end what is still being stopped, and no longer wait for it."""
+    """An event that the first SIGINT or SIGTERM sets.
+
+    The second raises KeyboardInterrupt, which ends an orderly stop at once.
+    """
     stop = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def ask_to_stop(_number: int, _frame: FrameType | None) -> None:
         stop.set()
-        # Both raise KeyboardInterrupt now, even where a shell that put us in the background had them ignored.
+        # From now on both raise KeyboardInterrupt, even if a shell that started us in the background had them ignored.
         for number in before:
             signal.signal(number, signal.default_int_handler)
 

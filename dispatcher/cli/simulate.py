@@ -1,4 +1,4 @@
-"""``dispatcher simulate``: what a strategy would have done to a trace, on a fleet that need not exist."""
+"""``dispatcher simulate``: what a strategy would have done with a trace, on a fleet that need not exist."""
 
 from __future__ import annotations
 
@@ -23,28 +23,48 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--trace", type=click.Path(path_type=Path), metavar="FILE", help="Azure LLM trace (CSV) or Mooncake (JSONL), .gz or not.")
-@click.option("--rate", type=float, metavar="JOBS/S", help="Instead of a trace: Poisson arrivals.")
-@click.option("--cost", metavar="DIST", help="Their work: const:S, exp:MEAN or lognormal:MEAN,CV.  [default: exp:1]")
-@click.option("--jobs", type=click.IntRange(1), metavar="N", help="How many to make up (default 10000), or to read of the trace.")
-@click.option("--fleet", "fleet_file", type=click.Path(path_type=Path), metavar="FILE", help="A fleet file; its settings count too.")
-@click.option("--strategy", "strategies", multiple=True, metavar="NAME", help="May be repeated; `all` for all.  [default: the setting]")
-@click.option("--seed", type=int, default=1, show_default=True, help="Draws arrivals, estimates and ties.")
-@click.option("--noise", type=click.FloatRange(1), default=1.0, help="Estimates of cost are off by up to this factor either way.")
-@click.option("--jitter-s", type=click.FloatRange(0), default=0.0, help="Spread arrivals of a trace with rounded timestamps.")
-@click.option("--fail", "failures", multiple=True, metavar="WORKER@S[+BACK_S]", help="It dies then, and is back so much later.")
-@click.option("--handover-ms", type=click.FloatRange(0), default=0.0, help="From assigning a job to its start on an idle worker.")
-@click.option("--tick-ms", type=click.FloatRange(0), default=0.0, help="Rest between plans; makes large fleets quick to simulate.")
-@click.option("--blocks", type=click.IntRange(0), default=0, help="Prefix blocks that each worker caches, of 512 tokens.  [default: none]")
-@click.option("--sessions", type=click.IntRange(1), metavar="N", help="With --rate: jobs are turns of so many sessions at a time.")
-@click.option("--turns", type=click.FloatRange(1), default=10.0, show_default=True, help="Jobs of a session, on average.")
-@click.option("--session-cache", type=click.IntRange(0), metavar="N", help="Sessions that each worker keeps.  [default: all]")
-@click.option("--session-saves", type=click.FloatRange(0, 1), default=0.0, help="Share of a job's work where its session is kept.")
-@click.option("--models", type=click.IntRange(1), metavar="N", help="Jobs are for so many models; `models_max` of the fleet file counts.")
-@click.option("--model-skew", type=click.FloatRange(0), default=1.0, show_default=True, help="How much more the first are wanted (Zipf).")
-@click.option("--load-s", type=click.FloatRange(0), default=10.0, show_default=True, help="How long a model takes to load.")
-@click.option("--sticky", type=click.Choice(STICKY), help="Sessions and prefixes to the worker that had them.  [default: the setting]")
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT.html", help="Write a page with curves.")
+@click.option("--trace", type=click.Path(path_type=Path), metavar="FILE",
+              help="An Azure LLM trace (CSV) or a Mooncake trace (JSONL), .gz or not.")
+@click.option("--rate", type=float, metavar="JOBS/S", help="Make jobs up instead of reading a trace: Poisson arrivals.")
+@click.option("--cost", metavar="DIST",
+              help="With --rate: the work of a job, const:S, exp:MEAN or lognormal:MEAN,CV.  [default: exp:1]")
+@click.option("--jobs", type=click.IntRange(1), metavar="N",
+              help="How many jobs to make up (default 10000), or to read from the trace.")
+@click.option("--fleet", "fleet_file", type=click.Path(path_type=Path), metavar="FILE",
+              help="The workers, in TOML; the settings in the file count too.")
+@click.option("--strategy", "strategies", multiple=True, metavar="NAME",
+              help="May be repeated; `all` runs all.  [default: the setting]")
+@click.option("--seed", type=int, default=1, show_default=True, help="The seed of arrivals, estimates and ties.")
+@click.option("--noise", type=click.FloatRange(1), default=1.0,
+              help="Estimates of cost are wrong by up to this factor, either way.")
+@click.option("--jitter-s", type=click.FloatRange(0), default=0.0,
+              help="Spread arrivals by up to this much, for a trace with rounded timestamps.")
+@click.option("--fail", "failures", multiple=True, metavar="WORKER@S[+BACK_S]",
+              help="Let this worker die after S seconds, and come back BACK_S later.")
+@click.option("--handover-ms", type=click.FloatRange(0), default=0.0,
+              help="How long an assigned job takes to reach an idle worker.")
+@click.option("--tick-ms", type=click.FloatRange(0), default=0.0,
+              help="Pause between plans; makes large fleets quick to simulate.")
+@click.option("--blocks", type=click.IntRange(0), default=0,
+              help="Prefix blocks (512 tokens) that each worker caches.  [default: none]")
+@click.option("--sessions", type=click.IntRange(1), metavar="N",
+              help="With --rate: jobs are turns of N sessions that are open at a time.")
+@click.option("--turns", type=click.FloatRange(1), default=10.0, show_default=True,
+              help="Jobs in a session, on average.")
+@click.option("--session-cache", type=click.IntRange(0), metavar="N",
+              help="Sessions that each worker keeps.  [default: all of them]")
+@click.option("--session-saves", type=click.FloatRange(0, 1), default=0.0,
+              help="Share of its work that a job saves where its session is kept.")
+@click.option("--models", type=click.IntRange(1), metavar="N",
+              help="Jobs are for N models; a worker holds `models_max` (fleet file) at a time.")
+@click.option("--model-skew", type=click.FloatRange(0), default=1.0, show_default=True,
+              help="How much more the first models are wanted (Zipf exponent).")
+@click.option("--load-s", type=click.FloatRange(0), default=10.0, show_default=True,
+              help="How long a model takes to load.")
+@click.option("--sticky", type=click.Choice(STICKY),
+              help="Send a session or prefix to the worker that had it.  [default: the setting]")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT.html",
+              help="Write a page with curves.")
 @json_option
 @click.pass_obj
 def simulate(
@@ -75,9 +95,9 @@ def simulate(
 ) -> None:
     """Run the dispatcher's own policy over a trace in virtual time.
 
-    A request of a trace is taken to be input / 8000 + 0.02 × output seconds of work on a worker of weight 1; with --blocks, its input in
-    blocks that the worker has cached (`hash_ids` in Mooncake's traces) takes no time. With --models each worker has a memory of its own for
-    `models_max` of them. Needs no Redis.
+    A request of a trace counts as input / 8000 + 0.02 × output seconds of work on a worker of weight 1. With --blocks,
+    input in blocks that the worker has cached (`hash_ids` in Mooncake's traces) takes no time. With --models, each
+    worker has a memory of its own for `models_max` models. Needs no Redis.
     """
     from dispatcher.core.choosing.strategies import STRATEGIES, strategy
     from dispatcher.simulation.bounds import bounds_of
@@ -96,7 +116,7 @@ def simulate(
     workers = [SimWorker(name, kind.concurrency, kind.weight, kind.models_max) for name, kind in fleet.workers()]
     if not workers:
         raise Invalid("the fleet has no workers: nothing would ever run")
-    planned = [_failure(text, {one.name for one in workers}) for text in failures]
+    deaths = [_failure(text, {worker.name for worker in workers}) for text in failures]
     if sessions is not None and trace is not None:
         raise click.UsageError("--sessions goes with --rate: a trace has no sessions")
     work = _jobs(trace, rate, cost, jobs, jitter_s, seed)
@@ -109,13 +129,13 @@ def simulate(
     caches = CacheSizes(blocks, len(work) if session_cache is None else session_cache)
     bounds = bounds_of(work, workers, caches)
     runs: list[Run] = []
-    for one in chosen:
+    for each in chosen:
         world = World(
-            work, workers, strategy=one, settings=settings, rng=Random(seed), noise=noise, failures=planned,
+            work, workers, strategy=each, settings=settings, rng=Random(seed), noise=noise, failures=deaths,
             handover_ms=handover_ms, tick_ms=tick_ms, caches=caches, load_ms=load_ms,
         )  # fmt: skip
         outcome = world.run()
-        runs.append(Run(report(one.name, work, workers, outcome, bounds), outcome))
+        runs.append(Run(report(each.name, work, workers, outcome, bounds), outcome))
     title = trace.name if trace else f"{rate:g} jobs/s, {cost or 'exp:1'}"
     if plot is not None:
         try:
@@ -129,7 +149,9 @@ def simulate(
         _print(runs)
 
 
-def _jobs(trace: Path | None, rate: float | None, cost: str | None, jobs: int | None, jitter_s: float, seed: int) -> list[SimJob]:
+def _jobs(
+    trace: Path | None, rate: float | None, cost: str | None, jobs: int | None, jitter_s: float, seed: int
+) -> list[SimJob]:
     from dispatcher.simulation.traces import cost_distribution, jittered, poisson, read_trace
 
     if (trace is None) == (rate is None):
@@ -175,9 +197,9 @@ def _print(runs: list[Run]) -> None:
 
 
 def _without_nan(value: object) -> object:
-    """JSON has no NaN: the mean of no job is null."""
+    """The value with null for NaN, such as the mean of no job: JSON has no NaN."""
     if isinstance(value, dict):
-        return {key: _without_nan(one) for key, one in value.items()}
+        return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(one) for one in value]
+        return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,4 +1,4 @@
-"""``dispatcher status``: the cell now."""
+"""``dispatcher status``: show the cell as it is now."""
 
 from __future__ import annotations
 
@@ -29,16 +29,19 @@ def _print(facts: dict[str, Any], paused: set[str]) -> None:
 
     console = wide_console()
     leader = facts["leader"]
-    who = escape(f"dispatcher pid {leader.get('pid', '?')} on {leader.get('host', '?')}") if leader is not None else "no dispatcher leads"
+    who = "no dispatcher leads"
+    if leader is not None:
+        who = escape(f"dispatcher pid {leader.get('pid', '?')} on {leader.get('host', '?')}")
     waiting = sum(lane["depth"] for lane in facts["lanes"])
     console.print(
         f"{who}; {count(facts['ingress'], 'job')} in the ingress, {waiting} in lanes, {facts['scheduled']} scheduled, "
         f"{count(facts['dead'], 'dead letter')}"
     )
     if facts["unroutable"]:
-        console.print(f"{count(facts['unroutable'], 'lane')} that no worker may serve: `dispatcher explain JOB` says why")
+        lanes = count(facts["unroutable"], "lane")
+        console.print(f"{lanes} that no worker may serve: `dispatcher explain JOB` says why")
     if facts["unreadable"]:
-        console.print(f"cannot be read, and is passed over: {escape(', '.join(facts['unreadable']))}")
+        console.print(f"cannot be read, and is ignored: {escape(', '.join(facts['unreadable']))}")
     if paused:
         queues = "every queue" if ALL_QUEUES in paused else ", ".join(sorted(paused))
         console.print(f"paused: {queues} (`dispatcher resume` goes on)")
@@ -52,19 +55,21 @@ def _print(facts: dict[str, Any], paused: set[str]) -> None:
         console.print("no workers")
         return
     table = plain_table(
-        "worker", "state", "weight", "slots", "leased", "running", "done", "failed", "last beat", "pid", "models", "in memory", "labels"
-    )
+        "worker", "state", "weight", "slots", "leased", "running", "done", "failed", "last beat", "pid", "models",
+        "in memory", "labels",
+    )  # fmt: skip
     for worker in facts["workers"]:
         age = worker["beat_age_s"]
         table.add_row(
-            escape(worker["name"]), worker["state"], f"{worker['weight']:g}", str(worker["concurrency"]), str(worker["leased"]),
-            str(worker["running"]), str(worker["done"]), str(worker["failed"]), "-" if age is None else f"{age:.1f} s",
-            str(worker["pid"]), escape(",".join(worker["models"])), escape(_in_memory(worker["resident"])),
+            escape(worker["name"]), worker["state"], f"{worker['weight']:g}", str(worker["concurrency"]),
+            str(worker["leased"]), str(worker["running"]), str(worker["done"]), str(worker["failed"]),
+            "-" if age is None else f"{age:.1f} s", str(worker["pid"]), escape(",".join(worker["models"])),
+            escape(_in_memory(worker["resident"])),
             escape(",".join(f"{key}={value}" for key, value in worker["labels"].items())),
         )  # fmt: skip
     console.print(table)
 
 
 def _in_memory(models: list[str] | None) -> str:
-    """A worker that does not say is none that holds nothing."""
+    """Models in a worker's memory; ``-`` if the worker does not report them, which is not the same as holding none."""
     return "-" if models is None else ",".join(models) or "none"

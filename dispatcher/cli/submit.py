@@ -20,21 +20,25 @@ INTERRUPTED = 130
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Where results go, one line each.")
-@click.option("--errors", type=click.Path(path_type=Path), metavar="FILE", help="Where failed lines go.  [default: OUT.errors.jsonl]")
-@click.option("--model", metavar="NAME", help="The model of every line, instead of the one it names.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE",
+              help="The file for results, a line each.")
+@click.option("--errors", type=click.Path(path_type=Path), metavar="FILE",
+              help="The file for failed lines.  [default: OUT.errors.jsonl]")
+@click.option("--model", metavar="NAME", help="Run every line on this model, whatever model it names.")
 @click.option("--queue", metavar="NAME", help="The queue to send to.  [default: the first of ingress_queues]")
 @click.option("--resume", is_flag=True, help="Finish what an earlier submit with the same --out left undone.")
 @json_option
 @click.pass_context
 def submit(
-    ctx: click.Context, file: Path, out: Path, errors: Path | None, model: str | None, queue: str | None, resume: bool, as_json: bool
-) -> None:
-    """Run a batch file, and write each line's result once.
+    ctx: click.Context, file: Path, out: Path, errors: Path | None, model: str | None, queue: str | None, resume: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Run a batch file, and write the result of each line once.
 
     FILE holds requests in the OpenAI batch format, one JSON object a line.
 
-    Ctrl-C leaves a job that --resume finishes. Exit code 0: every line succeeded, 1: some failed, 130: interrupted.
+    After Ctrl-C, the same command with --resume does the rest. Exit code 0: every line succeeded, 1: some failed,
+    130: interrupted.
     """
     from dispatcher.batches import submit_file
 
@@ -80,7 +84,7 @@ def _say_summary(summary: Summary, *, as_json: bool) -> None:
 
 @contextlib.contextmanager
 def _shown_progress() -> Iterator[Callable[[Progress], None]]:
-    """A bar with rate and time left on stderr; nothing where that is no terminal."""
+    """A bar with rate and time left, on stderr; nothing if stderr is no terminal."""
     from rich.console import Console
 
     console = Console(stderr=True)

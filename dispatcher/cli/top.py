@@ -1,4 +1,4 @@
-"""``dispatcher top``: the cell, live."""
+"""``dispatcher top``: watch the cell."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from dispatcher.cli.session import Session
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dispatcher.cli.top_frame import Look
+    from dispatcher.cli.top_frame import Sample
     from dispatcher.store.operator.admin_store import AdminStore
 
 RATES_OVER_MS: Final = 5_000
-"""Rates are of so long: workers tell what they did once a second, not all at once."""
+"""The span that rates are computed over: workers report once a second, each at another moment."""
 
-KEY_LOOK_S: Final = 0.1
+KEY_WAIT_S: Final = 0.1
 
 
 @click.command()
-@click.option("--interval", type=click.FloatRange(min=0.1), default=1.0, show_default=True, metavar="SECONDS", help="Between two looks.")
-@click.option("--once", is_flag=True, help="Print one frame and exit; so it is where the output is no terminal.")
+@click.option("--interval", type=click.FloatRange(min=0.1), default=1.0, show_default=True, metavar="SECONDS",
+              help="Between two samples.")
+@click.option("--once", is_flag=True, help="Print one frame and exit, as it does if the output is no terminal.")
 @click.pass_obj
 def top(session: Session, interval: float, once: bool) -> None:
     """Watch lanes and workers. `q` or Ctrl-C ends it."""
@@ -44,20 +45,20 @@ def top(session: Session, interval: float, once: bool) -> None:
     with session.admin() as admin:
         if once or not sys.stdout.isatty():
             console = wide_console()
-            console.print(frame([_look(admin)], width=console.width, height=10_000))
+            console.print(frame([_sample(admin)], width=console.width, height=10_000))
             return
         console = Console(highlight=False)
-        looks: deque[Look] = deque()
+        samples: deque[Sample] = deque()
 
         def picture() -> RenderableType:
             try:
-                now = _look(admin)
+                now = _sample(admin)
             except redis.RedisError as exc:
                 return f"Redis does not answer: {type(exc).__name__}; asking again"
-            while looks and now.at_ms - looks[0].at_ms > RATES_OVER_MS:
-                looks.popleft()
-            looks.append(now)
-            return frame(looks, width=console.width, height=console.height)
+            while samples and now.at_ms - samples[0].at_ms > RATES_OVER_MS:
+                samples.popleft()
+            samples.append(now)
+            return frame(samples, width=console.width, height=console.height)
 
         with stop_signals() as stop, _keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
             while not stop.is_set():
@@ -66,26 +67,26 @@ def top(session: Session, interval: float, once: bool) -> None:
                     return
 
 
-def _look(admin: AdminStore) -> Look:
-    from dispatcher.cli.top_frame import Look
+def _sample(admin: AdminStore) -> Sample:
+    from dispatcher.cli.top_frame import Sample
     from dispatcher.clock import SystemClock
 
-    return Look(SystemClock().monotonic_ms(), admin.status())
+    return Sample(SystemClock().monotonic_ms(), admin.status())
 
 
 def _wait(interval_s: float, stop: Event, pressed: Callable[[float], str]) -> bool:
-    """Whether to end before the next look."""
+    """Wait until the next frame is due; True if the command must end instead."""
     left_s = interval_s
     while left_s > 0 and not stop.is_set():
-        if pressed(min(left_s, KEY_LOOK_S)) in ("q", "Q"):
+        if pressed(min(left_s, KEY_WAIT_S)) in ("q", "Q"):
             return True
-        left_s -= KEY_LOOK_S
+        left_s -= KEY_WAIT_S
     return stop.is_set()
 
 
 @contextlib.contextmanager
 def _keys() -> Iterator[Callable[[float], str]]:
-    """A function that waits so many seconds for a key. The terminal is as it was afterwards."""
+    """A function that waits so many seconds for a key. Afterwards the terminal is as it was."""
     if not sys.stdin.isatty():
         pause = Event()
         yield lambda wait_s: str(pause.wait(wait_s) or "")

@@ -1,4 +1,4 @@
-"""One frame of ``dispatcher top``: tables out of two looks at a cell, as wide as the terminal is."""
+"""One frame of ``dispatcher top``: tables made from samples of a cell, as wide as the terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any, Final, NamedTuple
 
 from rich.cells import cell_len
-from rich.console import Group, RenderableType
+from rich.console import Group, JustifyMethod, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -19,36 +19,40 @@ GIVE_WAY: Final = ("speeds", "ejected")
 NAME_WIDTH: Final = 16
 GAP: Final = 2
 FEW: Final = 5
-"""Rows that a table shows at least, however low the terminal."""
+"""Rows that a table shows at least, even in a low terminal."""
 
 
 class Column(NamedTuple):
-    """``width``: of the terminal, from which on the column is shown."""
+    """A column of the table of workers."""
 
     name: str
     width: int
+    """The terminal's width from which on the column is shown."""
     cell: Callable[[Status, Rates], str]
     right: bool = True
 
 
 class Rates(NamedTuple):
-    """``done_per_s``: ``None`` while only one look was taken. ``busy``: share of its slots that were found running a job."""
+    """What a worker did over all samples."""
 
     done_per_s: float | None
+    """Jobs; ``None`` while there is only one sample."""
     busy: float
+    """Share of its slots that ran a job."""
 
 
-class Look(NamedTuple):
-    """``at_ms`` on any one clock."""
+class Sample(NamedTuple):
+    """What ``dispatcher status`` shows, and when it was read."""
 
     at_ms: int
+    """By any clock; the same for all samples."""
     status: Status
 
 
-def frame(looks: Sequence[Look], *, width: int, height: int) -> Group:
-    """The last of ``looks``; what is per second, or a share, is over all of them."""
-    status = looks[-1].status
-    rates = _rates(looks)
+def frame(samples: Sequence[Sample], *, width: int, height: int) -> Group:
+    """A picture of the last sample. Rates and shares are over all samples."""
+    status = samples[-1].status
+    rates = _rates(samples)
     lanes = sorted(status["lanes"], key=lambda lane: (-lane["oldest_s"], lane["lane"]))
     workers = list(status["workers"])
     room = max(2 * FEW, height - 7)
@@ -56,24 +60,25 @@ def frame(looks: Sequence[Look], *, width: int, height: int) -> Group:
     worker_rows = min(len(workers), max(FEW, room - lane_rows))
     parts: list[RenderableType] = [_headline(status, rates), Text()]
     parts += _lanes(lanes, lane_rows, width) if lanes else [Text("no lane has jobs waiting", style="dim")]
-    parts += [Text(), *_workers(workers, worker_rows, rates, width)] if workers else [Text(), Text("no workers", style="dim")]
+    parts.append(Text())
+    parts += _workers(workers, worker_rows, rates, width) if workers else [Text("no workers", style="dim")]
     return Group(*parts)
 
 
-def _rates(looks: Sequence[Look]) -> dict[str, Rates]:
-    first, last = looks[0], looks[-1]
+def _rates(samples: Sequence[Sample]) -> dict[str, Rates]:
+    first, last = samples[0], samples[-1]
     span_s = (last.at_ms - first.at_ms) / 1000
     then = {worker["epoch"]: worker["done"] for worker in first.status["workers"]}
     shares: dict[str, list[float]] = {}
-    for look in looks:
-        for worker in look.status["workers"]:
+    for sample in samples:
+        for worker in sample.status["workers"]:
             shares.setdefault(worker["epoch"], []).append(min(1.0, worker["running"] / max(1, worker["concurrency"])))
     return {
-        one["epoch"]: Rates(
-            (one["done"] - then[one["epoch"]]) / span_s if one["epoch"] in then and span_s > 0 else None,
-            fmean(shares[one["epoch"]]),
+        worker["epoch"]: Rates(
+            (worker["done"] - then[worker["epoch"]]) / span_s if worker["epoch"] in then and span_s > 0 else None,
+            fmean(shares[worker["epoch"]]),
         )
-        for one in last.status["workers"]
+        for worker in last.status["workers"]
     }
 
 
@@ -86,8 +91,9 @@ def _headline(status: Status, rates: Mapping[str, Rates]) -> Text:
         text.append(f"dispatcher {leader.get('pid', '?')} on {leader.get('host', '?')}", style="bold")
     waiting = sum(lane["depth"] for lane in status["lanes"])
     running = sum(worker["running"] for worker in status["workers"])
-    facts = [f"ingress {status['ingress']}", f"waiting {waiting}", f"running {running}", f"scheduled {status['scheduled']}"]
-    done = [one.done_per_s for one in rates.values() if one.done_per_s is not None]
+    facts = [f"ingress {status['ingress']}", f"waiting {waiting}", f"running {running}"]
+    facts.append(f"scheduled {status['scheduled']}")
+    done = [rate.done_per_s for rate in rates.values() if rate.done_per_s is not None]
     if done:
         facts.append(f"{sum(done):.1f} done/s")
     text.append("   " + "   ".join(facts))
@@ -116,24 +122,29 @@ def _lanes(lanes: Sequence[Status], rows: int, width: int) -> list[RenderableTyp
 
 
 def _speeds(worker: Status, _: Rates) -> str:
-    """``chat 3.9, embed 4.1``: measured; where nothing is, the weight is what counts."""
+    """Measured speeds, such as ``chat 3.9, embed 4.1``; ``-`` if none is measured, so that the weight counts."""
     speeds = worker["speeds"]
-    return ", ".join(f"{model} {speed:.2g}" for model, speed in sorted(speeds.items())[:2]) + (" …" if len(speeds) > 2 else "") or "-"
+    shown = ", ".join(f"{model} {speed:.2g}" for model, speed in sorted(speeds.items())[:2])
+    return shown + (" …" if len(speeds) > 2 else "") or "-"
+
+
+def _state(worker: Status, _: Rates) -> str:
+    return f"[{STATE_STYLES.get(worker['state'], '')}]{worker['state']}[/]"
 
 
 COLUMNS: Final = (
-    Column("state", 0, lambda one, _: f"[{STATE_STYLES.get(one['state'], '')}]{one['state']}[/]", right=False),
-    Column("run", 0, lambda one, _: str(one["running"])),
-    Column("owes", 50, lambda one, _: f"{one['leased']}/{'?' if one['window'] is None else one['window']}"),
+    Column("state", 0, _state, right=False),
+    Column("run", 0, lambda worker, _: str(worker["running"])),
+    Column("owes", 50, lambda worker, _: f"{worker['leased']}/{'?' if worker['window'] is None else worker['window']}"),
     Column("busy", 40, lambda _, rates: f"{rates.busy:.0%}"),
     Column("done/s", 45, lambda _, rates: "-" if rates.done_per_s is None else f"{rates.done_per_s:.1f}"),
-    Column("done", 130, lambda one, _: str(one["done"])),
-    Column("failed", 60, lambda one, _: f"[red]{one['failed']}[/]" if one["failed"] else "0"),
-    Column("weight", 70, lambda one, _: f"{one['weight']:g}"),
+    Column("done", 130, lambda worker, _: str(worker["done"])),
+    Column("failed", 60, lambda worker, _: f"[red]{worker['failed']}[/]" if worker["failed"] else "0"),
+    Column("weight", 70, lambda worker, _: f"{worker['weight']:g}"),
     Column("speeds", 90, _speeds, right=False),
-    Column("warm", 110, lambda one, _: f"{one['warmth']:.0%}"),
-    Column("beat", 120, lambda one, _: "-" if one["beat_age_s"] is None else _span(one["beat_age_s"])),
-    Column("ejected", 80, lambda one, _: escape(one["ejected"]) or "-", right=False),
+    Column("warm", 110, lambda worker, _: f"{worker['warmth']:.0%}"),
+    Column("beat", 120, lambda worker, _: "-" if worker["beat_age_s"] is None else _span(worker["beat_age_s"])),
+    Column("ejected", 80, lambda worker, _: escape(worker["ejected"]) or "-", right=False),
 )
 
 
@@ -145,9 +156,10 @@ def _workers(
         columns = [column for column in columns if column.name != "ejected"]
     cells = [[column.cell(worker, rates[worker["epoch"]]) for column in columns] for worker in workers[:rows]]
     widths = [
-        max(len(column.name), *(cell_len(Text.from_markup(row[at]).plain) for row in cells)) for at, column in enumerate(columns)
+        max(len(column.name), *(cell_len(Text.from_markup(row[at]).plain) for row in cells))
+        for at, column in enumerate(columns)
     ]
-    # Names and reasons give way where it is narrow; a number that is cut off is a wrong one.
+    # In a narrow terminal names and reasons are cut; a number that is cut would be wrong.
     room = width - sum(widths) - GAP * len(columns)
     for at, column in enumerate(columns):
         if column.name in GIVE_WAY and room < NAME_WIDTH:
@@ -156,7 +168,8 @@ def _workers(
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("worker", no_wrap=True, overflow="ellipsis", max_width=max(room, 1))
     for column, wide in zip(columns, widths, strict=True):
-        table.add_column(column.name, justify="right" if column.right else "left", no_wrap=True, overflow="ellipsis", width=wide)
+        justify: JustifyMethod = "right" if column.right else "left"
+        table.add_column(column.name, justify=justify, no_wrap=True, overflow="ellipsis", width=wide)
     for worker, row in zip(workers, cells, strict=False):
         table.add_row(escape(worker["name"]), *row)
     return [table, *_more(len(workers) - rows, "worker")]

@@ -22,16 +22,18 @@ if TYPE_CHECKING:
               help="Workers and settings in TOML: [[worker]], [autoscaler], [dispatcher].")
 @click.option("--redis-url", metavar="URL", help="Use this Redis instead of starting one.")
 @click.option("--flower/--no-flower", default=None, help="Start Flower too.  [default: if it is installed]")
-@click.option("--port-flower", type=click.IntRange(1, 65535), metavar="N", help="Port of Flower.  [default: 5555, or any that is free]")
+@click.option("--port-flower", type=click.IntRange(1, 65535), metavar="N",
+              help="Port of Flower.  [default: 5555, or any that is free]")
 @json_option
 @click.pass_obj
 def up(
-    session: Session, fleet_file: Path | None, redis_url: str | None, flower: bool | None, port_flower: int | None, as_json: bool
-) -> None:
+    session: Session, fleet_file: Path | None, redis_url: str | None, flower: bool | None, port_flower: int | None,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Run a whole cluster on this machine until Ctrl-C.
 
-    Redis where none is given, the dispatcher, workers, and Flower. Says when all are ready, and starts again what ends.
-    Waiting jobs survive: the next `dispatcher up` goes on with them.
+    It starts a Redis (if you name none), the dispatcher, workers and Flower, says when all are ready, and starts again
+    any that ends. Waiting jobs survive Ctrl-C: the next `dispatcher up` goes on with them.
     """
     from dispatcher.cli.signals import stop_signals
     from dispatcher.provision.local_cluster import LocalCluster
@@ -44,7 +46,9 @@ def up(
         settings = session.connected_settings(settings)
     installed = find_spec("flower") is not None
     if flower and not installed:
-        raise click.UsageError("Flower is not installed: `pip install inference-dispatcher[flower]`, or use --no-flower")
+        raise click.UsageError(
+            "Flower is not installed: `pip install inference-dispatcher[flower]`, or use --no-flower"
+        )
     cluster = LocalCluster(
         fleet,
         settings=settings,
@@ -69,8 +73,9 @@ def _say_ready(cluster: LocalCluster, *, as_json: bool) -> None:
     if cluster.flower_url:
         lines.append(f"Flower: {cluster.flower_url}")
     lines += [
-        f"worker {one.name}: pid {one.pid}, weight {one.weight:g}, {count(one.concurrency, 'slot')}, {', '.join(one.models)}"
-        for one in cluster.workers
+        f"worker {worker.name}: pid {worker.pid}, weight {worker.weight:g}, {count(worker.concurrency, 'slot')}, "
+        f"{', '.join(worker.models)}"
+        for worker in cluster.workers
     ]
     facts = {"ready": True, "redis_url": redis_url, "flower_url": cluster.flower_url, "workers": workers}
     say(facts, "\n".join(lines), as_json=as_json)

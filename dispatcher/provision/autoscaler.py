@@ -52,7 +52,10 @@ class Autoscaler:
         clock: Clock,
         emit: Callable[[Event], None],
     ) -> None:
-        """``client`` returns bytes. ``kinds``: the kinds of worker that may be started; the first is the usual choice."""
+        """``client`` returns bytes.
+
+        ``kinds``: the kinds of worker that may be started; the first is the usual choice.
+        """
         self._client = client
         self._keys = keys
         self._store = DispatchStore(client, keys, token="")
@@ -135,16 +138,20 @@ class Autoscaler:
                 )
             )
         members += [
-            Member(name, handle.kind.capacity, frozenset(handle.kind.models), starting=not handle.stopping, draining=handle.stopping)
+            Member(
+                name, handle.kind.capacity, frozenset(handle.kind.models), starting=not handle.stopping,
+                draining=handle.stopping,
+            )
             for name, handle in handles.items()
             if name not in epochs
         ]
         return epochs, ScalingView(self._clock.monotonic_ms(), self._waiting(look), tuple(members))
 
     def _waiting(self, look: Look) -> tuple[Waiting, ...]:
-        """Work that waits, by model: a lane at the cost of its next job (costs in a lane differ by less than a factor of two),
+        """Work that waits, by model.
 
-        and jobs that are not admitted yet at the default cost.
+        A lane counts at the cost of its next job: costs in a lane differ by less than a factor of two. Jobs that are
+        not admitted yet count at the default cost.
         """
         if ALL_QUEUES in look.paused:
             return ()

@@ -55,7 +55,10 @@ class Provisioner(Protocol):
     """Starts and stops workers in one kind of place. Any thread may call it; no method waits for a job to end."""
 
     def start(self, kind: WorkerKind) -> WorkerHandle:
-        """Start another worker of this kind; the worker registers by itself when it is up. Raises :class:`Unavailable`."""
+        """Start another worker of this kind; the worker registers by itself when it is up.
+
+        Raises :class:`Unavailable`.
+        """
         ...
 
     def stop(self, name: str) -> None:

@@ -15,7 +15,7 @@ from dispatcher.clock import Clock, SystemClock
 from dispatcher.errors import Unavailable
 
 # Runs in the child before the program. It asks Linux to signal the child when the thread that started it ends. That
-# thread may have ended before it could ask: so it compares the parent's pid. Then the program replaces this interpreter.
+# thread may have ended before it could ask, so it compares the parent's pid. Then the program replaces this process.
 _TIE_TO_PARENT = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, int(sys.argv[2]))
@@ -95,7 +95,9 @@ class Children:
         """
         return self._starter.submit(self._start, name, list(command), log, dict(environ), death_signal).result()
 
-    def _start(self, name: str, command: list[str], log: Path, environ: dict[str, str], death_signal: signal.Signals) -> Child:
+    def _start(
+        self, name: str, command: list[str], log: Path, environ: dict[str, str], death_signal: signal.Signals
+    ) -> Child:
         if _TIES:
             tie = [sys.executable, "-I", "-S", "-c", _TIE_TO_PARENT, str(os.getpid()), str(int(death_signal))]
             command = [*tie, *command]

@@ -1,7 +1,8 @@
-"""The fleet file: the workers of a local cluster, in TOML, with the tables ``[[worker]]``, ``[autoscaler]`` and ``[dispatcher]``.
+"""The fleet file: the workers of a local cluster, in TOML.
 
-A ``[[worker]]`` has a ``name`` and may have a ``count`` (default 1; several workers are named big1, big2, …). Its other
-keys are the fields of :class:`WorkerKind`. ``[autoscaler]`` and ``[dispatcher]`` hold settings of those names.
+Its tables are ``[[worker]]``, ``[autoscaler]`` and ``[dispatcher]``. A ``[[worker]]`` has a ``name`` and may have a
+``count`` (default 1; several workers are named big1, big2, …). Its other keys are the fields of :class:`WorkerKind`.
+``[autoscaler]`` and ``[dispatcher]`` hold settings of those names.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class FleetEntry:
 
     def names(self) -> list[str]:
         """The node names of its workers, without ``@host``."""
-        return [self.kind.name] if self.count == 1 else [f"{self.kind.name}{number + 1}" for number in range(self.count)]
+        if self.count == 1:
+            return [self.kind.name]
+        return [f"{self.kind.name}{number + 1}" for number in range(self.count)]
 
 
 @dataclass(frozen=True, slots=True)

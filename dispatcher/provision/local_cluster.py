@@ -1,4 +1,4 @@
-"""A whole cluster on this machine, for as long as a ``with`` block lasts: Redis, dispatcher, workers, perhaps Flower."""
+"""A whole cluster on this machine while a ``with`` block lasts: Redis, dispatcher, workers, perhaps Flower."""
 
 from __future__ import annotations
 
@@ -53,9 +53,10 @@ class LocalWorker:
 
 
 class LocalCluster:
-    """``with LocalCluster(fleet) as cluster:`` starts a cluster and waits for its workers; at the end no process is left.
+    """``with LocalCluster(fleet) as cluster:`` starts a cluster and waits for its workers.
 
-    A process that ends by itself is started again. If this process is killed the others end too (on Linux).
+    At the end of the block no process is left. A process that ends by itself is started again. If this process is
+    killed, the others end too (on Linux).
     """
 
     def __init__(
@@ -73,12 +74,13 @@ class LocalCluster:
         clock: Clock | None = None,
         on_event: Callable[[str], None] | None = None,
     ) -> None:
-        """``settings`` of ``None``: those in ``environ``. ``redis_url`` of ``None``: the settings' URL, else an embedded Redis.
+        """``settings`` of ``None``: read them from ``environ``.
 
-        ``folder`` holds the socket, the data and the logs; without it they are in a temporary folder that is removed
-        at the end. ``flower_port`` of ``None``: the settings' port, else any free one. ``app`` is Celery's ``-A``.
-        ``stop_timeout_s``: how long running jobs may take at the end. ``on_event`` gets a sentence for each process
-        that is started again and for each decision of the autoscaler.
+        ``redis_url`` of ``None``: the settings' URL, else an embedded Redis. ``folder`` holds the socket, the data and
+        the logs; without it they are in a temporary folder that is removed at the end. ``flower_port`` of ``None``: the
+        settings' port, else any free port. ``app`` is Celery's ``-A``. ``stop_timeout_s``: how long running jobs may
+        take at the end. ``on_event`` gets a sentence for each process that is started again and for each decision of
+        the autoscaler.
         """
         if fleet is None:
             fleet = default_fleet()

@@ -17,7 +17,10 @@ TIMEOUT_S: Final = 30.0
 
 
 def free_port(usual: int, chosen: int | None = None) -> int:
-    """The port for Flower: ``chosen``, else ``usual``, else any that is free. Raises :class:`Invalid` if ``chosen`` is taken."""
+    """The port for Flower: ``chosen``, else ``usual``, else any that is free.
+
+    Raises :class:`Invalid` if ``chosen`` is taken.
+    """
     wanted = chosen or usual
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -38,7 +41,10 @@ def free_port(usual: int, chosen: int | None = None) -> int:
 def start_flower(
     children: Children, redis_url: str, port: int, *, app: str, log: Path, environ: Mapping[str, str]
 ) -> Child:
-    """Start Flower for the cluster on ``redis_url``. Raises :class:`Unavailable` if the system has no room for a process."""
+    """Start Flower for the cluster on ``redis_url``.
+
+    Raises :class:`Unavailable` if the system has no room for a process.
+    """
     environ = {**environ, **flower.environment(redis_url)}
     return children.start("flower", flower.command(redis_url, port, app), log=log, environ=environ)
 

@@ -1,4 +1,4 @@
-"""Workers as processes of this machine: starts them with Celery's own command, and again when they end by themselves."""
+"""Workers as processes of this machine: starts them with Celery's command, and again if they end by themselves."""
 
 from __future__ import annotations
 
@@ -58,7 +58,10 @@ class ProcessProvisioner:
         clock: Clock | None = None,
         on_restart: Callable[[str, str], None] | None = None,
     ) -> None:
-        """``app`` is Celery's ``-A``. ``on_restart(name, why)`` is called for every worker that ended without being told to."""
+        """``app`` is Celery's ``-A``.
+
+        ``on_restart(name, why)`` is called for every worker that ended without being told to.
+        """
         self._children = children
         self._environ = environ
         self._logs = logs
@@ -121,7 +124,10 @@ class ProcessProvisioner:
             return worker.child if worker else None
 
     def step(self) -> None:
-        """Reap workers that have ended; start them again, after a growing wait, if they were not told to end. Never waits."""
+        """Reap workers that have ended; start them again, after a growing wait, if they were not told to end.
+
+        Never waits.
+        """
         with self._lock:
             now_ms = self._clock.monotonic_ms()
             for worker in list(self._workers.values()):
@@ -152,7 +158,10 @@ class ProcessProvisioner:
         self._on_restart(self.node_name(worker.short_name), f"{why}; starting it again in {wait_s:g} s")
 
     def stop_all(self, *, timeout_s: float) -> None:
-        """Let all workers finish what they run, for at most ``timeout_s``; then kill them. Returns when all have ended."""
+        """Let all workers finish what they run, for at most ``timeout_s``; then kill them.
+
+        Returns when all have ended.
+        """
         with self._lock:
             for worker in self._workers.values():
                 worker.stopping = True
@@ -170,10 +179,14 @@ class ProcessProvisioner:
 
 
 def worker_command(short_name: str, kind: WorkerKind, *, app: str = APP, task_events: bool = False) -> list[str]:
-    """Celery's command for one worker. Without gossip and mingle: they cost a second at the start, and nothing here uses them."""
+    """Celery's command for one worker.
+
+    Without gossip and mingle: they cost a second at the start, and nothing here uses them.
+    """
     command = [
-        sys.executable, "-m", "celery", "-A", app, "worker", "-n", f"{short_name}@%h", "--concurrency", str(kind.concurrency),
-        "--pool", kind.pool, "--loglevel", "INFO", "--without-gossip", "--without-mingle", "--weight", f"{kind.weight:g}",
+        sys.executable, "-m", "celery", "-A", app, "worker", "-n", f"{short_name}@%h",
+        "--concurrency", str(kind.concurrency), "--pool", kind.pool, "--loglevel", "INFO",
+        "--without-gossip", "--without-mingle", "--weight", f"{kind.weight:g}",
     ]  # fmt: skip
     if task_events:
         command.append("--task-events")

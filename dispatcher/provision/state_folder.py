@@ -1,4 +1,4 @@
-"""The state folder of a user's local cluster: who may run a cluster in it, and how other commands find that cluster's Redis."""
+"""The state folder of a user's local cluster: it lets one cluster run, and other commands find that cluster's Redis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keeps local processes running: workers, and whatever else must run as long as they do, are started again when they end."""
+"""Keeps local processes running: workers, and all else that a cluster needs, are started again when they end."""
 
 from __future__ import annotations
 

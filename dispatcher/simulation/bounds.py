@@ -88,7 +88,10 @@ def pooled_loads(jobs: Sequence[SimJob], fleet: Sequence[SimWorker]) -> int:
 
 
 def pooled_lru_hits(uses: Iterable[Sequence[Hashable]], room: int) -> HitCount:
-    """Hits of one LRU cache of ``room`` keys that all jobs share, in order of arrival: what affinity to parts of it can hope for."""
+    """Hits of one LRU cache of ``room`` keys that all jobs share, in order of arrival.
+
+    Affinity over parts of that cache can hope for as many.
+    """
     cache, count = LruCache(room), HitCount()
     for keys in uses:
         count.asked += len(keys)
@@ -99,7 +102,7 @@ def pooled_lru_hits(uses: Iterable[Sequence[Hashable]], room: int) -> HitCount:
 def pooled_belady_hits(uses: Iterable[Sequence[Hashable]], room: int) -> HitCount:
     """The most hits that any cache of ``room`` keys can have: it drops the key that is used again last (Belady, 1966).
 
-    It need not keep a key at all. Workers' caches of that size together have no more hits, unless jobs are made to wait.
+    It need not keep a key at all. Workers' caches of that size together have no more hits, unless jobs must wait.
     """
     stream = [key for keys in uses for key in keys]
     never = len(stream)

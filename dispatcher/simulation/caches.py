@@ -67,7 +67,10 @@ class _Place:
 
 @dataclass(slots=True)
 class ModelPlaces:
-    """The models in a worker's memory, in virtual time; a real worker keeps its own in the same way. A model in use stays."""
+    """The models in a worker's memory, in virtual time; a real worker keeps its own in the same way.
+
+    A model in use stays.
+    """
 
     room: int = 0
     """How many models fit; 0 for any number."""

@@ -1,4 +1,4 @@
-"""The models in the memories of simulated workers, and what their dispatcher knows of them: no more than beats report."""
+"""The models in the memories of simulated workers, and what their dispatcher knows of them from beats."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ class ModelMemories:
     """The memories of all workers of a cell."""
 
     def __init__(
-        self, jobs: Sequence[SimJob], load_ms: Mapping[str, float], settings: Settings, count: HitCount, *, reported: bool
+        self,
+        jobs: Sequence[SimJob],
+        load_ms: Mapping[str, float],
+        settings: Settings,
+        count: HitCount,
+        *,
+        reported: bool,
     ) -> None:
         """``load_ms``: model → how long it takes to load. ``reported`` False: beats do not report what is in memory."""
         self.models = frozenset(job.model for job in jobs if job.model)
@@ -39,7 +45,10 @@ class ModelMemories:
         return ready_ms
 
     def beats(self, began_ms: float, ended_ms: float) -> Iterable[float]:
-        """When the beats come that report a load: that a model went for it, and that it is done. All workers beat together."""
+        """When the beats come that report a load: that a model went for it, and that it is done.
+
+        All workers beat together.
+        """
         if self._residency is None or ended_ms <= began_ms:
             return ()
         after = {(at_ms // self._heartbeat_ms + 1) * self._heartbeat_ms for at_ms in (began_ms, ended_ms)}

@@ -15,7 +15,8 @@ COLOURS: Final = ("#1b6ca8", "#d1495b", "#2e933c", "#edae49", "#6a4c93", "#00798
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 860, 340, 60, 40, 14
 STYLE: Final = (
     "body{font:15px/1.4 system-ui,sans-serif;margin:2em;max-width:900px;color:#222}table{border-collapse:collapse}"
-    "td,th{padding:.2em .9em .2em 0;text-align:right;font-variant-numeric:tabular-nums}td:first-child,th:first-child{text-align:left}"
+    "td,th{padding:.2em .9em .2em 0;text-align:right;font-variant-numeric:tabular-nums}"
+    "td:first-child,th:first-child{text-align:left}"
     "svg text{font-size:12px;fill:#555}.grid{stroke:#ddd}.bound{stroke:#999;stroke-dasharray:5 4}"
 )
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,8 @@ def page(title: str, runs: Sequence[Run]) -> str:
     colours = {run.report.strategy: COLOURS[i % len(COLOURS)] for i, run in enumerate(runs)}
     return "\n".join(
         (
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>',
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>',
+            f"<style>{STYLE}</style>",
             f"<h1>{escape(title)}</h1>",
             f"<p>{first.jobs:,} jobs, {len(first.workers)} workers.",
             f"No dispatcher has a mean response below {bound_s:.2f} s.</p>",
@@ -89,7 +91,9 @@ def _table(runs: Sequence[Run], colours: dict[str, str]) -> Iterator[str]:
 
 
 def _responses(runs: Sequence[Run], colours: dict[str, str], bound_s: float) -> Iterator[str]:
-    ended = {run.report.strategy: sorted(ms / 1000 for ms in run.outcome.response_ms if not math.isnan(ms)) for run in runs}
+    ended = {
+        run.report.strategy: sorted(ms / 1000 for ms in run.outcome.response_ms if not math.isnan(ms)) for run in runs
+    }
     shortest = min((values[0] for values in ended.values() if values), default=0.1)
     longest = max((values[-1] for values in ended.values() if values), default=1.0)
     low, high = math.floor(math.log10(max(shortest, 0.001))), max(math.ceil(math.log10(max(longest, 0.01))), -1)

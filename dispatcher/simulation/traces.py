@@ -98,7 +98,7 @@ def from_zero(jobs: list[SimJob]) -> list[SimJob]:
 
 
 def jittered(jobs: list[SimJob], jitter_ms: float, rng: Random) -> list[SimJob]:
-    """The same jobs, each later by a uniform random time up to ``jitter_ms``: for traces with timestamps in whole seconds."""
+    """The same jobs, each later by a uniform random time up to ``jitter_ms``: for traces with rounded timestamps."""
     moved = [replace(job, at_ms=job.at_ms + rng.random() * jitter_ms) for job in jobs]
     return from_zero(sorted(moved, key=lambda job: job.at_ms))
 

@@ -1,4 +1,4 @@
-"""A cell in virtual time: jobs arrive, lanes fill, the dispatcher's own ``plan`` places jobs, workers run, die and come back.
+"""A cell in virtual time: jobs arrive, lanes fill, the dispatcher's own ``plan`` places jobs, workers run and die.
 
 As in a real cell, the dispatcher does not know the true cost of a job (it gets an estimate, as if nothing were cached),
 what a worker has in its caches, nor that a worker has died (it notices silence). Messages, Redis and processes are left
@@ -55,11 +55,12 @@ class World:
         load_ms: Mapping[str, float] | None = None,
         reports_models: bool = True,
     ) -> None:
-        """``rng`` draws ties and estimates. ``noise``: an estimate is the true cost times a factor between 1 / noise and
+        """``rng`` draws ties and estimates.
 
-        noise, log-uniform; 1 means exact. ``tick_ms``: rest of the dispatcher after each plan; 0: it plans at every
-        change, which makes a large fleet slow to simulate. ``load_ms``: model → how long it takes to load.
-        ``reports_models`` False: workers do not report which models they hold.
+        ``noise``: an estimate is the true cost times a factor between 1 / noise and noise, log-uniform; 1 means exact.
+        ``tick_ms``: rest of the dispatcher after each plan; 0: it plans at every change, which makes a large fleet slow
+        to simulate. ``load_ms``: model → how long it takes to load. ``reports_models`` False: workers do not report
+        which models they hold.
         """
         self._jobs = jobs
         self._caches = caches
@@ -248,7 +249,7 @@ class World:
             self._notice(life)
 
     def _work_ms(self, life: WorkerLife, job: SimJob) -> float:
-        """The work of a job without what this worker's caches save; from now on they hold the job's blocks and session."""
+        """A job's work without what this worker's caches save; from now on they hold its blocks and session."""
         blocks, kept = 0, False
         if job.prefix and self._caches.blocks:
             blocks = life.blocks.use(job.prefix)
@@ -337,7 +338,10 @@ class World:
                 return
 
     def _plan_again_when_a_hold_ends(self, decided: Plan) -> None:
-        """A job that waits for a certain worker may go to another once it has waited long enough, even if nothing else happens."""
+        """A job that waits for a certain worker may go to another once it has waited long enough.
+
+        Nothing else need happen then, so that moment is an event of its own.
+        """
         spans_ms = (self._settings.sticky_wait_s * 1000, self._settings.hold_max_s * 1000)
         for hold in decided.holds:
             if hold.waits_for:

@@ -74,7 +74,7 @@ def test_without_a_cluster(run, args: tuple[str, ...]) -> None:
         (("dead", "requeue"), "name the jobs, as `dispatcher dead list` shows them, or say --all (see `dispatcher dead requeue --help`)"),
         (("dead", "purge", "1", "--all"),
          "name the jobs, as `dispatcher dead list` shows them, or say --all (see `dispatcher dead purge --help`)"),
-        (("-A", "no.such.app", "run"), "cannot load the Celery app 'no.such.app' (No module named 'no'): name it as `celery -A` takes it"),
+        (("-A", "no.such.app", "run"), "cannot load the Celery app 'no.such.app' (No module named 'no'): name it as you would for `celery -A`"),
         (("--config", "/none.toml", "status"), "cannot read /none.toml: No such file or directory; name a TOML file that is there"),
         (("--redis-url", "http://x", "status"),
          "cannot use http://x: the URL of Redis begins with redis://, rediss://, redis+socket://, unix:// or sentinel://"),
