@@ -19,7 +19,7 @@ from dispatcher.events import Event
 from dispatcher.leader.dispatcher import Dispatcher, new_token
 from dispatcher.leader.settle import Settler
 from dispatcher.leader.wake import Waker
-from dispatcher.observe.cell_look import CellLook
+from dispatcher.observe.cell_reader import CellReader
 from dispatcher.observe.log_lines import log_event
 from dispatcher.observe.node import FlowerNode, node_name
 from dispatcher.settings import Settings
@@ -86,12 +86,12 @@ def build_dispatcher(
         accept_content=content_types(app),
         sticky=settings.sticky != "off",
     )
-    look_client = connect_cell(settings, app)
-    look = CellLook(look_client, keys, settings.ingress_queues)
-    revokes = RevokeStore(look_client, keys, kept_s=settings.revokes_kept_s)
+    text_client = connect_cell(settings, app)
+    cell = CellReader(text_client, keys, settings.ingress_queues)
+    revokes = RevokeStore(text_client, keys, kept_s=settings.revokes_kept_s)
     node = FlowerNode(
-        app, node_name(), look.queues, settings.flower_url, live_workers=look.live_workers, revokes=revokes,
-        leads=False, succeeded=look.is_led_from_here,
+        app, node_name(), cell.queues, settings.flower_url, live_workers=cell.live_workers, revokes=revokes,
+        leads=False, succeeded=cell.is_led_from_here,
     )  # fmt: skip
 
     def emit_to_all(event: Event) -> None:

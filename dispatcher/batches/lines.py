@@ -1,7 +1,7 @@
 """Reads a batch file in OpenAI's JSONL shape and finds all its mistakes at once.
 
-A line is ``{"custom_id": str, "method": "POST", "url": "/v1/…", "body": {…}}``. The codes of mistakes are those that
-Azure documents for OpenAI's batches. A byte-order mark and blank lines at the end are no mistakes.
+A line is ``{"custom_id": str, "method": "POST", "url": "/v1/…", "body": {…}}``. The codes of mistakes are the codes
+that Azure documents for OpenAI's batches. A byte-order mark and blank lines at the end are no mistakes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import msgspec
 from dispatcher.errors import Invalid
 
 ENDPOINTS: Final = frozenset({
-    "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/images/edits", "/v1/images/generations", "/v1/moderations",
-    "/v1/responses", "/v1/videos",
+    "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/images/edits", "/v1/images/generations",
+    "/v1/moderations", "/v1/responses", "/v1/videos",
 })
 MISTAKES_SHOWN: Final = 20
 _BOM: Final = b"\xef\xbb\xbf"
@@ -26,7 +26,7 @@ _BOM: Final = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One request of a batch; its body stays in the file, at ``offset``, so that a large file needs little memory."""
+    """A request of a batch. Its body stays in the file, so that a large file needs little memory."""
 
     index: int
     """0-based position among the requests."""
@@ -43,12 +43,14 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """What is wrong, where; the fields of OpenAI's ``errors.data[]``. ``line`` is 1-based, ``None`` for the whole file."""
+    """A mistake in a batch file, with the fields of OpenAI's ``errors.data[]``."""
 
     code: str
     message: str
     line: int | None = None
+    """The line's number, from 1; ``None`` for the whole file."""
     param: str | None = None
+    """The field of the request, such as ``body.model``."""
 
     def __str__(self) -> str:
         place = f"line {self.line}: " if self.line is not None else ""
@@ -56,7 +58,7 @@ class Mistake:
 
 
 class InvalidBatch(Invalid):
-    """The file cannot be submitted; nothing was sent. ``mistakes`` holds all of them."""
+    """The file cannot be submitted; nothing was sent. ``mistakes`` holds all its mistakes."""
 
     def __init__(self, path: str, mistakes: tuple[Mistake, ...]) -> None:
         super().__init__(path, mistakes)
@@ -72,7 +74,7 @@ class InvalidBatch(Invalid):
 
 @dataclass(frozen=True, slots=True)
 class BatchFile:
-    """A batch file that was found in order."""
+    """A batch file without mistakes."""
 
     path: Path
     lines: tuple[Line, ...]
@@ -80,19 +82,19 @@ class BatchFile:
     """sha256 of the file, in hex."""
 
     def bodies(self, lines: list[Line]) -> list[dict[str, Any]]:
-        """The bodies of ``lines``, read from the file again."""
-        found = []
+        """The bodies of ``lines``, which this reads from the file again."""
+        bodies = []
         with self.path.open("rb") as file:
             for line in lines:
                 file.seek(line.offset)
-                found.append(msgspec.json.decode(file.read(line.length))["body"] | {"model": line.model})
-        return found
+                bodies.append(msgspec.json.decode(file.read(line.length))["body"] | {"model": line.model})
+        return bodies
 
 
 def read_batch(path: Path, *, model: str | None = None, lines_max: int | None = None) -> BatchFile:
-    """Read and check the file; ``model`` stands in for the model of every line.
+    """Read and check the file; ``model`` replaces the model of every line.
 
-    Raises :class:`InvalidBatch` with every mistake, or :class:`Invalid` when the file cannot be read.
+    Raises :class:`InvalidBatch` with every mistake, or :class:`Invalid` if the file cannot be read.
     """
     reader = _Reader(model)
     digest = hashlib.sha256()
@@ -111,14 +113,15 @@ def read_batch(path: Path, *, model: str | None = None, lines_max: int | None = 
     if not reader.lines and not reader.mistakes:
         reader.mistakes.append(Mistake("empty_file", "the file holds no request"))
     if lines_max is not None and len(reader.lines) > lines_max:
-        reader.mistakes.append(Mistake("too_many_tasks", f"the file holds {len(reader.lines)} requests; the most is {lines_max}"))
+        count = len(reader.lines)
+        reader.mistakes.append(Mistake("too_many_tasks", f"the file holds {count} requests; the most is {lines_max}"))
     if reader.mistakes:
         raise InvalidBatch(str(path), tuple(reader.mistakes))
     return BatchFile(path, tuple(reader.lines), digest.hexdigest())
 
 
 class _Reader:
-    """Takes line after line; keeps what the next must be compared with."""
+    """Takes line after line, and remembers what the next lines must be compared with."""
 
     def __init__(self, model: str | None) -> None:
         self.lines: list[Line] = []
@@ -131,7 +134,7 @@ class _Reader:
 
     def add(self, number: int, offset: int, raw: bytes) -> None:
         if not raw.strip():
-            self._blank.append(number)  # a mistake only if something follows
+            self._blank.append(number)  # a mistake only if a request follows
             return
         self.mistakes += [Mistake("invalid_json_line", "the line is blank", blank) for blank in self._blank]
         self._blank.clear()
@@ -143,19 +146,23 @@ class _Reader:
         if not isinstance(request, dict):
             self.mistakes.append(Mistake("invalid_json_line", "not a JSON object", number))
             return
-        found = list(self._problems(number, request))
-        self.mistakes += found
-        if not found:
+        mistakes = list(self._check(number, request))
+        self.mistakes += mistakes
+        if not mistakes:
             body = request["body"]
-            self.lines.append(Line(index=len(self.lines), custom_id=request["custom_id"], model=self._model or body["model"],
-                                   url=request["url"], tokens=estimate_tokens(body), offset=offset, length=len(raw)))
+            line = Line(
+                index=len(self.lines), custom_id=request["custom_id"], model=self._model or body["model"],
+                url=request["url"], tokens=estimate_tokens(body), offset=offset, length=len(raw),
+            )  # fmt: skip
+            self.lines.append(line)
 
-    def _problems(self, number: int, request: dict[str, Any]) -> Iterator[Mistake]:
+    def _check(self, number: int, request: dict[str, Any]) -> Iterator[Mistake]:
         custom_id, url, body = request.get("custom_id"), request.get("url"), request.get("body")
         if not isinstance(custom_id, str) or not custom_id:
             yield Mistake("invalid_request", "custom_id must be a string that is not empty", number, "custom_id")
         elif (first := self._first_seen.setdefault(custom_id, number)) != number:
-            yield Mistake("duplicate_custom_id", f"custom_id {custom_id!r} was used on line {first}", number, "custom_id")
+            message = f"custom_id {custom_id!r} was used on line {first}"
+            yield Mistake("duplicate_custom_id", message, number, "custom_id")
         if request.get("method") != "POST":
             yield Mistake("invalid_request", "method must be 'POST'", number, "method")
         if url not in ENDPOINTS:
@@ -168,9 +175,11 @@ class _Reader:
             yield Mistake("invalid_request", "body must be an object", number, "body")
             return
         if self._model is None and (not isinstance(body.get("model"), str) or not body["model"]):
-            yield Mistake("invalid_request", "body.model must name a model, or give one for all lines", number, "body.model")
+            message = "body.model must name a model, or give one for all lines"
+            yield Mistake("invalid_request", message, number, "body.model")
         if body.get("stream"):
-            yield Mistake("invalid_request", "body.stream must not be set: a batch has no stream", number, "body.stream")
+            message = "body.stream must not be set: a batch has no stream"
+            yield Mistake("invalid_request", message, number, "body.stream")
 
 
 _TEXT_FIELDS: Final = ("input", "prompt", "messages", "instructions")
@@ -178,21 +187,21 @@ _CHARACTERS_PER_TOKEN: Final = 4
 
 
 def estimate_tokens(body: dict[str, Any]) -> int:
-    """Tokens of a request's text, at four characters each; a list of numbers is tokens already. At least 1."""
+    """Tokens of a request's text, at four characters each; each number in a list counts as a token. At least 1."""
     return 1 + sum(_count(body.get(field)) for field in _TEXT_FIELDS)
 
 
 def _count(value: Any) -> int:
-    """Walks with a stack of its own: a line may be nested as deep as its author likes."""
+    """Tokens in a value. Uses a stack of its own, not recursion: a line may be nested as deep as its author likes."""
     tokens, stack = 0, [value]
     while stack:
-        one = stack.pop()
-        if isinstance(one, str):
-            tokens += -(-len(one) // _CHARACTERS_PER_TOKEN)
-        elif isinstance(one, list):
-            stack += one
-        elif isinstance(one, dict):
-            stack += one.values()
-        elif isinstance(one, int | float):
+        part = stack.pop()
+        if isinstance(part, str):
+            tokens += -(-len(part) // _CHARACTERS_PER_TOKEN)
+        elif isinstance(part, list):
+            stack += part
+        elif isinstance(part, dict):
+            stack += part.values()
+        elif isinstance(part, int | float):
             tokens += 1
     return tokens

@@ -1,4 +1,4 @@
-"""Turns what became of a chunk's task into one result line a request."""
+"""Turns the end of a chunk's task into a result line for each request."""
 
 from __future__ import annotations
 
@@ -20,37 +20,46 @@ _ERROR_CODES = {
     "TaskRevokedError": "batch_cancelled",
 }
 _DEAD_CODES = {DEADLINE_PASSED: "batch_expired", "unknown_model": "model_not_found"}
-"""Reason of a dead letter → the code that OpenAI's users know it by."""
+"""Reason of a dead letter → the code that OpenAI uses for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkOutcome:
-    """What a chunk left behind: a result line for each of its requests, and who ran it (empty: nobody finished it)."""
+    """What a chunk's task left behind."""
 
     lines: list[ResultLine]
+    """A result line for each request."""
     worker: str = ""
+    """The node name of the worker that ran it; empty if no worker finished it."""
     busy_ms: int = 0
     usage: dict[str, int] = field(default_factory=dict)
+    """OpenAI's counts of tokens, summed over the requests."""
 
 
 def outcome(meta: dict[str, Any], lines: Sequence[Line], request_prefix: str) -> ChunkOutcome:
-    """``meta`` is Celery's, in a final state; ``lines`` are those that the task was given.
+    """The outcome of a chunk.
 
-    A line without an answer, for whatever reason, gets OpenAI's second shape of failure: no response, an error with a
-    code.
+    ``meta`` is Celery's record of its task, in a final state; ``lines`` are the lines that the task was sent. A line
+    without an answer, for whatever reason, gets the form that OpenAI uses for requests that did not run: no response,
+    but an error with a code.
     """
     if meta["status"] != states.SUCCESS:
         failure = _failure(meta)
         return ChunkOutcome([_line(line, request_prefix, None, failure) for line in lines])
     result = meta["result"] if isinstance(meta["result"], dict) else {}
-    answers = {answer["index"]: answer for answer in result.get("lines", ()) if isinstance(answer, dict) and "index" in answer}
+    answers = {
+        answer["index"]: answer
+        for answer in result.get("lines", ())
+        if isinstance(answer, dict) and "index" in answer
+    }
     missing = {"code": "server_error", "message": "the worker returned no answer for this line"}
-    made = []
+    result_lines = []
     for line in lines:
         answer = answers.get(line.index, {})
         response, error = answer.get("response"), answer.get("error")
-        made.append(_line(line, request_prefix, response, error if response or error else missing))
-    return ChunkOutcome(made, str(result.get("worker", "")), int(result.get("busy_ms", 0)), result.get("usage") or {})
+        result_lines.append(_line(line, request_prefix, response, error if response or error else missing))
+    worker, busy_ms, usage = str(result.get("worker", "")), int(result.get("busy_ms", 0)), result.get("usage") or {}
+    return ChunkOutcome(result_lines, worker, busy_ms, usage)
 
 
 def _line(line: Line, prefix: str, response: dict[str, Any] | None, error: dict[str, Any] | None) -> ResultLine:

@@ -1,6 +1,6 @@
-"""Plans a batch into chunks: pure, and the same for the same lines and budgets, so that a resumed batch has the same chunks.
+"""Divides a batch into chunks. The same lines and budgets give the same chunks, so that a batch can be resumed.
 
-Lines of like length go together: a chunk is padded to its longest line, and in arrival order padding made
+Lines of similar length go together, because a chunk is padded to its longest line: in arrival order, padding made
 all-MiniLM-L6-v2 on a CPU 4 times slower than no batching at all.
 """
 
@@ -20,7 +20,7 @@ TOKEN_COST_S: Final = 0.0004
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Lines that one task runs; all of one model and one URL, shortest first."""
+    """Lines that one task runs: all of one model and one URL, the shortest first."""
 
     number: int
     lines: tuple[Line, ...]
@@ -34,11 +34,6 @@ class Chunk:
         return self.lines[0].url
 
     @property
-    def padded_tokens(self) -> int:
-        """What the chunk takes when every line is padded to the longest."""
-        return self.lines[-1].tokens * len(self.lines)
-
-    @property
     def cost_s(self) -> float:
         """Expected seconds of work on a worker of weight 1."""
         return cost_s(self.lines)
@@ -50,10 +45,10 @@ def cost_s(lines: Sequence[Line]) -> float:
 
 
 def plan_chunks(lines: Sequence[Line], *, tokens_max: int, lines_max: int) -> list[Chunk]:
-    """Every line in exactly one chunk, of at most ``lines_max`` lines and ``tokens_max`` padded tokens.
+    """Put every line in exactly one chunk of at most ``lines_max`` lines and ``tokens_max`` padded tokens.
 
-    A line that alone exceeds ``tokens_max`` gets a chunk of its own. Large chunks come first: what is left for the end,
-    when some workers have nothing to do, is small.
+    A line that alone exceeds ``tokens_max`` gets a chunk of its own. Large chunks come first, so that only small chunks
+    are left for the end, when some workers have nothing to do.
     """
     ordered = sorted(lines, key=lambda line: (line.model, line.url, line.tokens, line.index))
     packed: list[tuple[Line, ...]] = []

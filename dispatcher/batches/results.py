@@ -1,7 +1,7 @@
-"""The two result files: successes in one, failures in the other, each ``custom_id`` once over both.
+"""The two result files: successes in one, failures in the other; each ``custom_id`` stands in one of them, once.
 
-Lines are appended as chunks finish. A process that dies while it writes leaves at most one torn line at the end of a
-file, which is cut off when the files are opened again.
+Lines are appended as chunks finish. A process that dies while it writes leaves at most an incomplete line at the end of
+a file, which is cut off when the files are opened again.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ ResultLine = dict[str, Any]
 
 
 def succeeded(line: ResultLine) -> bool:
-    """Whether a result line is a success; both shapes of failure are not."""
+    """True if the request succeeded. It failed if the line has an error, or a response with status 400 or more."""
     return line["error"] is None and line["response"] is not None and line["response"]["status_code"] < 400
 
 
 def default_errors_path(out: Path) -> Path:
-    """Where failures go when nobody said: beside the results."""
+    """The file for failures, if the user names none: beside the results."""
     return out.with_name(out.name + ".errors.jsonl")
 
 
 class ResultFiles:
-    """Open for one writer at a time (a file lock); use as a context manager."""
+    """The two files, open for one writer at a time (a file lock). A context manager."""
 
     def __init__(self, out: Path, errors: Path, *, resume: bool, custom_ids: frozenset[str]) -> None:
-        """Raises :class:`Invalid` for files that are there without ``resume``, are in use, or belong to another batch."""
+        """Raises :class:`Invalid` if a file exists (without ``resume``), is in use, or belongs to another batch."""
         if out.resolve() == errors.resolve():
             raise Invalid(f"results and errors cannot both go to {out}: name two files")
         if not resume:
             for path in (out, errors):
                 if path.exists():
-                    raise Invalid(f"{path} is there already: finish it with --resume, or name another file")
+                    raise Invalid(f"{path} exists already: finish it with --resume, or name another file")
         self.out = out
         self.errors = errors
         self.succeeded: set[str] = set()
@@ -61,7 +61,9 @@ class ResultFiles:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -70,11 +72,11 @@ class ResultFiles:
             self._errors_file.close()
 
     def has(self, custom_id: str) -> bool:
-        """Whether the line's result is in one of the files."""
+        """True if the line's result is in one of the files."""
         return custom_id in self.succeeded or custom_id in self.failed
 
     def append(self, lines: Iterable[ResultLine]) -> None:
-        """Write those of ``lines`` that are not there yet, and have them on disk before this returns."""
+        """Write the lines that the files do not hold yet. They are on disk when this returns."""
         good: list[ResultLine] = []
         bad: list[ResultLine] = []
         for line in lines:
@@ -89,8 +91,8 @@ class ResultFiles:
             _write(self._errors_file, bad)
             self.failed.update(line["custom_id"] for line in bad)
 
-    def _open(self, path: Path, found: set[str], *, lock: bool = False) -> BinaryIO:
-        """Open for appending after the last whole line, and put the custom_ids that are there into ``found``."""
+    def _open(self, path: Path, custom_ids: set[str], *, lock: bool = False) -> BinaryIO:
+        """Open a file to append after its last whole line, and add the custom_ids of its lines to ``custom_ids``."""
         try:
             file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
         except OSError as exc:
@@ -101,15 +103,15 @@ class ResultFiles:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except OSError as exc:
                     raise Invalid(f"another submit is writing {path}: wait for it, or name another file") from exc
-            file.truncate(self._read(path, found))
+            file.truncate(self._read(path, custom_ids))
             file.seek(0, os.SEEK_END)
         except BaseException:
             file.close()
             raise
         return file
 
-    def _read(self, path: Path, found: set[str]) -> int:
-        """The custom_ids of the whole lines; returns how many bytes those lines take."""
+    def _read(self, path: Path, custom_ids: set[str]) -> int:
+        """Add the custom_ids of all whole lines to ``custom_ids``; returns how many bytes those lines take."""
         end = 0
         decoder = msgspec.json.Decoder(_Written)
         with path.open("rb") as file:
@@ -120,12 +122,16 @@ class ResultFiles:
                 try:
                     custom_id = decoder.decode(raw).custom_id
                 except msgspec.MsgspecError as exc:
-                    raise Invalid(f"{path} line {number} is not a result line ({exc}): it is no file to resume") from exc
+                    raise Invalid(
+                        f"{path} line {number} is not a result line ({exc}): it is no file to resume"
+                    ) from exc
                 if custom_id not in self._custom_ids:
-                    raise Invalid(f"{path} line {number} is of {custom_id!r}, which is not in the batch: it is no file to resume")
-                if custom_id in found:
+                    raise Invalid(
+                        f"{path} line {number} is of {custom_id!r}, which is not in the batch: it is no file to resume"
+                    )
+                if custom_id in custom_ids:
                     raise Invalid(f"{path} line {number} repeats {custom_id!r}: it is no file to resume")
-                found.add(custom_id)
+                custom_ids.add(custom_id)
         return end
 
 
@@ -135,6 +141,6 @@ class _Written(msgspec.Struct):
 
 def _write(file: BinaryIO, lines: list[ResultLine]) -> None:
     data = memoryview(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
-    while data:  # an unbuffered write may take a part
+    while data:  # an unbuffered write may write less than it was given
         data = data[file.write(data) :]
     os.fsync(file.fileno())

@@ -1,9 +1,9 @@
-"""What a submission keeps in Redis so that another process can finish it: the plan's facts, and each chunk's task id.
+"""The state of a submission in Redis, by which another process can finish it: facts of its plan, and chunks' task ids.
 
-Fields of the hash: ``plan`` (JSON), and one a chunk, ``<number>``: ``<task id>`` while it is being sent,
-``<task id> <Redis time in s>`` once it is sent. A chunk that was split has instead a field for each of its lines,
-``<number>.<index>``. Losing the hash loses no result: the files say what is done, and the
-rest is sent again.
+It is a hash. The field ``plan`` holds the facts in JSON. Each chunk has a field ``<number>``: ``<task id>`` while the
+chunk is being sent, ``<task id> <Redis time in s>`` once it is sent. A chunk that was split has a field for each of its
+lines instead, ``<number>.<index>``. If the hash is lost, no result is: the files say what is done, and the rest is sent
+again.
 """
 
 from __future__ import annotations
@@ -23,29 +23,34 @@ LIFETIME_S = 30 * 24 * 3600
 
 
 class PlanFacts(msgspec.Struct, frozen=True):
-    """What must be equal for the chunks to be the same again."""
+    """All that the chunks depend on: with equal facts, a later process plans the same chunks."""
 
     input_sha256: str
+    """Of the batch file, in hex."""
     model: str | None
+    """The model that replaces every line's; ``None`` if none does."""
     tokens_max: int
+    """Padded tokens in a chunk."""
     lines_max: int
+    """Lines in a chunk."""
 
 
 @dataclass(frozen=True, slots=True)
 class SentChunk:
-    """A chunk that was given a task id. ``age_s`` is ``None`` when it is not known whether it was sent."""
+    """A chunk, or a line of a split chunk, that has a task id."""
 
     task_id: str
     age_s: int | None
+    """How long ago it was sent; ``None`` if the process may have died before it sent it."""
 
 
 def digest_of(out: Path) -> str:
-    """Names a submission by the absolute path of its results on this machine."""
+    """The name of a submission: a digest of the absolute path of its results on this machine."""
     return hashlib.blake2b(str(out.resolve()).encode(), digest_size=16).hexdigest()
 
 
 class SubmissionState:
-    """The hash of one submission. Redis' errors rise as they are: whoever calls knows whether to try again."""
+    """The hash of a submission. Every method raises Redis' errors as they are; the caller may try again."""
 
     def __init__(self, client: redis.Redis, keys: Keys, out: Path) -> None:
         self.digest = digest_of(out)
@@ -53,7 +58,7 @@ class SubmissionState:
         self._key = keys.submission(self.digest)
 
     def load(self) -> tuple[PlanFacts | None, dict[str, SentChunk]]:
-        """What an earlier process left; ``(None, {})`` when there is nothing, or nothing that can be read."""
+        """The state that an earlier process left; ``(None, {})`` if there is none, or it cannot be read."""
         fields = cast("dict[str, str]", self._client.hgetall(self._key))
         try:
             facts = msgspec.json.decode(fields.pop("plan", ""), type=PlanFacts)
@@ -67,7 +72,7 @@ class SubmissionState:
         return facts, chunks
 
     def begin(self, facts: PlanFacts) -> None:
-        """Forget what was there, and note the plan."""
+        """Forget the old state, and note the plan."""
         with self._client.pipeline(transaction=True) as pipe:
             pipe.delete(self._key)
             pipe.hset(self._key, "plan", msgspec.json.encode(facts).decode())
@@ -75,7 +80,7 @@ class SubmissionState:
             pipe.execute()
 
     def sending(self, number: str, task_id: str) -> None:
-        """Note the id before the message goes out: a result that exists can always be found."""
+        """Note the task id before the message is sent, so that a result that exists can always be found."""
         self._client.hset(self._key, number, task_id)
 
     def sent(self, number: str, task_id: str) -> None:
@@ -83,7 +88,7 @@ class SubmissionState:
         self._client.hset(self._key, number, f"{task_id} {self._now_s()}")
 
     def split(self, number: str, parts: Iterable[tuple[str, str]]) -> None:
-        """Note that a chunk is to be sent in parts instead, each with its number and task id."""
+        """Note that a chunk is sent in parts from now on: (number, task id) of each."""
         with self._client.pipeline(transaction=True) as pipe:
             for part in parts:
                 pipe.hset(self._key, *part)
@@ -91,11 +96,11 @@ class SubmissionState:
             pipe.execute()
 
     def collected(self, number: str) -> None:
-        """Note that the chunk's lines are in the files: should they vanish from there, it must be sent anew."""
+        """Forget the chunk: its lines are in the files. If they vanish from there, the chunk is sent again."""
         self._client.hdel(self._key, number)
 
     def finish(self) -> None:
-        """Everything is in the files: nothing is left to know."""
+        """Forget the submission: all its lines are in the files."""
         self._client.delete(self._key)
 
     def _now_s(self) -> int:

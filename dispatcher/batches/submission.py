@@ -1,8 +1,8 @@
-"""Sends a batch file as chunks and collects the results; can be interrupted at any point and finished by another process.
+"""Sends a batch file as chunks and collects the results. Another process can finish it, wherever it is interrupted.
 
-A chunk's task id is noted before it is sent; its lines are on disk before its result is forgotten. So a chunk is sent
-again only if the process died between noting and sending, or if its result has expired; and whatever is computed
-twice, each line is written once.
+A chunk's task id is noted before the chunk is sent; its lines are on disk before its result is forgotten. So a chunk is
+sent again only if the process died between noting and sending, or if its result has expired. Even if a line is computed
+twice, it is written once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from dispatcher.store.redis_client.connection import connect, tls_options
 
 TASK = "workers.tasks.infer"
 CHUNKS_IN_FLIGHT_MAX = 1024
-"""Chunks sent and not yet collected: what a large file may hold in Redis at a time."""
+"""Chunks sent and not yet collected: it bounds how much of Redis' memory a large file takes."""
 RESULTS_READ_AT_ONCE = 16
 SENDS_A_STEP = 32
 OUTAGE_MAX_S = 60.0
@@ -53,19 +53,19 @@ class WorkerShare:
 
 @dataclass(slots=True)
 class Progress:
-    """Where a submission is. Given to the callback after each change; the object is always the same one."""
+    """How far a submission is. The callback gets the same object after each change."""
 
     lines: int
     """Requests in the file."""
     resumed: int = 0
-    """Of these, those whose results were in the files at the start."""
+    """Requests whose results were in the files at the start."""
     succeeded: int = 0
     failed: int = 0
     chunks: int = 0
     chunks_in_flight: int = 0
     usage: dict[str, int] = field(default_factory=dict)
     by_worker: dict[str, WorkerShare] = field(default_factory=dict)
-    """Worker node name → what it did, as far as this process collected it; ``""`` has the chunks that nobody finished."""
+    """Node name → what this worker did, as far as this process collected it; ``""``: chunks that no worker finished."""
 
     @property
     def done(self) -> int:
@@ -78,21 +78,22 @@ class Summary:
 
     out: Path
     errors: Path | None
-    """``None`` when no line failed."""
+    """``None`` if no line failed."""
     progress: Progress
     elapsed_s: float
 
     @property
     def ok(self) -> bool:
-        """Whether every line succeeded."""
+        """True if every line succeeded."""
         return self.progress.failed == 0
 
 
 @dataclass(frozen=True, slots=True)
 class _InFlight:
-    """A chunk, or one line of a chunk that was split. ``number`` names it in the state."""
+    """What one task runs: a chunk without the lines that are done, or a line of a split chunk."""
 
     number: str
+    """Its field in the state: the chunk's number, with the line's index if the chunk was split."""
     chunk: Chunk
     lines: tuple[Line, ...]
     task_id: str
@@ -113,35 +114,38 @@ def submit_file(
 ) -> Summary:
     """Run every line of the batch file ``path``; returns when each has a line in ``out`` or in ``errors``.
 
-    ``model`` stands in for the model of every line. ``errors`` is by default ``<out>.errors.jsonl``. Interrupted (by
-    Ctrl-C, a kill, an error), the same call with ``resume=True`` does the rest, and begins at the beginning where
-    there is nothing to resume.
+    ``model`` replaces the model of every line. ``errors`` is by default ``<out>.errors.jsonl``. After an interruption
+    (Ctrl-C, a kill, an error) the same call with ``resume=True`` does the rest; if there is nothing to resume, it does
+    everything.
 
-    Raises :class:`InvalidBatch` with all mistakes of the file, :class:`Invalid` for files that cannot be used, and
-    :class:`Unavailable` when Redis does not answer for a minute.
+    Raises :class:`InvalidBatch` with all mistakes of the file, :class:`Invalid` if a file cannot be used, and
+    :class:`Unavailable` if Redis does not answer for a minute.
     """
     settings = settings or Settings()
     batch = read_batch(Path(path), model=model)
     out = Path(out)
-    if Path(path).resolve() in {one.resolve() for one in (out, Path(errors) if errors else default_errors_path(out))}:
-        raise Invalid(f"{path} is the batch: results and errors must go elsewhere")
-    files = ResultFiles(out, Path(errors) if errors else default_errors_path(out), resume=resume,
-                        custom_ids=frozenset(line.custom_id for line in batch.lines))
+    errors = Path(errors) if errors else default_errors_path(out)
+    if Path(path).resolve() in (out.resolve(), errors.resolve()):
+        raise Invalid(f"{path} is the batch: results and errors must go to other files")
+    custom_ids = frozenset(line.custom_id for line in batch.lines)
+    files = ResultFiles(out, errors, resume=resume, custom_ids=custom_ids)
     url = settings.redis_url or str(app.conf.broker_write_url or app.conf.broker_url)
     with files, connect(url, options=tls_options(app.conf.broker_use_ssl)) as client:
         options = app.conf.broker_transport_options or {}
         keys = Keys(cell=settings.cell, prefix=options.get("global_keyprefix", ""))
-        submission = Submission(app, batch, files, SubmissionState(client, keys, out), settings=settings, model=model, queue=queue,
-                                progress=progress, clock=clock or SystemClock())
+        submission = Submission(
+            app, batch, files, SubmissionState(client, keys, out), settings=settings, model=model, queue=queue,
+            progress=progress, clock=clock or SystemClock(),
+        )  # fmt: skip
         return submission.run(resume=resume)
 
 
 class Submission:
-    """One batch file on its way. One thread drives it."""
+    """A batch file on its way. One thread drives it."""
 
     def __init__(
-        self, app: Celery, batch: BatchFile, files: ResultFiles, state: SubmissionState, *, settings: Settings, model: str | None,
-        queue: str, progress: Callable[[Progress], None] | None, clock: Clock,
+        self, app: Celery, batch: BatchFile, files: ResultFiles, state: SubmissionState, *, settings: Settings,
+        model: str | None, queue: str, progress: Callable[[Progress], None] | None, clock: Clock,
     ) -> None:  # fmt: skip
         if isinstance(app.backend, DisabledBackend):
             raise Invalid("the Celery app has no result backend, so no result can come back: set result_backend")
@@ -158,7 +162,7 @@ class Submission:
         self.progress = Progress(lines=len(batch.lines), resumed=len(files.succeeded) + len(files.failed))
 
     def run(self, *, resume: bool) -> Summary:
-        """Send, collect, until every line is in the files."""
+        """Send and collect until every line is in the files."""
         started_ms = last_answer_ms = self._clock.monotonic_ms()
         pause_s = _POLL_MIN_S
         begun = False
@@ -176,14 +180,16 @@ class Submission:
             except _OUTAGE as exc:
                 moved = False
                 if self._clock.monotonic_ms() - last_answer_ms > OUTAGE_MAX_S * 1000:
-                    raise Unavailable(f"Redis has not answered for {OUTAGE_MAX_S:.0f} s ({exc}): once it is back, resume") from exc
+                    raise Unavailable(
+                        f"Redis has not answered for {OUTAGE_MAX_S:.0f} s ({exc}): once it is back, resume"
+                    ) from exc
             pause_s = _POLL_MIN_S if moved else min(pause_s * 1.5, _POLL_MAX_S)
             self._clock.sleep(pause_s)
         errors = self._files.errors if self._files.failed else None
         return Summary(self._files.out, errors, self.progress, (self._clock.monotonic_ms() - started_ms) / 1000)
 
     def step(self) -> bool:
-        """Send some chunks if there is room, and collect what is ready; never waits. Says whether it did anything."""
+        """Send some chunks if there is room, and collect those that are ready. Never waits; True if it did anything."""
         sent = 0
         moved = False
         while self._to_send and len(self._in_flight) < CHUNKS_IN_FLIGHT_MAX and sent < SENDS_A_STEP:
@@ -201,8 +207,10 @@ class Submission:
         """Fill ``_to_send`` and ``_in_flight`` from the file, the state in Redis, and what is in the result files."""
         facts, sent = self._state.load() if resume else (None, {})
         if facts is not None and (facts.input_sha256, facts.model) != (self._facts.input_sha256, self._facts.model):
-            raise Invalid(f"{self._files.out} was begun with another input or model than {self._batch.path}: "
-                          "resume with the same, or name another --out")
+            raise Invalid(
+                f"{self._files.out} was begun with another input or model than {self._batch.path}: "
+                "resume with the same input and model, or name another --out"
+            )
         facts = facts or self._facts  # an earlier plan is kept, even if the settings have changed since
         if not sent:
             self._state.begin(facts)
@@ -222,68 +230,77 @@ class Submission:
                     if earlier is not None:  # the process died after writing the lines
                         self._forget(number, earlier.task_id)
                     continue
-                one = _InFlight(number, chunk, missing, earlier.task_id if earlier else str(uuid.uuid4()))
+                part = _InFlight(number, chunk, missing, earlier.task_id if earlier else str(uuid.uuid4()))
                 if earlier is not None and earlier.age_s is not None and earlier.age_s < lifetime_s:
-                    self._in_flight[one.task_id] = one
+                    self._in_flight[part.task_id] = part
                 else:
-                    self._to_send.append(one)
+                    self._to_send.append(part)
 
     @staticmethod
     def _parts(chunk: Chunk, sent: Mapping[str, SentChunk]) -> list[tuple[str, tuple[Line, ...]]]:
-        """The chunk by its number, or its lines by theirs where it was split."""
+        """The chunk under its number; if it was split, each of its lines under a number of its own."""
         number = str(chunk.number)
         parts: list[tuple[str, tuple[Line, ...]]] = [(_part(number, line), (line,)) for line in chunk.lines]
         split = number not in sent and any(part in sent for part, _ in parts)
         return parts if split else [(number, chunk.lines)]
 
     def _send_next(self) -> None:
-        one = self._to_send[0]
-        chunk = one.chunk
-        lines = [{"index": line.index, "custom_id": line.custom_id, "body": body}
-                 for line, body in zip(one.lines, self._batch.bodies(list(one.lines)), strict=True)]
-        self._state.sending(one.number, one.task_id)
-        with denied_join_result():  # or Celery subscribes to each result, and Redis pushes at us what we read in bulk
-            self._app.send_task(TASK, args=[{"model": chunk.model, "url": chunk.url, "lines": lines}], queue=self._queue,
-                                task_id=one.task_id, headers=job_headers(model=chunk.model, cost=cost_s(one.lines)),
-                                add_to_parent=False)
+        part = self._to_send[0]
+        chunk = part.chunk
+        bodies = self._batch.bodies(list(part.lines))
+        lines = [
+            {"index": line.index, "custom_id": line.custom_id, "body": body}
+            for line, body in zip(part.lines, bodies, strict=True)
+        ]
+        self._state.sending(part.number, part.task_id)
+        # Otherwise Celery subscribes to each result, and Redis pushes to us what we read in bulk.
+        with denied_join_result():
+            self._app.send_task(
+                TASK, args=[{"model": chunk.model, "url": chunk.url, "lines": lines}], queue=self._queue,
+                task_id=part.task_id, headers=job_headers(model=chunk.model, cost=cost_s(part.lines)),
+                add_to_parent=False,
+            )  # fmt: skip
         self._to_send.popleft()
-        self._in_flight[one.task_id] = one
-        self._state.sent(one.number, one.task_id)
+        self._in_flight[part.task_id] = part
+        self._state.sent(part.number, part.task_id)
 
     def _ready(self, task_ids: list[str]) -> list[tuple[str, dict[str, Any]]]:
-        """Those that have ended, with Celery's record of them. One round trip where the backend can read many."""
+        """The tasks that have ended, each with Celery's record of it. One round trip if the backend can read many."""
         backend = self._app.backend
         if isinstance(backend, KeyValueStoreBackend):
             values = backend.mget([backend.get_key_for_task(task_id) for task_id in task_ids])
             metas = [backend.decode_result(value) if value else None for value in values]
         else:
             metas = [backend.get_task_meta(task_id, cache=False) for task_id in task_ids]
-        return [(task_id, meta) for task_id, meta in zip(task_ids, metas, strict=True)
-                if meta is not None and meta["status"] in states.READY_STATES]
+        return [
+            (task_id, meta)
+            for task_id, meta in zip(task_ids, metas, strict=True)
+            if meta is not None and meta["status"] in states.READY_STATES
+        ]
 
-    def _collect(self, one: _InFlight, meta: dict[str, Any]) -> None:
-        if isinstance(meta["result"], PoisonJob) and len(one.lines) > 1:
-            self._split(one)
+    def _collect(self, part: _InFlight, meta: dict[str, Any]) -> None:
+        if isinstance(meta["result"], PoisonJob) and len(part.lines) > 1:
+            self._split(part)
             return
-        ended = outcome(meta, one.lines, self._state.digest)
+        ended = outcome(meta, part.lines, self._state.digest)
         self._files.append(ended.lines)
-        del self._in_flight[one.task_id]
+        del self._in_flight[part.task_id]
         self._tally(ended)
         self._count()
-        self._forget(one.number, one.task_id)  # last: until here an interruption loses nothing
+        self._forget(part.number, part.task_id)  # last: until here an interruption loses nothing
 
-    def _split(self, one: _InFlight) -> None:
-        """The chunk killed its worker each time: send each line by itself, so that only the one that did it fails.
+    def _split(self, whole: _InFlight) -> None:
+        """Send each line of a chunk that killed its worker each time by itself, so that only the guilty line fails.
 
-        Not in halves: each half that kills costs some workers more, and a line costs next to nothing.
+        Not in halves: each half that kills costs more workers, and sending a line costs next to nothing.
         """
-        parts = [_InFlight(_part(one.number, line), one.chunk, (line,), str(uuid.uuid4())) for line in one.lines]
-        self._state.split(one.number, [(part.number, part.task_id) for part in parts])
-        del self._in_flight[one.task_id]
+        parts = [_InFlight(_part(whole.number, line), whole.chunk, (line,), str(uuid.uuid4())) for line in whole.lines]
+        self._state.split(whole.number, [(part.number, part.task_id) for part in parts])
+        del self._in_flight[whole.task_id]
         self._to_send.extend(parts)
         self.progress.chunks += len(parts) - 1
         self._count()
-        self._app.backend.forget(one.task_id)
+        self._app.backend.forget(whole.task_id)
 
     def _forget(self, number: str, task_id: str) -> None:
         self._state.collected(number)
@@ -305,5 +322,5 @@ class Submission:
 
 
 def _part(number: str, line: Line) -> str:
-    """What a line of a chunk is called in the state."""
+    """The name of a line of a split chunk in the state."""
     return f"{number}.{line.index}"

@@ -48,7 +48,7 @@ def health(session: Session, worker: str | None, flower: str | None, as_json: bo
 def _check_worker(status: dict[str, Any], name: str) -> None:
     lives = [life for life in status["workers"] if life["name"] == name and life["state"] != "dead"]
     if not lives:
-        raise Unavailable(f"no worker {name!r} is alive: start it, or look at the names in `dispatcher status`")
+        raise Unavailable(f"no worker {name!r} lives: `dispatcher status` lists the workers that do")
     life = min(lives, key=lambda life: life["beat_age_s"])
     if life["state"] == "starting":
         raise Unavailable(f"worker {name!r} is starting")

@@ -41,7 +41,7 @@ def _print(facts: dict[str, Any], paused: set[str]) -> None:
         lanes = count(facts["unroutable"], "lane")
         console.print(f"{lanes} that no worker may serve: `dispatcher explain JOB` says why")
     if facts["unreadable"]:
-        console.print(f"cannot be read, and is ignored: {escape(', '.join(facts['unreadable']))}")
+        console.print(f"cannot be read, and is passed over: {escape(', '.join(facts['unreadable']))}")
     if paused:
         queues = "every queue" if ALL_QUEUES in paused else ", ".join(sorted(paused))
         console.print(f"paused: {queues} (`dispatcher resume` goes on)")

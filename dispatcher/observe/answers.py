@@ -1,6 +1,6 @@
-"""How the dispatcher's node answers Celery's remote control: what Flower and ``celery inspect`` ask of any worker.
+"""The answers of the dispatcher's node to Celery's remote control: Flower and ``celery inspect`` ask it as any worker.
 
-It runs no jobs, so it has no pool, no tasks and no requests; its *active queues* are the lists in which jobs wait.
+The node runs no jobs, so it has no pool, no tasks and no requests. Its *active queues* are the lists where jobs wait.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ def answers(
     clock: Clock,
     revoked: Callable[[Sequence[str], Sequence[str]], object],
 ) -> dict[str, Answer]:
-    """What is answered, by method name. ``queues`` are kombu queue names; ``revoked`` is told task ids, and members for the
-    :class:`RevokeStore`. Both may raise, and the asker is told.
+    """The answers, by method name.
+
+    ``queues`` returns kombu queue names. ``revoked`` gets task ids, and members for the :class:`RevokeStore`. If either
+    raises, the answer is the error.
     """
     started_ms = clock.monotonic_ms()
 
@@ -51,7 +53,7 @@ def answers(
         }
 
     def revoke(_state: object, task_id: Any, **_arguments: Any) -> dict[str, str]:
-        ids = [str(one) for one in (task_id if isinstance(task_id, list | tuple | set) else [task_id])]
+        ids = [str(each) for each in (task_id if isinstance(task_id, list | tuple | set) else [task_id])]
         revoked(ids, id_members(ids))
         return {"ok": f"tasks {ids} flagged as revoked"}
 
@@ -76,20 +78,21 @@ def answers(
 
 
 def queue_facts(name: str) -> dict[str, Any]:
-    """kombu's whole description of a queue, as ``inspect active_queues`` of a worker gives it.
+    """kombu's whole description of a queue, as a worker gives it to ``inspect active_queues``.
 
-    With the anonymous exchange, as worker queues have it: with kombu's default one this would claim a binding that is not there.
+    With the anonymous exchange, as workers' queues have it: kombu's default exchange would stand for a binding that
+    does not exist.
     """
     facts: dict[str, Any] = Queue(name, exchange=Exchange(""), routing_key=name).as_dict(recurse=True)
     return facts
 
 
 def _plain(value: object) -> Any:
-    """``value`` as JSON can carry it; what it cannot is shown by its ``repr``. Names with ``__`` in front are nobody's business."""
+    """``value`` for JSON, with the ``repr`` of what JSON cannot carry. Keys that begin with ``__`` are left out."""
     if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items() if isinstance(key, str) and not key.startswith("__")}
+        return {key: _plain(item) for key, item in value.items() if isinstance(key, str) and not key.startswith("__")}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     if value is None or isinstance(value, str | int | float | bool):
         return value
     return safe_repr(value)

@@ -1,8 +1,8 @@
-"""How the real Flower is started: the command and its environment. Flower keeps to the loopback interface unless it asks for a login.
+"""The command that starts the real Flower, and its environment. Without a login Flower listens on loopback only.
 
-Its Broker tab needs no ``--broker-api`` on Redis: it asks ``LLEN`` of each queue that a node says it consumes, over the broker
-URL of the Celery app, a unix socket included. Two things it cannot do there: another database than 0 over a unix socket, and
-a socket whose path needs percent-encoding.
+Flower's Broker tab needs no ``--broker-api`` on Redis: it sends ``LLEN`` for each queue that a node says it consumes,
+to the broker URL of the Celery app, which may be a unix socket. Over a unix socket it can use database 0 only, and no
+path that needs percent-encoding.
 """
 
 from __future__ import annotations
@@ -32,12 +32,15 @@ def command(
 ) -> list[str]:
     """The command that runs Flower for the Celery app ``app``; start it with :func:`environment` of the same URL.
 
-    ``basic_auth``: ``user:password`` of those who may look. Raises :class:`Invalid` for an ``address`` beyond loopback without
-    one: it shows every job's arguments. URL and passwords stay out of the command, which every user of the machine can read.
+    ``basic_auth``: ``user:password`` of each user. Raises :class:`Invalid` for an ``address`` beyond loopback without a
+    login, because Flower shows every job's arguments. The URL and passwords are not in the command, which every user of
+    the machine can read.
     """
-    celery_url(redis_url)  # an unusable URL is said here, not in Flower's log
+    celery_url(redis_url)  # raises here for an unusable URL: the user would not look into Flower's log
     if not is_loopback(address) and not any(basic_auth):
-        raise Invalid(f"Flower would be open to everybody at {address!r}: bind it to {LOOPBACK}, or give a user:password")
+        raise Invalid(
+            f"Flower would be open to everybody at {address!r}: bind it to {LOOPBACK}, or give a user:password"
+        )
     return [
         python, "-m", "celery", "-A", app, "flower",
         f"--address={address}", f"--port={port}", f"--max-tasks={TASKS_MAX}", "--persistent=False",
@@ -45,14 +48,14 @@ def command(
 
 
 def environment(redis_url: str, basic_auth: Sequence[str] = ()) -> dict[str, str]:
-    """What the process of :func:`command` needs in its environment: the broker, whichever way the app asks for it, and logins."""
+    """What :func:`command` needs in its environment: the broker, under each name that an app may read, and logins."""
     url = celery_url(redis_url)
     logins = {"FLOWER_BASIC_AUTH": ",".join(basic_auth)} if any(basic_auth) else {}
     return {"DISPATCHER_REDIS_URL": url, "CELERY_BROKER_URL": url, **logins}
 
 
 def is_loopback(address: str) -> bool:
-    """Whether only this machine reaches a port bound to ``address``. The empty address is every interface."""
+    """True if only this machine can reach a port bound to ``address``. The empty address is every interface."""
     if address == "localhost":
         return True
     try:

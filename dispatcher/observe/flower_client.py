@@ -1,4 +1,4 @@
-"""One request to a Flower: its list of workers, with the login that its URL may hold."""
+"""A request to a Flower for its list of workers, with the login in its URL, if any."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dispatcher.errors import Unavailable
 def get_workers(url: str, query: str, *, timeout_s: float) -> bytes:
     """The body of ``GET <url>/workers?<query>``.
 
-    ``url``: ``http(s)://[user:password@]host[:port][/prefix]``. Raises :class:`Unavailable` where nobody answers in time or Flower refuses;
-    the URL is not in its text.
+    ``url``: ``http(s)://[user:password@]host[:port][/prefix]``. Raises :class:`Unavailable` if no answer comes in time
+    or Flower refuses; the error does not show the URL.
     """
-    # http.client, not urllib: it knows no proxies, and a Flower beside us must not be looked for behind one.
+    # http.client, not urllib: urllib uses the proxy of the environment, which does not lead to a Flower beside us.
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     headers = {}

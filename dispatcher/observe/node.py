@@ -1,8 +1,8 @@
-"""The node that Flower sees: ``dispatcher@<host>``, in a thread of the dispatcher's process, with connections of its own.
+"""The node that Flower sees: ``dispatcher@<host>``, in a thread of the dispatcher's process, with its own connections.
 
-Flower shows the length of those queues only that some live node says it consumes; nobody consumes the ingress and the lanes but
-the dispatcher, so the dispatcher must say so. Nothing here blocks or breaks the dispatch loop: a Redis that is away, a Flower
-that hangs and a question that makes no sense end in a log line at most.
+Flower shows the length of a queue only if a live node says that it consumes it. Only the dispatcher consumes the
+ingress and the lanes, so it must say so. Nothing here blocks or breaks the dispatch loop: if Redis is away, Flower
+hangs, or a question makes no sense, at most a log line says so.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from dispatcher.store.worker.revoke_store import RevokeStore
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S: Final = 2.0
-"""As Celery's workers. Whoever listens takes a node for gone that was silent for twice as long."""
-LOOK_S: Final = 0.25
-"""Longest wait for a question before events are sent; a worker found dead is offline in Flower that much later."""
+"""As Celery's workers. Listeners take a node for gone that was silent for twice as long."""
+WAIT_S: Final = 0.25
+"""Longest wait for a question before events are sent: Flower shows a dead worker as offline this much later."""
 SOCKET_TIMEOUT_S: Final = 5.0
 PUBSUB_CHECK_S: Final = 25.0
 RECONNECT_S: Final = (0.2, 0.5, 1.0, 2.0)
@@ -46,22 +46,24 @@ OFFLINE_MAX: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class LiveWorker:
-    """A worker that lives.
-
-    ``running`` above 0: its pool (solo) runs a job and cannot send events until that ends, so the node stands in for it.
-    """
+    """A worker that lives."""
 
     name: str
+    """Celery's node name."""
     pid: int
     running: int = 0
+    """Above 0: its solo pool runs a job and sends no events until that job ends, so the node sends them instead."""
     done: int = 0
+    """Jobs that it has done, for those events."""
 
 
 class FlowerNode:
-    """Answers remote control and sends worker events under ``hostname``; tells Flower when there is something new to ask for.
+    """Answers remote control and sends worker events under ``hostname``; makes Flower inspect when something is new.
 
-    ``queues``: kombu names of the lists to show; ``live_workers``: whoever lives now. Both are called from threads of this
-    object, may ask Redis, and may raise. ``start`` and ``stop`` never raise; all methods may be called from any thread.
+    ``queues`` returns kombu names of the lists to show, ``live_workers`` the workers that live now (by default none).
+    Threads of this
+    object call both; they may ask Redis, and may raise. ``start`` and ``stop`` never raise. Any thread may call any
+    method.
     """
 
     def __init__(
@@ -71,25 +73,25 @@ class FlowerNode:
         queues: Callable[[], Sequence[str]],
         flower_url: str = "",
         *,
-        live_workers: Callable[[], Iterable[LiveWorker]] = tuple,
+        live_workers: Callable[[], Iterable[LiveWorker]] | None = None,
         revokes: RevokeStore | None = None,
         leads: bool = True,
-        succeeded: Callable[[], bool] = bool,
+        succeeded: Callable[[], bool] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """``revokes`` remembers what is revoked while it listens.
+        """``revokes`` keeps what is revoked while this node listens.
 
-        ``leads``: whether its dispatcher leads at the start; the events tell on. That of a standby listens, and says nothing: Flower
-        sees the leader alone. ``succeeded``: whether another dispatcher of the same name leads now; then the name is not said to go
-        offline.
+        ``leads``: True if the dispatcher leads at the start; later its events say. A standby's node listens and says
+        nothing, so that Flower sees the leader only. ``succeeded`` returns True if another dispatcher with the same
+        node name leads now: then this node does not say that the name goes offline.
         """
         self._app = app
         self._hostname = hostname
         self._queues = queues
-        self._live_workers = live_workers
+        self._live_workers = live_workers or (lambda: ())
         self._revokes = revokes
         self._leads = leads
-        self._succeeded = succeeded
+        self._succeeded = succeeded or (lambda: False)
         self._clock = clock or SystemClock()
         self._refresh = FlowerRefresh(flower_url, queues, self._clock) if flower_url else None
         self._offline: deque[tuple[str, int]] = deque(maxlen=OFFLINE_MAX)
@@ -98,7 +100,7 @@ class FlowerNode:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin; returns at once, Redis need not answer yet."""
+        """Begin. Returns at once; Redis need not answer yet."""
         self._stopping.clear()
         self._thread = threading.Thread(target=self._run, name="flower-node", daemon=True)
         self._thread.start()
@@ -106,7 +108,7 @@ class FlowerNode:
             self._refresh.start()
 
     def stop(self) -> None:
-        """Say that the node goes offline and end, within a few seconds even where Redis hangs."""
+        """Say that the node goes offline, and end: within a few seconds, even if Redis hangs."""
         self._stopping.set()
         if self._refresh is not None:
             self._refresh.stop()
@@ -115,11 +117,11 @@ class FlowerNode:
             self._thread = None
 
     def worker_offline(self, name: str, pid: int = 0) -> None:
-        """Have Flower show a dead worker as offline now, unless another life of the same name goes on. Returns at once."""
+        """Let Flower show a dead worker as offline, unless another life of the same name goes on. Returns at once."""
         self._offline.append((name, pid))
 
     def on_event(self, event: Event) -> None:
-        """The subscriber for the dispatcher's events. Returns at once."""
+        """Subscribes to the dispatcher's events. Returns at once."""
         match event:
             case LeadGained():
                 self._leads = True
@@ -141,9 +143,10 @@ class FlowerNode:
         while not self._stopping.is_set():
             try:
                 self._serve()
-            except Exception as exc:  # noqa: BLE001 (kombu's transports raise anything; the dispatcher must not end for it)
+            except Exception as exc:  # noqa: BLE001 (kombu's transports raise anything; the dispatcher must go on)
                 level = logging.DEBUG if self._failures else logging.WARNING
-                log.log(level, "Flower does not see this dispatcher until Redis answers: %s: %s", type(exc).__name__, exc)
+                reason = f"{type(exc).__name__}: {exc}"
+                log.log(level, "Flower does not see this dispatcher until Redis answers: %s", reason)
                 self._stopping.wait(RECONNECT_S[min(self._failures, len(RECONNECT_S) - 1)])
                 self._failures += 1
 
@@ -168,7 +171,7 @@ class FlowerNode:
                     else:
                         self._disappear(events)
                 with contextlib.suppress(TimeoutError):
-                    connection.drain_events(timeout=LOOK_S)
+                    connection.drain_events(timeout=WAIT_S)
                 now_ms = self._clock.monotonic_ms()
                 if self._offline:
                     self._send_offline(events)
@@ -192,9 +195,12 @@ class FlowerNode:
         return connection
 
     def _say(self, events: _Events, kind: str) -> None:
-        load = tuple(round(one, 2) for one in os.getloadavg())
-        software = {"sw_ident": "inference-dispatcher", "sw_ver": dispatcher.__version__, "sw_sys": os.uname().sysname}
-        events.send(self._hostname, kind, pid=os.getpid(), freq=HEARTBEAT_S, active=0, processed=0, loadavg=load, **software)
+        facts = {
+            "freq": HEARTBEAT_S, "active": 0, "processed": 0,
+            "loadavg": tuple(round(load, 2) for load in os.getloadavg()),
+            "sw_ident": "inference-dispatcher", "sw_ver": dispatcher.__version__, "sw_sys": os.uname().sysname,
+        }  # fmt: skip
+        events.send(self._hostname, kind, pid=os.getpid(), **facts)
 
     def _beat(self, events: _Events) -> None:
         self._say(events, "worker-heartbeat")
@@ -214,21 +220,21 @@ class FlowerNode:
     def _revoked(self, task_ids: Sequence[str], members: Sequence[str]) -> None:
         if self._revokes is not None:
             self._revokes.add(members)
-            if task_ids and not self._live():  # else the workers say it, who know what they run
+            if task_ids and not self._live():  # live workers store it themselves: they know what they run
                 mark_revoked(self._app, task_ids)
 
     def _live(self) -> Iterable[LiveWorker]:
         try:
             return tuple(self._live_workers())
-        except Exception as exc:  # noqa: BLE001 (a caller's function that asks Redis)
+        except Exception as exc:  # noqa: BLE001 (a caller's function, which asks Redis)
             log.debug("cannot list the live workers for Flower: %s: %s", type(exc).__name__, exc)
             return ()
 
 
 class _Events:
-    """Sends worker events in anybody's name; what ``facts`` leave out stays as the worker itself has told it.
+    """Sends worker events in the name of any node. Facts that an event leaves out stay as the worker itself sent them.
 
-    Raises what kombu raises: an event is worth nothing after the next connect.
+    Raises kombu's errors as they are: events are not sent again after a reconnect, when they would be out of date.
     """
 
     def __init__(self, app: Celery, connection: Connection) -> None:
@@ -248,7 +254,7 @@ class _Events:
 
 
 class _Node(Node):
-    """kombu's node, which keeps silent where a worker would act, and never retries a reply."""
+    """kombu's node, but it is silent where a worker would act, and never retries a reply."""
 
     handlers: dict[str, Any]
     mailbox: Any
@@ -263,7 +269,7 @@ class _Node(Node):
         destination: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Answer what a node is asked; a command for workers (``shutdown``, ``pool_grow`` …) is refused where it names this node."""
+        """Answer a question to a node; refuse a command for workers (``shutdown``, …) that names this node."""
         if method in self.handlers:
             return super().dispatch(method, arguments, reply_to, ticket, destination=destination, **kwargs)
         refusal = {"error": NOT_FOR_US}
@@ -272,7 +278,7 @@ class _Node(Node):
         return refusal
 
     def reply(self, data: object, exchange: str, routing_key: str, ticket: str | None, **_options: Any) -> None:
-        """Over this node's own channel, once: kombu's would try for ever to answer somebody who has long gone."""
+        """Reply once, over this node's own channel: kombu's reply would try for ever to reach a client that is gone."""
         if not self.is_heard():
             return
         to = Exchange(exchange, type="direct", delivery_mode="transient", durable=False)
@@ -282,7 +288,10 @@ class _Node(Node):
 
 
 def mark_revoked(app: Celery, task_ids: Iterable[str]) -> None:
-    """Give tasks that have not begun the state REVOKED at once, as Celery's workers do; the worker that drops one tells its canvas."""
+    """Give tasks that have not begun the state REVOKED at once, as Celery's workers do.
+
+    The worker that later drops such a task lets its canvas know.
+    """
     for task_id in task_ids:
         try:
             if app.backend.get_state(task_id) in (states.PENDING, states.RECEIVED, states.RETRY, states.REJECTED):
@@ -292,7 +301,7 @@ def mark_revoked(app: Celery, task_ids: Iterable[str]) -> None:
 
 
 def _check_pubsub(connection: Connection) -> None:
-    """Notice a subscription whose other end is gone without a word; Celery's event loop does this for a worker."""
+    """Notice a subscription whose other end is silently gone. In a worker, Celery's event loop does this."""
     check = getattr(getattr(connection.transport, "cycle", None), "maybe_check_subclient_health", None)
     if check is not None:
         check()

@@ -1,7 +1,7 @@
-"""Asks Flower to ask the workers again, when there are queues or workers that it cannot know of.
+"""Makes Flower inspect the workers again when there are new queues or workers.
 
-Flower inspects at its start and when somebody opens a worker's page; without this, its Broker tab would stay with the queues it
-found then.
+By itself Flower inspects only at its start and when somebody opens a worker's page: its Broker tab would show the
+queues of that moment for ever.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from dispatcher.observe.flower_client import get_workers
 
 log = logging.getLogger(__name__)
 
-LOOK_S: Final = 1.0
+READ_S: Final = 1.0
 BETWEEN_S: Final = 2.5
-"""Flower joins a request to the inspection that runs, which waits a second for answers and may have ours already."""
+"""Flower joins a request to the inspection that runs, which takes a second and may have our answer already."""
 RETRY_S: Final = 5.0
 TIMEOUT_S: Final = 2.0
 
 
 class FlowerRefresh:
-    """A thread that sends ``GET /workers?refresh=1`` after :meth:`ask`, and when ``queues()`` names one it did not name before.
+    """A thread that sends ``GET /workers?refresh=1`` after :meth:`ask`, and when ``queues()`` names a new queue.
 
-    What arrives close together is one request. While Flower does not answer it is asked again every few seconds.
+    Several reasons at a time make one request. While Flower does not answer, the request is repeated every few seconds.
     """
 
     def __init__(self, url: str, queues: Callable[[], Sequence[str]], clock: Clock) -> None:
@@ -52,13 +52,13 @@ class FlowerRefresh:
             self._thread = None
 
     def ask(self) -> None:
-        """Something is new. Returns at once."""
+        """Make Flower inspect again soon. Returns at once."""
         self._asked.set()
 
     def _run(self) -> None:
         next_ms = 0
-        while not self._stopping.wait(LOOK_S):
-            self._look()
+        while not self._stopping.wait(READ_S):
+            self._read_queues()
             if not self._asked.is_set() or self._clock.monotonic_ms() < next_ms:
                 continue
             self._asked.clear()
@@ -67,10 +67,10 @@ class FlowerRefresh:
             else:
                 self._asked.set()
                 wait_s = RETRY_S
-            log.debug("Flower at %s was asked to look again: %s", self._where(), "done" if refreshed else "no answer")
+            log.debug("asked Flower at %s to inspect again: %s", self._where(), "done" if refreshed else "no answer")
             next_ms = self._clock.monotonic_ms() + round(1000 * wait_s)
 
-    def _look(self) -> None:
+    def _read_queues(self) -> None:
         try:
             names = frozenset(self._queues())
         except Exception as exc:  # noqa: BLE001 (a caller's function that asks Redis)

@@ -17,7 +17,7 @@ from redis import RedisError
 
 from dispatcher.clock import SystemClock
 from dispatcher.events import LeadGained, LeadLost, WorkerReaped
-from dispatcher.observe.cell_look import CellLook
+from dispatcher.observe.cell_reader import CellReader
 from dispatcher.observe.node import FlowerNode, LiveWorker
 from dispatcher.observe.refresh import FlowerRefresh
 from dispatcher.store.keys import Keys
@@ -203,17 +203,17 @@ def test_a_cell_names_its_ingress_lanes_and_worker_queues(redis_url: str) -> Non
     keys = Keys(prefix="acme:")
     WorkerStore(client, keys, "0123456789ab").register(Registration("w1@host", "host", 7, 2, pool="solo", ingress=("gpu",)))
     client.sadd(keys.lanes, "gpu/t/default/p0/c1")
-    look = CellLook(client, keys, ["dispatch"])
+    cell = CellReader(client, keys, ["dispatch"])
     expected = ["dispatch", "gpu", "dispatch:lane:gpu/t/default/p0/c1", "dispatch:wq:0123456789ab"]
 
-    assert look.queues() == expected
+    assert cell.queues() == expected
     client.delete(keys.lanes)
-    assert look.queues() == expected
-    assert look.live_workers() == [LiveWorker("w1@host", 7)]
+    assert cell.queues() == expected
+    assert cell.live_workers() == [LiveWorker("w1@host", 7)]
     client.hset(keys.worker("0123456789ab"), mapping={"running": 1, "done": 5})
-    assert look.live_workers() == [LiveWorker("w1@host", 7, running=1, done=5)]
+    assert cell.live_workers() == [LiveWorker("w1@host", 7, running=1, done=5)]
     client.pexpire(keys.alive("0123456789ab"), 1000)  # it has long been silent
-    assert look.live_workers() == [LiveWorker("w1@host", 7, running=0, done=5)]
+    assert cell.live_workers() == [LiveWorker("w1@host", 7, running=0, done=5)]
 
 
 class _FakeFlower(BaseHTTPRequestHandler):

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from dispatcher.cli import cli
 from dispatcher.leader.settle import Settler
-from dispatcher.observe.cell_look import CellLook
+from dispatcher.observe.cell_reader import CellReader
 from dispatcher.store.leader.unsettled_store import UnsettledStore
 from dispatcher.store.operator.admin_store import AdminStore
 from dispatcher.store.worker.revoke_store import RevokeStore
@@ -299,7 +299,7 @@ def test_an_operator_can_look(stage: Stage, write: Callable[[Stage, Random], Non
         result = CliRunner().invoke(cli, ["--redis-url", stage.url, *words], env=environ)
         known = result.exit_code == 0 or "nothing is known of this job" in result.stdout
         assert known, (words, result.exception, result.output)
-    assert CellLook(stage.text, stage.keys).is_led_from_here() is False  # this process leads it itself
+    assert CellReader(stage.text, stage.keys).is_led_from_here() is False  # this process leads it itself
 
 
 @pytest.mark.parametrize("learned", [{"window": "x"}, {"speeds": 5}, {"warmth": []}], ids=str)

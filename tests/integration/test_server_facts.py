@@ -51,7 +51,7 @@ def test_what_a_user_may_not_see_is_named(make_redis: MakeRedis) -> None:
     assert (found.problems, found.warnings, found.unread) == ([], [], ["save", "appendfsync"])
     result = CliRunner().invoke(cli, ["--redis-url", url, "check"])
     assert result.exit_code == 0
-    assert "not looked at, as this Redis does not tell: save, appendfsync" in result.stdout
+    assert "not checked, because this Redis does not show it: save, appendfsync" in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -157,12 +157,12 @@ def test_results_that_are_there_are_not_overwritten(app: Celery, batch: Path, ou
     """Without ``resume``, and before anything is sent."""
     out.write_text("precious")
 
-    with pytest.raises(Invalid, match="is there already: finish it with --resume"):
+    with pytest.raises(Invalid, match="exists already: finish it with --resume"):
         submit_file(app, batch, out)
     with pytest.raises(Invalid, match="no file to resume"):
         submit_file(app, batch, errors_of(out), errors=_with_line(out), resume=True)
     for options in ({"out": batch}, {"out": out, "errors": batch}):
-        with pytest.raises(Invalid, match="is the batch: results and errors must go elsewhere"):
+        with pytest.raises(Invalid, match="is the batch: results and errors must go to other files"):
             submit_file(app, batch, **options, resume=True)
     with pytest.raises(Invalid, match="name two files"):
         submit_file(app, batch, batch.with_name("new"), errors=batch.with_name("new"))

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from dispatcher.cli import cli
 from dispatcher.clock import ManualClock
-from dispatcher.observe.cell_look import CellLook
+from dispatcher.observe.cell_reader import CellReader
 from dispatcher.provision.autoscaler import Autoscaler
 from dispatcher.provision.base import WorkerKind
 from dispatcher.store.registration import Registrations
@@ -96,7 +96,7 @@ def test_the_autoscaler_and_flowers_node(stage: Stage) -> None:
         emit=stage.events.append,
     )  # fmt: skip
     assert autoscaler.step().workers == 1
-    assert [worker.name for worker in CellLook(stage.text, stage.keys).live_workers()] == ["good@h"]
+    assert [worker.name for worker in CellReader(stage.text, stage.keys).live_workers()] == ["good@h"]
 
 
 def test_a_registration_is_read_once(redis_url: str) -> None:

@@ -1,4 +1,4 @@
-"""What the node needs to know of the cell: names of its lists, and who lives. Asked of Redis, not of the dispatch loop."""
+"""Reads from Redis what the dispatcher's Flower node needs to know: names of lists, live workers, who leads."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ from dispatcher.store.registration import Registrations
 from dispatcher.store.worker.worker_store import ALIVE_TTL_MS
 
 REMEMBER_S: Final = 60.0
-"""A lane that has emptied is still named for this long: Flower shows 0 for it, and asks no anew when it fills again."""
+"""How long an empty lane is still named: Flower shows 0 for it, and need not inspect again when it fills."""
 BEAT_AGE_MAX_S: Final = 3.0
-"""The node stands in for a worker only as long as the worker itself beats."""
+"""How old a worker's last beat may be: the node stands in for a worker only while the worker itself beats."""
 
 
-class CellLook:
-    """Looks at one cell. ``client`` answers with text. Raises what redis-py raises."""
+class CellReader:
+    """Reads from the Redis of a cell. Every method raises redis-py's errors as they are."""
 
-    def __init__(self, client: redis.Redis, keys: Keys, ingress: Sequence[str] = (), clock: Clock | None = None) -> None:
-        """``ingress``: queues to name besides those that workers have named."""
+    def __init__(
+        self, client: redis.Redis, keys: Keys, ingress: Sequence[str] = (), clock: Clock | None = None
+    ) -> None:
+        """``client`` returns text. ``ingress``: more queues to name than workers have named."""
         self._client = client
         self._keys = keys
         self._ingress = tuple(ingress)
@@ -37,7 +39,7 @@ class CellLook:
         self._mutex = threading.Lock()
 
     def queues(self) -> list[str]:
-        """kombu names of every ingress queue, every lane that holds jobs or did a minute ago, and every worker's queue."""
+        """kombu names of all ingress queues, lanes (with jobs now or a minute ago) and workers' queues."""
         keys = self._keys
         with self._client.pipeline(transaction=False) as pipe:
             pipe.smembers(keys.ingress_queues)
@@ -50,7 +52,10 @@ class CellLook:
         return names
 
     def live_workers(self) -> list[LiveWorker]:
-        """Every worker that has not been reaped. What changes in a life is read of those alone for whom the node stands in."""
+        """All workers that have not been reaped.
+
+        The counts are read for solo workers only: the node stands in for them.
+        """
         keys = self._keys
         epochs = sorted(text_names(cast("set[str]", self._client.smembers(keys.workers))))
         self._registrations.learn(epochs)
@@ -62,18 +67,19 @@ class CellLook:
                 pipe.hmget(keys.worker(epoch), "running", "done")
             replies = iter(pipe.execute())
         live = []
-        for epoch, said in known.items():
+        for epoch, registration in known.items():
             if epoch in solo:
                 beat_age_ms = ALIVE_TTL_MS - next(replies)
                 running, done = next(replies)
                 beats = beat_age_ms < 1000 * BEAT_AGE_MAX_S
-                live.append(LiveWorker(said.name, said.pid, int(running or 0) if beats else 0, int(done or 0)))
+                running = int(running or 0) if beats else 0
+                live.append(LiveWorker(registration.name, registration.pid, running, int(done or 0)))
             else:
-                live.append(LiveWorker(said.name, said.pid))
+                live.append(LiveWorker(registration.name, registration.pid))
         return live
 
     def is_led_from_here(self) -> bool:
-        """Whether another process on this host leads the cell: its node has the same name as ours."""
+        """True if another process on this host leads the cell: its node has the same name as ours."""
         who = read_leader_info(self._client, self._keys) if self._client.exists(self._keys.leader) else {}
         return bool(who.get("host") == socket.gethostname() and who.get("pid") != os.getpid())
 
