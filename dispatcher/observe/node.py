@@ -61,9 +61,8 @@ class FlowerNode:
     """Answers remote control and sends worker events under ``hostname``; makes Flower inspect when something is new.
 
     ``queues`` returns kombu names of the lists to show, ``live_workers`` the workers that live now (by default none).
-    Threads of this
-    object call both; they may ask Redis, and may raise. ``start`` and ``stop`` never raise. Any thread may call any
-    method.
+    Threads of this object call both; they may ask Redis, and may raise. ``start`` and ``stop`` never raise. Any thread
+    may call any method.
     """
 
     def __init__(
