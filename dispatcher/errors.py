@@ -37,7 +37,10 @@ class NoCluster(Invalid):
 
 
 class FormatMismatch(Invalid):
-    """This process cannot read what lies in Redis, or shares no format with a live process; the message says with which, and what to do."""
+    """This process cannot read what lies in Redis, or shares no format with a live process.
+
+    The message says with which process, and what to do.
+    """
 
 
 class Unavailable(DispatcherError):
