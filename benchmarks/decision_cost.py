@@ -29,7 +29,8 @@ from dispatcher.core.admission.rules import Admission
 from dispatcher.core.choosing.plan import PolicyState, plan
 from dispatcher.core.facts.lane import Lane, lane_name, size_class
 from dispatcher.core.facts.snapshot import LaneView, Snapshot, WorkerView
-from dispatcher.leader.dispatcher import Dispatcher, new_token
+from dispatcher.leader.build import make_dispatcher
+from dispatcher.leader.dispatcher import new_token
 from dispatcher.settings import Settings
 from dispatcher.settings.rules import policy_of
 from dispatcher.store.keys import Keys
@@ -111,7 +112,7 @@ def tick_ms(url: str, *, workers: int, lanes: int, ticks: int, strategy: str) ->
         store.heartbeat({"done": 0})
     settings = Settings(redis_url=url, strategy=strategy, window_extra=0, window_hide_ms=0.0)
     leading = DispatchStore(client, keys, new_token())
-    leader = Dispatcher(
+    leader = make_dispatcher(
         leading, settings, admission=Admission(routes={}, default_cost_s=1.0), clock=SystemClock(), rng=Random(1),
         emit=lambda event: None,
     )  # fmt: skip
@@ -124,7 +125,7 @@ def tick_ms(url: str, *, workers: int, lanes: int, ticks: int, strategy: str) ->
     redis_time, plan_time = Timed(), Timed()
     leading.look = redis_time.wrap(leading.look)  # type: ignore[method-assign]
     leading.apply = redis_time.wrap(leading.apply)  # type: ignore[method-assign]
-    leader._plan = plan_time.wrap(leader._plan)
+    leader.parts.planner.make = plan_time.wrap(leader.parts.planner.make)
     for tick in range(ticks):
         for store in stores:
             client.delete(keys.leases(store.epoch), keys.worker_queue(store.epoch))

@@ -31,7 +31,8 @@ import hiredis
 from benchmarks.support import finish, private_redis, redis_version
 from dispatcher.clock import SystemClock
 from dispatcher.core.admission.rules import Admission
-from dispatcher.leader.dispatcher import Dispatcher, new_token
+from dispatcher.leader.build import make_dispatcher
+from dispatcher.leader.dispatcher import new_token
 from dispatcher.leader.wake import Waker
 from dispatcher.settings import Settings
 from dispatcher.store.keys import Keys
@@ -164,7 +165,7 @@ def one_run(url: str, messages: list[bytes], *, profile: bool) -> tuple[float, f
     fill()
     settings = Settings(redis_url=url)
     keys = Keys()
-    dispatcher = Dispatcher(
+    dispatcher = make_dispatcher(
         DispatchStore(client, keys, new_token()),
         settings,
         admission=Admission(routes={}, default_cost_s=1.0),

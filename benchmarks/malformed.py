@@ -24,7 +24,8 @@ from benchmarks.dispatch_rate import message, stub_workers
 from benchmarks.support import finish, private_redis
 from dispatcher.clock import SystemClock
 from dispatcher.core.admission.rules import Admission
-from dispatcher.leader.dispatcher import Dispatcher, new_token
+from dispatcher.leader.build import make_dispatcher
+from dispatcher.leader.dispatcher import new_token
 from dispatcher.leader.wake import Waker
 from dispatcher.settings import Settings
 from dispatcher.store.keys import Keys
@@ -112,7 +113,7 @@ KINDS: dict[str, tuple[str, Kind]] = {
 def dispatch(url: str, stop: ProcessEvent) -> None:
     """The dispatcher's process."""
     client, keys = connect(url, text=False, timeout_s=60), Keys()
-    Dispatcher(
+    make_dispatcher(
         DispatchStore(client, keys, new_token()), Settings(redis_url=url, message_bytes_max=MESSAGE_BYTES_MAX),
         admission=Admission(routes={}, default_cost_s=1.0), clock=SystemClock(), rng=Random(1), emit=lambda event: None,
         waker=Waker(client, keys.wake),

@@ -27,7 +27,8 @@ from benchmarks.dispatch_rate import message
 from benchmarks.support import finish, private_redis
 from dispatcher.clock import SystemClock
 from dispatcher.core.admission.rules import Admission
-from dispatcher.leader.dispatcher import Dispatcher, new_token
+from dispatcher.leader.build import make_dispatcher
+from dispatcher.leader.dispatcher import new_token
 from dispatcher.settings import Settings
 from dispatcher.store.keys import Keys
 from dispatcher.store.leader.dispatch_store import DispatchStore
@@ -67,7 +68,7 @@ class Cell:
         self.workers = [WorkerStore(connect(url, timeout_s=60), self.keys, f"{number:012x}") for number in range(WORKERS)]
         for number, worker in enumerate(self.workers):
             assert worker.register(Registration(f"w{number}@bench", "bench", number, ARRIVALS // WORKERS, tasks=("bench.job",)))
-        self.dispatcher = Dispatcher(
+        self.dispatcher = make_dispatcher(
             DispatchStore(self.client, self.keys, new_token()), Settings(redis_url=url, probe_interval_s=0.0, lease_ttl_s=600.0),
             admission=Admission(routes={}, default_cost_s=1.0), clock=SystemClock(), rng=Random(1), emit=lambda event: None,
         )  # fmt: skip

@@ -11,11 +11,11 @@ import redis
 from celery import Celery
 
 from dispatcher.clock import Clock, SystemClock
-from dispatcher.core.admission.rules import Admission
 from dispatcher.core.choosing.recorded import Recorder
 from dispatcher.core.facts.message import JSON_CONTENT
 from dispatcher.errors import NoCluster
 from dispatcher.events import Event
+from dispatcher.leader.build import make_dispatcher
 from dispatcher.leader.dispatcher import Dispatcher, new_token
 from dispatcher.leader.settle import Settler
 from dispatcher.leader.wake import Waker
@@ -23,6 +23,7 @@ from dispatcher.observe.cell_reader import CellReader
 from dispatcher.observe.log_lines import log_event
 from dispatcher.observe.node import FlowerNode, node_name
 from dispatcher.settings import Settings
+from dispatcher.settings.rules import admission_of
 from dispatcher.store.keys import Keys
 from dispatcher.store.leader.dispatch_store import DispatchStore
 from dispatcher.store.redis_client.connection import bound_waits, connect, tls_options
@@ -80,12 +81,6 @@ def build_dispatcher(
     client = connect_cell(settings, app, text=False)
     keys = keys_of(settings, app)
     store = DispatchStore(client, keys, new_token())
-    admission = Admission(
-        routes=dict(route.split("=", 1) for route in settings.model_routes),
-        default_cost_s=settings.default_cost_s,
-        accept_content=content_types(app),
-        sticky=settings.sticky != "off",
-    )
     text_client = connect_cell(settings, app)
     cell = CellReader(text_client, keys, settings.ingress_queues)
     revokes = RevokeStore(text_client, keys, kept_s=settings.revokes_kept_s)
@@ -98,10 +93,10 @@ def build_dispatcher(
         emit(event)
         node.on_event(event)
 
-    dispatcher = Dispatcher(
+    dispatcher = make_dispatcher(
         store,
         settings.checked(),
-        admission=admission,
+        admission=admission_of(settings, content_types(app)),
         clock=clock or SystemClock(),
         rng=rng or Random(),
         emit=emit_to_all,

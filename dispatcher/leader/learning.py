@@ -19,7 +19,7 @@ SAVE_INTERVAL_MS = 1_000
 _decode = msgspec.json.Decoder(WorkerTotals).decode
 
 
-class Evidence:
+class Learning:
     """One leader's. ``subscribers``: subject, under which its state is kept → who learns; in that order.
 
     Holds what each worker told last, and nothing else that a successor would miss.
@@ -35,8 +35,8 @@ class Evidence:
         self._told: dict[str, WorkerTotals] = {}
         self._succeeds = False
 
-    def load(self) -> None:
-        """The lead was gained: go on from what the last leader had learned."""
+    def restart(self) -> None:
+        """The lead was gained: go on from what the last leader had learned. Raises what redis-py raises."""
         self._saved = self._store.load()
         self._raw, self._told = {}, {}
         self._time_to_read.restart()

@@ -15,7 +15,6 @@ from dispatcher.core.scaling import (
     Kind,
     Member,
     ScalingDecision,
-    ScalingLimits,
     ScalingMemory,
     ScalingView,
     Waiting,
@@ -25,6 +24,7 @@ from dispatcher.errors import Unavailable
 from dispatcher.events import Event, FleetScaled, ScalingAdvised
 from dispatcher.provision.base import Provisioner, WorkerKind
 from dispatcher.settings import Settings
+from dispatcher.settings.rules import scaling_limits_of
 from dispatcher.store.keys import Keys
 from dispatcher.store.leader.dispatch_store import DispatchStore
 from dispatcher.store.leader.look import Look
@@ -61,12 +61,7 @@ class Autoscaler:
         self._store = DispatchStore(client, keys, token="")
         self._run_script = Scripts(client)
         self._settings = settings
-        self._limits = ScalingLimits(
-            settings.autoscaler_target_wait_s,
-            settings.autoscaler_stabilization_s,
-            settings.autoscaler_workers_min,
-            settings.autoscaler_workers_max,
-        )
+        self._limits = scaling_limits_of(settings)
         self._kinds = {kind.name: kind for kind in kinds}
         self._choices = [Kind(kind.name, kind.capacity, frozenset(kind.models)) for kind in kinds]
         self._provisioner = provisioner

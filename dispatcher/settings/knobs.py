@@ -195,11 +195,6 @@ class Settings:
             yield (f"{env_name('autoscaler_workers_min')} is {self.autoscaler_workers_min}: it must not exceed "
                    f"autoscaler_workers_max ({self.autoscaler_workers_max})")
 
-    def load_prior_ms(self) -> dict[str, int]:
-        """Model → ms to load it, where that was set."""
-        pairs = (pair.rpartition("=") for pair in self.model_load_s)
-        return {model: round(float(text) * 1000) for model, _, text in pairs}
-
     def route(self, task: str) -> str:
         """The model of a job of ``task`` that names none; ``default`` where no route does."""
         return dict(route.split("=", 1) for route in self.model_routes).get(task, DEFAULT_MODEL)

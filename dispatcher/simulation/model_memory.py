@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from dispatcher.core.facts.decisions import Assign
 from dispatcher.core.facts.evidence import Told, WorkerTotals
-from dispatcher.core.learning.residency import Residency
 from dispatcher.settings import Settings
+from dispatcher.settings.rules import residency_of
 from dispatcher.simulation.caches import HitCount, ModelPlaces
 from dispatcher.simulation.traces import SimJob
 
@@ -30,7 +30,7 @@ class ModelMemories:
         self._load_ms = load_ms
         self._heartbeat_ms = settings.heartbeat_s * 1000
         self._count = count
-        self._residency = Residency(settings.load_prior_ms()) if self.models and reported else None
+        self._residency = residency_of(settings) if self.models and reported else None
         self._beats: set[float] = set()
 
     # -- what happens

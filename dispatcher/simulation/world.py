@@ -17,13 +17,12 @@ from typing import Final
 from dispatcher.core.admission.prefix import NOWHERE, PrefixSlots, slot_of_text
 from dispatcher.core.choosing.plan import PolicyState, plan
 from dispatcher.core.choosing.strategies.base import Strategy
-from dispatcher.core.choosing.window import Windows
 from dispatcher.core.facts.decisions import Plan
 from dispatcher.core.facts.header import DEFAULT_MODEL
 from dispatcher.core.facts.lane import Lane, lane_name, size_class
 from dispatcher.core.facts.snapshot import LaneView, Snapshot, WorkerView
 from dispatcher.settings import Settings
-from dispatcher.settings.rules import policy_of
+from dispatcher.settings.rules import policy_of, windows_of
 from dispatcher.simulation.caches import CacheSizes, LruCache, ModelPlaces
 from dispatcher.simulation.model_memory import ModelMemories
 from dispatcher.simulation.outcome import SimOutcome, WorkerAccount
@@ -69,7 +68,7 @@ class World:
         self._policy = replace(policy_of(settings), strategy=strategy)
         self._rng = rng
         self._state = PolicyState()
-        self._windows = Windows(settings.window_extra, settings.window_hide_ms, idle=settings.window_idle)
+        self._windows = windows_of(settings)
         self._handover_ms = handover_ms
         self._tick_ms = tick_ms
         self._rests_until_ms = 0.0

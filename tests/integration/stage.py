@@ -16,6 +16,7 @@ from dispatcher.core.admission.rules import Admission
 from dispatcher.core.health.liveness import JITTER_MS
 from dispatcher.core.returns.ending import GiveBack
 from dispatcher.events import Event
+from dispatcher.leader.build import make_dispatcher
 from dispatcher.leader.dispatcher import Dispatcher, StepReport
 from dispatcher.leader.settle import Settler
 from dispatcher.settings import Settings
@@ -103,9 +104,9 @@ class Stage:
         self.client.close()
         self.text.close()
 
-    def make_dispatcher(self, token: str, **options: Any) -> Dispatcher:
-        return Dispatcher(
-            DispatchStore(connect(self.url, text=False), self.keys, token),
+    def make_dispatcher(self, token: str, store: DispatchStore | None = None, **options: Any) -> Dispatcher:
+        return make_dispatcher(
+            store or self.make_store(token),
             self.settings,
             admission=Admission(routes={}, default_cost_s=1.0),
             clock=self.clock,
@@ -113,6 +114,9 @@ class Stage:
             emit=self.events.append,
             **options,
         )
+
+    def make_store(self, token: str) -> DispatchStore:
+        return DispatchStore(connect(self.url, text=False), self.keys, token)
 
     def worker(self, name: str = "w1", epoch: str | None = None, **facts: Any) -> Stub:
         given: dict[str, Any] = {"name": f"{name}@h", "host": "h", "pid": 1, "concurrency": 1, "tasks": (TASK,)}

@@ -11,7 +11,7 @@ import redis
 
 from dispatcher.clock import SystemClock
 from dispatcher.core.admission.rules import Admission
-from dispatcher.leader.dispatcher import Dispatcher
+from dispatcher.leader.build import make_dispatcher
 from dispatcher.leader.wake import Waker
 from dispatcher.store.leader.dispatch_store import DispatchStore
 from dispatcher.store.redis_client.connection import connect
@@ -42,7 +42,7 @@ def test_a_leader_that_died_half_way_is_followed(stage: Stage, monkeypatch: pyte
     """After the look, after the apply whose reply is lost: the next leader finishes, and nothing runs twice."""
     worker = stage.worker(concurrency=2)
     sent = stage.send(4)
-    store: Any = stage.dispatcher._store
+    store: Any = stage.dispatcher.parts.store
     apply = store.apply
 
     def lose_the_reply(*args: Any, **kwargs: Any) -> None:
@@ -119,7 +119,7 @@ def test_the_loop_goes_on_through_what_steps_raise(make_redis: MakeRedis) -> Non
     server = make_redis("--appendonly", "yes", "--appendfsync", "always")
     stage = Stage(server.url())
     client = connect(stage.url, text=False)
-    loop = Dispatcher(
+    loop = make_dispatcher(
         DispatchStore(client, stage.keys, "loop"),
         stage.settings,
         admission=Admission(routes={}, default_cost_s=1.0),

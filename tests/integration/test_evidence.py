@@ -37,8 +37,8 @@ def tell(stub: Stub, done: int, each_ms: int) -> None:
 
 def views(dispatcher: Dispatcher, stage: Stage) -> dict[str, WorkerView]:
     """What the dispatcher would plan with now."""
-    look = dispatcher._store.look([], limit=1, message_bytes_max=1)
-    return {view.name: view for view in dispatcher._workers(look)}
+    look = dispatcher.parts.store.look([], limit=1, message_bytes_max=1)
+    return {view.name: view for view in dispatcher.parts.workers.views(look)}
 
 
 def test_what_was_learned_is_used_and_survives_a_takeover(stage: Stage) -> None:

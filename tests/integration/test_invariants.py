@@ -36,7 +36,7 @@ class Walk(Events):
     def step(self, one: Dispatcher) -> StepReport | None:
         leader = cast("str | None", self.text.get(self.keys.leader))
         self.raced, self.overtaken = False, None
-        if leader is not None and leader != one._store.token:
+        if leader is not None and leader != one.parts.store.token:
             self.raced = True  # nothing moves while it steps, so that what it writes can be seen
             before = dump(self.client)
             with suppress(redis.ConnectionError):
@@ -108,7 +108,7 @@ class Walk(Events):
         """Invariant 4: no job waits for which a worker that may run it has room; suspects, and workers kept for them, aside."""
         paused = cast("set[str]", self.text.smembers(self.keys.paused))
         filters = standard_filters(stall_ms=3_000)
-        suspects = one._suspects
+        suspects = one.parts.suspects
         kept = suspects._emptying | (suspects._alone or set())
         workers = [
             view
@@ -128,7 +128,7 @@ class Walk(Events):
         facts = cast("dict[str, str]", self.text.hgetall(self.keys.worker(stub.epoch)))
         if not facts or not self.text.exists(self.keys.alive(stub.epoch)):
             return None
-        said = self.dispatchers[0]._store.registrations([stub.epoch])[stub.epoch]
+        said = self.dispatchers[0].parts.store.registrations([stub.epoch])[stub.epoch]
         return WorkerView(
             epoch=stub.epoch, name=said.name, concurrency=said.concurrency, weight=said.weight, models=frozenset(said.models),
             tasks=frozenset(said.tasks), ingress=frozenset(said.ingress), leases=len(stub.leases()), leased_cost_ms=0, taken=0,
@@ -157,7 +157,7 @@ class Walk(Events):
         """LIVENESS: the faults stop, a worker comes that can do anything; all that is owed is run, or is a dead letter."""
         self.said.append("settle")
         for one in self.dispatchers:
-            cast("Any", one)._store.is_on = False
+            cast("Any", one.parts.store).is_on = False
         self.admin.resume()
         self.change_leader()  # who held the lead may have been killed
         self.time_comes_for_all()

@@ -245,7 +245,7 @@ def test_a_new_leader_knows_what_the_guard_has_seen(rollouts: Rollouts) -> None:
     rollouts.tell(worker, v1=(20, 0))
     rollouts.tell(worker, v1=(400, 0), v2=(20, 2))
     saved_by = rollouts.stage.keys.policy
-    rollouts.stage.dispatcher._evidence._time_to_save.restart()
+    rollouts.stage.dispatcher.parts.learning._time_to_save.restart()
     rollouts.tell(worker, v1=(401, 0), v2=(20, 2))
     assert b'"failed":2' in (rollouts.stage.client.hget(saved_by, "rollouts") or b"")
     rollouts.stage.dispatcher.resign()

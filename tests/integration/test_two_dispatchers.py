@@ -88,7 +88,7 @@ def test_nothing_is_shown_of_what_the_last_leader_saw(stage: Stage) -> None:
     assert stage.text.exists(stage.keys.leader_view)
 
     stage.text.delete(stage.keys.leader)
-    store: Any = stage.make_dispatcher("leader-2")._store
+    store: Any = stage.make_dispatcher("leader-2").parts.store
     assert store.elect(ttl_ms=60_000, info={"host": "h", "pid": 2})
     (lane,) = AdminStore(stage.text, stage.keys).status()["lanes"]
     assert lane["why"] is None
@@ -103,8 +103,8 @@ def test_a_tenant_begins_no_new_account_with_a_takeover(stage: Stage) -> None:
     for tenant in ("greedy", "modest"):
         stage.send(20, headers=job_headers(tenant=tenant, cost=10.0))
     # Both wait from the first plan on; what the greedy one has been given already is what a leader knows.
-    stage.dispatcher._state.accounts.given |= {"greedy": 400_000.0, "modest": 0.0}
-    stage.dispatcher._state.accounts.waited = frozenset({"greedy", "modest"})
+    stage.dispatcher.parts.planner.state.accounts.given |= {"greedy": 400_000.0, "modest": 0.0}
+    stage.dispatcher.parts.planner.state.accounts.waited = frozenset({"greedy", "modest"})
     stage.step()
     stage.text.delete(stage.keys.leader)
     stage.dispatcher = stage.make_dispatcher("leader-2")
@@ -144,7 +144,7 @@ class Cut:
     def __init__(self, dispatcher: Dispatcher, at: int, *, after: bool) -> None:
         self.sends = 0
         self.broken = False
-        pool = dispatcher._store._client.connection_pool
+        pool = dispatcher.parts.store._client.connection_pool
         cut = self
 
         class Connection(pool.connection_class):  # type: ignore[misc, name-defined]
@@ -160,7 +160,7 @@ class Cut:
 
         pool.connection_class = Connection
         pool.reset()
-        dispatcher._store._scripts._connection = None
+        dispatcher.parts.store._scripts._connection = None
 
 
 def half_way(stage: Stage) -> list[str]:

@@ -142,14 +142,14 @@ def test_a_primary_that_became_a_replica_is_looked_for_anew(make_redis: MakeRedi
     client = connect(stage.url, text=False)
     pipe, leader = LeasePipe(client, stage.keys, worker.epoch), stage.make_dispatcher("two")
     stage.dispatcher.resign()
-    leader._store.look([], limit=1, message_bytes_max=1)
+    leader.parts.store.look([], limit=1, message_bytes_max=1)
     (waiting,) = worker.queued()
     stage.client.execute_command("REPLICAOF", "127.0.0.1", "1")
     for refused in (lambda: pipe.take(waiting.encode(), 1), leader.step):
         with pytest.raises(redis.ResponseError, match=r"READONLY|read only replica"):
             refused()
     assert pipe._connection._sock is None
-    assert leader._store._scripts._connection._sock is None
+    assert leader.parts.store._scripts._connection._sock is None
     stage.close()
 
 

@@ -94,11 +94,9 @@ class Events(ABC):
         self.register()
 
     def _dispatcher(self, token: str) -> Dispatcher:
-        made: Any = self.stage.make_dispatcher(token)
-        made._store = made._reaper._store = made._late._store = made._suspects._leases = Unreliable(
-            made._store, self.luck, lambda: self.meanwhile(made)
-        )
-        return cast("Dispatcher", made)
+        store: Any = Unreliable(self.stage.make_store(token), self.luck, lambda: self.meanwhile(made))
+        made = self.stage.make_dispatcher(token, store)
+        return made
 
     # -- events; each is an order that may happen at any time
 
@@ -389,8 +387,8 @@ class Events(ABC):
             with suppress(redis.ConnectionError):
                 other.step()
             if self.luck.random() < 0.5:
-                self.text.set(self.keys.leader, one._store.token)  # Redis lost its last writes
-            elif self.text.get(self.keys.leader) not in (None, one._store.token):
+                self.text.set(self.keys.leader, one.parts.store.token)  # Redis lost its last writes
+            elif self.text.get(self.keys.leader) not in (None, one.parts.store.token):
                 self.overtaken = dump(self.client)
 
     @property

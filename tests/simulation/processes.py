@@ -11,7 +11,8 @@ import redis
 
 from dispatcher.core.admission.rules import Admission
 from dispatcher.core.facts.decisions import Assign
-from dispatcher.leader.dispatcher import STANDBY_WAIT_S, Dispatcher
+from dispatcher.leader.build import make_dispatcher
+from dispatcher.leader.leadership import STANDBY_WAIT_S
 from dispatcher.leader.settle import Settler
 from dispatcher.provision.autoscaler import Autoscaler
 from dispatcher.provision.base import WorkerHandle, WorkerKind
@@ -44,7 +45,7 @@ class DispatcherProcess(Process):
         token = f"{name}-{world.rng.getrandbits(64):x}"
         self.store = RecordingStore(self.client(text=False), world.keys, token)
         self.store.windows = world.windows
-        self.dispatcher = Dispatcher(
+        self.dispatcher = make_dispatcher(
             self.store, world.settings, admission=Admission(routes={}, default_cost_s=0.3), clock=self.clock,
             rng=Random(world.rng.getrandbits(32)), emit=lambda event: world.say(f"{name}: {event}"),
         )  # fmt: skip
@@ -56,8 +57,7 @@ class DispatcherProcess(Process):
         try:
             report = self.dispatcher.step()
         except (redis.ConnectionError, redis.exceptions.NoScriptError):
-            self.store.drop_idle_connections()
-            self.dispatcher._reaper.liveness.restart()
+            self.dispatcher.recover()
             self.soon(self.world.rng.uniform(0.1, 1.0), self._step)
             return
         wait_s = STANDBY_WAIT_S if not report.leads else 0.002 if report.more else self.world.rng.uniform(0.005, report.wait_s + 0.01)

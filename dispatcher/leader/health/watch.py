@@ -1,4 +1,4 @@
-"""Finds faulty workers, and says so: the loop around ``core/health.py``, and the probes."""
+"""Ejects faulty workers, returns them, and emits both: the loop around ``core/health/ejection.py``, and around the probes."""
 
 from __future__ import annotations
 
@@ -6,24 +6,20 @@ from collections.abc import Callable, Sequence
 
 from dispatcher.core.facts.every import Every
 from dispatcher.core.facts.snapshot import WorkerView
-from dispatcher.core.health.ejection import Change, Ejected, Health, HealthRule, Panic, Returned
-from dispatcher.core.health.probing import Probing
+from dispatcher.core.health.ejection import Change, Ejected, Health, Panic, Returned
 from dispatcher.events import Event, FleetPanic, WorkerEjected, WorkerReturned
 from dispatcher.leader.health.probe import Prober
-from dispatcher.settings import Settings
-from dispatcher.store.leader.dispatch_store import DispatchStore
 
 
 class HealthWatch:
     """One leader's. ``learner`` is its subscriber of the evidence."""
 
-    def __init__(self, store: DispatchStore, settings: Settings, emit: Callable[[Event], None], *, probes: bool) -> None:
-        probing = Probing(round(settings.probe_interval_s * 1000) if probes else 0, round(settings.probe_timeout_s * 1000))
-        self.learner = Health(_rule(settings), probing)
-        self._prober = Prober(store, probing)
+    def __init__(self, learner: Health, prober: Prober, emit: Callable[[Event], None], *, interval_ms: int) -> None:
+        self.learner = learner
+        self._prober = prober
         self._emit = emit
-        self._interval_ms = round(settings.heartbeat_s * 1000)
-        self._time_to_judge = Every(self._interval_ms)
+        self._interval_ms = interval_ms
+        self._time_to_judge = Every(interval_ms)
         self._judged_at_ms = 0
 
     def step(self, workers: Sequence[WorkerView], now_ms: int) -> None:
@@ -40,19 +36,6 @@ class HealthWatch:
     def standing(self, epoch: str, now_ms: int) -> tuple[str, float]:
         """Why the worker gets nothing ("": it does), and the share of its speed that it is trusted with."""
         return self.learner.standing(epoch, now_ms)
-
-
-def _rule(settings: Settings) -> HealthRule:
-    return HealthRule(
-        failures_in_row=settings.eject_failures,
-        slow_ratio=settings.eject_slow_ratio,
-        base_ms=round(settings.eject_base_s * 1000),
-        share_max=settings.eject_max_share,
-        panic_share=settings.panic_share,
-        slow_start_ms=round(settings.slow_start_s * 1000),
-        new_start_ms=round(settings.slow_start_new_s * 1000),
-        stall_ms=round(settings.stall_s * 1000),
-    )
 
 
 def _event(change: Change) -> Event:

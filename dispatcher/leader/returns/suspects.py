@@ -10,13 +10,11 @@ from msgspec import structs
 
 from dispatcher.core.choosing.strategies.base import Filter
 from dispatcher.core.facts.decisions import Hold, Plan
-from dispatcher.core.facts.evidence import PROBE_TASK
-from dispatcher.core.facts.lane import parse_lane
 from dispatcher.core.facts.snapshot import LaneView, Snapshot, WorkerView
-from dispatcher.core.returns.ending import GiveBack
 from dispatcher.core.returns.suspects import place_suspects
 from dispatcher.events import Event, SuspectIsolated
-from dispatcher.store.leader.dispatch_store import DispatchStore
+from dispatcher.leader.returns.unbegun import UnbegunJobs
+from dispatcher.store.leader.suspect_store import SuspectStore
 
 KEPT: Final = "kept for a suspect, which runs alone"
 
@@ -31,8 +29,8 @@ class Others(msgspec.Struct, frozen=True):
     suspects: tuple[LaneView, ...] = ()
     holds: tuple[Hold, ...] = ()
 
-    def told(self, planned: Snapshot, decided: Plan) -> tuple[Snapshot, Plan]:
-        """The plan and its snapshot with what was decided here: for those who are told why jobs wait."""
+    def with_suspects(self, planned: Snapshot, decided: Plan) -> tuple[Snapshot, Plan]:
+        """The plan and its snapshot with the suspects that wait: for the report of waiting jobs."""
         if not self.suspects:
             return planned, decided
         return structs.replace(planned, lanes=planned.lanes + self.suspects), structs.replace(decided, holds=decided.holds + self.holds)
@@ -41,9 +39,9 @@ class Others(msgspec.Struct, frozen=True):
 class Suspects:
     """One leader's. Costs a look at the names of the lanes where there is no suspect."""
 
-    def __init__(self, store: DispatchStore, filters: Sequence[Filter], emit: Callable[[Event], None]) -> None:
-        self._leases = store
-        self._store = store.suspects()
+    def __init__(self, store: SuspectStore, unbegun: UnbegunJobs, filters: Sequence[Filter], emit: Callable[[Event], None]) -> None:
+        self._store = store
+        self._unbegun = unbegun
         self._filters = filters
         self._emit = emit
         self._emptying: frozenset[str] = frozenset()
@@ -74,7 +72,7 @@ class Suspects:
                 self._emit(SuspectIsolated(names[epoch], epoch, lane))
         for worker in workers:
             if worker.epoch in found.emptying and worker.leases > worker.taken:
-                self._recall(worker)
+                self._unbegun.give_back(worker.epoch, self._unbegun.of(worker.epoch))  # it may as well begin elsewhere
         kept = self._alone | found.emptying
         return Others(
             tuple(view for view in lanes if not view.lane.alone),
@@ -82,10 +80,3 @@ class Suspects:
             suspects,
             found.holds,
         )
-
-    def _recall(self, worker: WorkerView) -> None:
-        """What it has not begun may as well begin elsewhere."""
-        leases = self._leases.leases(worker.epoch)
-        back = [GiveBack(id_, "recalls") for id_, entry, taken in leases if not taken and parse_lane(entry.lane).task != PROBE_TASK]
-        if back:
-            self._leases.giveback(worker.epoch, back)

@@ -39,6 +39,10 @@ class DecisionLog:
         self._store = store
         self._kept = kept
         self._policy = policy
+        self.restart()
+
+    def restart(self) -> None:
+        """The lead was gained: what was not written in an earlier lead is not written now."""
         self._ticks: deque[tuple[int, Tick]] = deque()
         self._jobs = 0
         self._pairs = PAIRS_MAX

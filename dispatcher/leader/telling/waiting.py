@@ -1,4 +1,4 @@
-"""Tells why jobs wait: to Redis for those who look, and as events where no worker may have them."""
+"""Publishes why jobs wait: in Redis for `status` and its like, and as events where no worker may have them."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ from dispatcher.core.facts.labels import Wanted
 from dispatcher.core.facts.lane import Lane, parse_lane
 from dispatcher.core.facts.snapshot import LaneView, Snapshot
 from dispatcher.events import Event, LaneRoutable, LaneUnroutable
-from dispatcher.settings import Settings
 from dispatcher.store.leader.dispatch_store import DispatchStore
 from dispatcher.store.leader.leader_view import EXPIRES_MS, HeldLane, LeaderView
 from dispatcher.store.leader.views import learned
 
 log = logging.getLogger(__name__)
 
-TELL_MS: Final = 1_000
-"""So often is looked, and what has changed written: there may be thousands of lanes, and hundreds of ticks a second."""
+PUBLISH_MS: Final = 1_000
+"""How often the lanes are looked at, and what has changed published: there may be thousands of lanes, and hundreds of steps a second."""
 
 HOLDS_MAX: Final = 200
-"""Lanes told of at most; those that are unroutable come first."""
+"""Lanes in one report at most; those that are unroutable come first."""
 
 WAITS_FOR_MAX: Final = 20
 
@@ -41,62 +40,76 @@ Asked = tuple[str, str, str, Wanted]
 """What decides which workers may have a lane's jobs: ingress, task, model, requires."""
 
 
-class Teller:
-    """One leader's. :meth:`step` costs next to nothing but once a second."""
+class WaitingReport:
+    """One leader's report of waiting jobs. :meth:`step` costs next to nothing but once a second."""
 
     def __init__(
-        self, store: DispatchStore, settings: Settings, filters: Sequence[Filter], emit: Callable[[Event], None]
+        self,
+        store: DispatchStore,
+        filters: Sequence[Filter],
+        emit: Callable[[Event], None],
+        *,
+        strategy: str,
+        unroutable_after_ms: int,
     ) -> None:
+        """``strategy``: name of the one that the leader goes by. ``unroutable_after_ms``: an event is emitted for a lane that no worker
+        may serve once it has been so for this long.
+        """
         self._store = store
-        self._settings = settings
         self._filters = filters
         self._emit = emit
-        self._unroutable = UnroutableLanes(round(settings.unroutable_after_s * 1000))
+        self._strategy = strategy
+        self._unroutable_after_ms = unroutable_after_ms
+        self.restart()
+
+    def restart(self) -> None:
+        """The lead was gained: what was published and alerted in an earlier lead may not hold."""
+        self._unroutable = UnroutableLanes(self._unroutable_after_ms)
         self._alerted: dict[Asked, str] = {}  # one alert for all lanes that ask the same: there may be one for each session
-        self._time_to_tell = Every(TELL_MS)
-        self._told = b""
-        self._told_ms = 0
+        self._time_to_publish = Every(PUBLISH_MS)
+        self._published = b""
+        self._published_ms = 0
 
     def step(self, snapshot: Snapshot, decided: Plan, *, monotonic_ms: int) -> None:
-        """Tell, when it is time, what a plan over the snapshot decided."""
-        if not self._time_to_tell.due(monotonic_ms):
+        """Publish, when it is time, why the jobs of this snapshot wait by this plan."""
+        if not self._time_to_publish.due(monotonic_ms):
             return
         self._alert(snapshot, decided, monotonic_ms)
         encoded = msgspec.json.encode(self._view(snapshot, decided.holds, monotonic_ms))
-        if encoded == self._told and monotonic_ms - self._told_ms < EXPIRES_MS // 2:
+        if encoded == self._published and monotonic_ms - self._published_ms < EXPIRES_MS // 2:
             return
         try:
             self._store.tell(encoded)
         except redis.ResponseError as exc:  # out of memory, say: dispatching does not depend on it
-            log.debug("what the leader sees is not told: %s", exc)
+            log.debug("why jobs wait is not published: %s", exc)
             return
-        self._told, self._told_ms = encoded, monotonic_ms
+        self._published, self._published_ms = encoded, monotonic_ms
 
     def _alert(self, snapshot: Snapshot, decided: Plan, now_ms: int) -> None:
         unroutable = {hold.lane for hold in decided.holds if hold.reason == "unroutable"}
         lanes = {lane.name: lane for lane in snapshot.lanes}
-        placed = {one.lane for one in decided.assignments}
+        placed = {assign.lane for assign in decided.assignments}
         # Of a paused lane nobody can say; one that is not there any more waits for nothing.
         others = {hold.lane for hold in decided.holds if hold.reason != "paused"} - unroutable
         gone = self._unroutable.known - lanes.keys() - unroutable
         self._unroutable.look(unroutable, placed | others | gone, now_ms)
-        told: dict[Asked, list[LaneView]] = {}
+        lasting: dict[Asked, list[LaneView]] = {}
         for name in self._unroutable.lasting:
-            told.setdefault(_asked(parse_lane(name)), []).extend([lanes[name]] if name in lanes else [])
-        for asked in told.keys() - self._alerted.keys():
-            if found := told[asked]:
-                first = min(found, key=lambda lane: lane.job)
+            lasting.setdefault(_asked(parse_lane(name)), []).extend([lanes[name]] if name in lanes else [])
+        for asked in lasting.keys() - self._alerted.keys():
+            if views := lasting[asked]:
+                first = min(views, key=lambda lane: lane.job)
                 refused = refusals(first, snapshot.workers, self._filters)
                 why = tuple(f"{count} × {kind}: {example}" for kind, (count, example) in refused.items())
                 self._alerted[asked] = first.name
-                self._emit(LaneUnroutable(first.name, sum(lane.depth for lane in found), why))
-        for asked in self._alerted.keys() - told.keys():
+                self._emit(LaneUnroutable(first.name, sum(lane.depth for lane in views), why))
+        for asked in self._alerted.keys() - lasting.keys():
             self._emit(LaneRoutable(self._alerted.pop(asked)))
 
     def _view(self, snapshot: Snapshot, holds: Sequence[Hold], now_ms: int) -> LeaderView:
         held = sorted(holds, key=lambda hold: (hold.reason != "unroutable", hold.lane))
         return LeaderView(
-            strategy=self._settings.strategy,
+            strategy=self._strategy,
             holds=tuple(self._held(held[:HOLDS_MAX], snapshot, now_ms)),
             holds_left_out=max(0, len(held) - HOLDS_MAX),
             unroutable=len(self._unroutable.lasting),
@@ -111,16 +124,16 @@ class Teller:
         pairs = PAIRS_MAX
         for hold in holds:
             lane = lanes.get(hold.lane)
-            found: dict[str, tuple[int, str]] = {}
+            refused: dict[str, tuple[int, str]] = {}
             if lane is not None and hold.reason != "paused":
                 asked = _asked(lane.lane)
                 if asked not in known and pairs > 0:
                     known[asked] = refusals(lane, snapshot.workers, self._filters)
                     pairs -= len(snapshot.workers)
-                found = known.get(asked, found)
+                refused = known.get(asked, refused)
             waits_for = {names.get(epoch, epoch): jobs for epoch, jobs in islice(hold.waits_for.items(), WAITS_FOR_MAX)}
             unroutable_s = self._unroutable.waited_ms(hold.lane, now_ms) // 1000
-            yield HeldLane(hold.lane, hold.reason, found, waits_for, unroutable_s)
+            yield HeldLane(hold.lane, hold.reason, refused, waits_for, unroutable_s)
 
 
 def _asked(lane: Lane) -> Asked:

@@ -290,7 +290,7 @@ class DispatchStore:
         return sorted(found, key=lambda lease: lease[1].job, reverse=True)
 
     def giveback(self, epoch: str, leases: Sequence[GiveBack]) -> int:
-        """End leases of a worker; at most 500. How many were ended."""
+        """End leases of a worker, at most ``GIVEBACK_MAX``. How many were ended."""
         return self._led(giveback(self._run, self.keys, epoch, leases, guard=self.keys.leader, guard_value=self.token))
 
     def forget_worker(self, epoch: str) -> bool:

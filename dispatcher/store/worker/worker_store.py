@@ -33,6 +33,9 @@ ADOPT_MAX = 50
 
 STORY_TTL_MS = 7 * 24 * 3600 * 1000
 
+GIVEBACK_MAX = 500
+"""Leases that one call of :func:`giveback` may end."""
+
 
 class BeatStatus(IntEnum):
     """How Redis answered a beat."""

@@ -9,7 +9,7 @@ import pytest
 
 from dispatcher.core.facts.evidence import Delta, KindTotals, Told, WorkerTotals, deltas
 from dispatcher.errors import NotLeader
-from dispatcher.leader.learning import Evidence
+from dispatcher.leader.learning import Learning
 from tests.unit.facts.snapshots import worker_view
 
 
@@ -56,10 +56,10 @@ class Counter:
         self.done = msgspec.json.decode(state, type=int)
 
 
-def make(store: FakeStore) -> tuple[Evidence, Counter]:
+def make(store: FakeStore) -> tuple[Learning, Counter]:
     counter = Counter()
-    evidence = Evidence(store, {"count": counter}, interval_ms=1_000)
-    evidence.load()
+    evidence = Learning(store, {"count": counter}, interval_ms=1_000)
+    evidence.restart()
     return evidence, counter
 
 

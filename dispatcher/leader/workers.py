@@ -1,0 +1,86 @@
+"""What a plan sees of the workers: a row of the look, what the worker said when its life began, and what the leader has learned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import ceil
+
+from dispatcher.core.choosing.window import Windows
+from dispatcher.core.facts.snapshot import WorkerView
+from dispatcher.core.learning.residency import Residency
+from dispatcher.core.learning.speeds import Speeds
+from dispatcher.events import Event, WorkerRegistered
+from dispatcher.leader.health.watch import HealthWatch
+from dispatcher.leader.ingress import Ingress
+from dispatcher.leader.telling.unreadable import UnreadableReport
+from dispatcher.store.leader.dispatch_store import DispatchStore
+from dispatcher.store.leader.look import Look, WorkerRow
+from dispatcher.store.leader.views import lost_worker_view, worker_view
+from dispatcher.store.registration import Registration
+
+
+class Workers:
+    """The registrations that the leader knows, and the views it makes with them."""
+
+    def __init__(
+        self,
+        store: DispatchStore,
+        ingress: Ingress,
+        emit: Callable[[Event], None],
+        *,
+        windows: Windows,
+        speeds: Speeds,
+        residency: Residency,
+        health: HealthWatch,
+        unreadable: UnreadableReport,
+    ) -> None:
+        self._store = store
+        self._ingress = ingress
+        self._emit = emit
+        self._windows = windows
+        self._speeds = speeds
+        self._residency = residency
+        self._health = health
+        self._unreadable = unreadable
+        self._registrations: dict[str, Registration] = {}
+
+    def __len__(self) -> int:
+        """How many registrations are known."""
+        return len(self._registrations)
+
+    def views(self, look: Look) -> tuple[WorkerView, ...]:
+        """The workers of a look, as a plan sees them. Reads the registrations that are new, and forgets those of workers that are gone."""
+        rows = look.workers
+        if unknown := [row.epoch for row in rows if row.epoch not in self._registrations]:
+            self._read(unknown)
+            lost = [row.epoch for row in rows if row.epoch not in self._registrations and not row.ended]
+            self._unreadable.report(f"the registration of worker {epoch}" for epoch in lost)
+        if len(self._registrations) > len(rows):
+            alive = {row.epoch for row in rows}
+            self._registrations = {epoch: said for epoch, said in self._registrations.items() if epoch in alive}
+            self._windows.forget(alive)
+        return tuple(self._view(row, look.now_ms) for row in rows)
+
+    def _read(self, epochs: list[str]) -> None:
+        found = self._store.registrations(epochs)
+        for epoch, registration in found.items():
+            self._registrations[epoch] = registration
+            self._emit(WorkerRegistered(registration.name, epoch, registration.concurrency, registration.weight))
+        self._ingress.learn(
+            (queue for registration in found.values() for queue in registration.ingress),
+            (model for registration in found.values() for model in registration.models),
+        )
+
+    def _view(self, row: WorkerRow, now_ms: int) -> WorkerView:
+        registration = self._registrations.get(row.epoch)
+        if registration is None:
+            return lost_worker_view(row)
+        window = self._windows.window(row.epoch, concurrency=registration.concurrency, done=row.done, now_ms=now_ms)
+        resident, loading_ms = self._residency.of(row.epoch, now_ms, registration.resident)
+        if loading_ms:  # the worker owes that time too, before it begins with the next job
+            row = row._replace(leased_cost_ms=row.leased_cost_ms + round(loading_ms * registration.weight))
+        ejected, warmth = self._health.standing(row.epoch, now_ms)
+        return worker_view(
+            row, registration, window=ceil(window * warmth), speeds=self._speeds.of(registration.name), resident=resident,
+            loading=self._residency.loading(row.epoch), ejected=ejected, warmth=warmth,
+        )  # fmt: skip
