@@ -42,7 +42,7 @@ def explain(run: Callable[..., Any]) -> Explain:
 
 def later(stage: Stage) -> None:
     """The leader has told what it sees, and written down what it did."""
-    stage.clock.now_ms += max(waiting.TELL_MS, decision_log.WRITE_MS)
+    stage.clock.now_ms += max(waiting.PUBLISH_MS, decision_log.WRITE_MS)
     stage.step()
 
 

@@ -24,7 +24,7 @@ def stage(redis_url: str) -> Iterator[Stage]:
     one.close()
 
 
-def later(stage: Stage, span_ms: int = waiting.TELL_MS) -> None:
+def later(stage: Stage, span_ms: int = waiting.PUBLISH_MS) -> None:
     """Time passes, and the dispatcher looks."""
     stage.clock.now_ms += span_ms
     stage.step()
