@@ -11,7 +11,7 @@ from dispatcher.core.facts.every import Every
 from dispatcher.core.facts.evidence import Delta, Told
 from dispatcher.core.rollout.aliases import POINTS, Rollout, Split, percent, split
 from dispatcher.core.rollout.canary import Ended, RollBack, Step, Watch, next_stage, observe, verdict
-from dispatcher.core.rollout.changes import roll_back, step
+from dispatcher.core.rollout.changes import roll_back, step, step_begins
 from dispatcher.events import Event, RolloutChanged, RolloutRolledBack, RolloutStepped
 from dispatcher.leader.returns.withdrawn import WithdrawnJobs
 from dispatcher.store.leader.rollout_store import RolloutStore, Stored
@@ -92,13 +92,16 @@ class Rollouts:
         guard = seen.rollout.guard
         if guard is None:
             return
+        event: Event | None = None
         match verdict(self._watches[alias], guard, now_ms):
             case RollBack(reason):
                 wanted = roll_back(seen.rollout, reason, now_ms)
-                event: Event = RolloutRolledBack(alias, guard.candidate, guard.baseline, reason)
+                event = RolloutRolledBack(alias, guard.candidate, guard.baseline, reason)
             case Step(reason):
                 wanted = step(seen.rollout, now_ms)
                 event = RolloutStepped(alias, guard.candidate, percent(guard.steps[0]), reason)
+            case _ if guard.step_began_ms > now_ms:
+                wanted = step_begins(seen.rollout, now_ms)
             case _:
                 return
         stored = self._store.change(alias, seen, wanted)
@@ -107,7 +110,8 @@ class Rollouts:
             return
         self._stored[alias] = stored
         self._set()
-        self._emit(event)
+        if event is not None:
+            self._emit(event)
 
     def _set(self) -> None:
         """All that follows from the aliases as they are now."""

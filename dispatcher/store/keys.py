@@ -87,7 +87,7 @@ KEYS: tuple[KeyDoc, ...] = (
            "release", "snapshot, status", "until resumed"),
     KeyDoc("<cell>:leader", "string", "random id of the leading dispatcher", "elect", "every script of the dispatcher",
            "leader_ttl_s after the last renewal"),
-    KeyDoc("<cell>:leader_info", "hash", "host and pid of the leading dispatcher, and the formats it reads", "elect",
+    KeyDoc("<cell>:leader_info", "hash", "the leading dispatcher's host, pid, time to live and formats", "elect",
            "status, register_worker", "permanent"),
     KeyDoc("<cell>:formats", "string", "oldest and newest format of what may lie in the cell; no key: format 1", "raise_format",
            "register_worker, raise_format, dispatch", "permanent"),

@@ -84,3 +84,23 @@ def test_who_leads_anew_is_told_so(cell: Cell) -> None:
     assert elect(cell.store) is Lead.GAINED
     assert not cell.text.exists(cell.keys.leader_view)
     assert elect(candidate(cell, "two")) is Lead.NONE
+
+
+def test_a_lead_that_was_dated_before_redis_clock_was_set_back_is_taken_over(cell: Cell) -> None:
+    """It would outlast its dead leader for as long as the step back. Nobody knows how long one lasts whose leader does not say."""
+    one, two, three = cell.store, candidate(cell, "two"), candidate(cell, "three")
+    elect(one, resign=True)
+    elect(one)
+    cell.client.pexpire(cell.keys.leader, TTL_MS)
+    assert not elect(two)
+
+    cell.client.pexpire(cell.keys.leader, 3_600_000 + TTL_MS)
+    assert elect(two) is Lead.GAINED
+    assert not elect(one)
+
+    for garbage in ("x", None):
+        cell.client.delete(cell.keys.leader_info)
+        if garbage:
+            cell.client.set(cell.keys.leader_info, garbage)
+        cell.client.pexpire(cell.keys.leader, 3_600_000 + TTL_MS)
+        assert not elect(three)

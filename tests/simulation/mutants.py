@@ -51,7 +51,7 @@ MUTANTS = (
     Mutant("giveback: anybody may", f"{LUA}/giveback.lua", GUARD, ""),
     Mutant("giveback: recalls what runs", f"{LUA}/giveback.lua", UNTAKEN, "true"),
     Mutant("end_epoch: though it beat", f"{LUA}/end_epoch.lua", BEAT, ""),
-    Mutant("elect: everybody leads", f"{LUA}/elect.lua", "if holder then return 0 end", ""),
+    Mutant("elect: everybody leads", f"{LUA}/elect.lua", "if not asked_ms or redis.call('PTTL', leader) <= asked_ms then return 0 end", ""),
     Mutant("promote: a copy stays", f"{LUA}/promote_scheduled.lua", "redis.call('ZREM', scheduled, entry)", ""),
     Mutant("snapshot: a beat from the future is a death", f"{LUA}/snapshot.lua", "remaining_ms < 0 and (redis.call",
            "(remaining_ms < 0 or remaining_ms > alive_ttl_ms) and (redis.call"),

@@ -25,7 +25,9 @@ class Windows:
     def window(self, epoch: str, *, concurrency: int, done: int, now_ms: int) -> int:
         """The window of one worker, given how many jobs it says it has ended."""
         at_ms, before, rate = self._seen.get(epoch, (now_ms, done, 0.0))
-        if done != before and now_ms > at_ms:
+        if now_ms < at_ms:  # Redis' clock was set back: the rate stands, and is measured from here on
+            self._seen[epoch] = (now_ms, done, rate)
+        elif done != before and now_ms > at_ms:
             rate = max((done - before) / (now_ms - at_ms), rate / 2)
             self._seen[epoch] = (now_ms, done, rate)
         elif epoch not in self._seen:

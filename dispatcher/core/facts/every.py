@@ -8,6 +8,8 @@ now (``min(began_ms, now_ms)``), where ending it early would do harm. A clock th
 
 from __future__ import annotations
 
+from typing import Final
+
 
 class Every:
     """Tells when something that is done once in ``interval_ms`` is to be done again. For one thread; keep one for each thing."""
@@ -31,6 +33,15 @@ class Every:
     def restart(self) -> None:
         """Make the next call of :meth:`due` True."""
         self._last_ms = None
+
+
+LONG_MS: Final = 24 * 3_600_000
+"""For how long a job counts as waiting that was admitted in the future: longer than any hold, and than jobs that came after it."""
+
+
+def waits_since_ms(admitted_ms: int, now_ms: int) -> int:
+    """Since when a job waits that was admitted then. One from the future came before the clock was set back, so before most others."""
+    return admitted_ms if admitted_ms <= now_ms else now_ms - LONG_MS
 
 
 def is_over(began_ms: int, span_ms: int, now_ms: int) -> bool:

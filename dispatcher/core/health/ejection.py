@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
+from msgspec import structs
 
 from dispatcher.core.facts.evidence import Delta, Told
 from dispatcher.core.facts.snapshot import WorkerView
@@ -123,6 +124,7 @@ class Health:
     def judge(self, workers: Sequence[WorkerView], now_ms: int) -> list[Change]:
         """Eject, let return, and say so."""
         alive = {worker.epoch: worker for worker in workers if worker.ended is None and worker.concurrency > 0}
+        self._redate(now_ms)
         self._meet(alive, now_ms)
         changes: list[Change] = list(self._let_return(alive, now_ms))
         changes += self._eject(alive, now_ms)
@@ -154,6 +156,20 @@ class Health:
         self._seen = None
 
     # -- judging
+
+    def _redate(self, now_ms: int) -> None:
+        """Let begin now what began in the future: Redis' clock was set back since. So nothing lasts for longer than twice its time."""
+        state = self._state
+        for epoch, ejection in state.ejections.items():
+            if ejection.since_ms > now_ms:
+                span_ms = ejection.until_ms - ejection.since_ms
+                state.ejections[epoch] = structs.replace(ejection, since_ms=now_ms, until_ms=now_ms + span_ms)
+        for epoch, (began_ms, span_ms) in state.warming.items():
+            state.warming[epoch] = (min(began_ms, now_ms), span_ms)
+        for name, record in state.records.items():
+            latest_ms = now_ms + record.times * self.rule.base_ms
+            if record.until_ms > latest_ms:
+                state.records[name] = structs.replace(record, until_ms=latest_ms)
 
     def _meet(self, alive: dict[str, WorkerView], now_ms: int) -> None:
         """Lives that begin, and those that have ended. Those that were there before this leader was are not new."""

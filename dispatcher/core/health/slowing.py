@@ -12,6 +12,7 @@ from math import ceil, exp, log, sqrt
 from statistics import fmean, median
 from typing import Final
 
+from dispatcher.core.facts.every import is_over
 from dispatcher.core.facts.evidence import Delta, Running, Told
 from dispatcher.core.facts.header import DEFAULT_MODEL
 
@@ -66,7 +67,7 @@ class _Past:
         self.variance += share * (off * off - self.variance)
 
     def latest(self, looks: int, now_ms: int) -> list[float]:
-        found = [off for at_ms, off in self.recent if now_ms - at_ms < STALE_MS]
+        found = [off for at_ms, off in self.recent if not is_over(at_ms, STALE_MS, now_ms)]
         return found[-looks:]
 
 

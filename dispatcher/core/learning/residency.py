@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from dispatcher.core.facts.decisions import Assign
+from dispatcher.core.facts.every import is_over
 from dispatcher.core.facts.evidence import Delta, Told
 from dispatcher.core.facts.lane import parse_lane
 from dispatcher.core.facts.snapshot import WorkerView
@@ -77,19 +78,19 @@ class Arrivals:
             return
         arrivals = self._until.setdefault(epoch, {})
         if model not in arrivals:
-            arrivals[model] = _Arrival(now_ms + load_ms, now_ms + ARRIVAL_LOADS * load_ms + ARRIVAL_EXTRA_MS)
+            arrivals[model] = _Arrival(now_ms, load_ms)
 
     def soon(self, epoch: str, resident: frozenset[str] | None, now_ms: int) -> tuple[frozenset[str] | None, int]:
         """What the worker holds or will soon, and how many ms of loading are between now and then."""
         arrivals = self._until.get(epoch)
         if resident is None or not arrivals:
             return resident, 0
-        arrivals = {model: one for model, one in arrivals.items() if model not in resident and now_ms < one.given_up_ms}
+        arrivals = {model: one for model, one in arrivals.items() if model not in resident and one.is_believed(now_ms)}
         if not arrivals:
             del self._until[epoch]
             return resident, 0
         self._until[epoch] = arrivals
-        return resident | arrivals.keys(), sum(max(0, one.due_ms - now_ms) for one in arrivals.values())
+        return resident | arrivals.keys(), sum(one.left_ms(now_ms) for one in arrivals.values())
 
     def models(self, epoch: str) -> frozenset[str]:
         """Those on their way to that worker."""
@@ -100,16 +101,24 @@ class Arrivals:
         self._until = {
             epoch: models
             for epoch, models in self._until.items()
-            if epoch in alive or any(now_ms < one.given_up_ms for one in models.values())
+            if epoch in alive or any(one.is_believed(now_ms) for one in models.values())
         }
 
 
 @dataclass(frozen=True, slots=True)
 class _Arrival:
-    """``due_ms``: when the load should be over; ``given_up_ms``: when it is no longer believed in."""
+    """A job was assigned at ``began_ms`` whose model takes ``load_ms`` to load."""
 
-    due_ms: int
-    given_up_ms: int
+    began_ms: int
+    load_ms: int
+
+    def is_believed(self, now_ms: int) -> bool:
+        """False when the worker should have said by now that it holds the model."""
+        return not is_over(self.began_ms, ARRIVAL_LOADS * self.load_ms + ARRIVAL_EXTRA_MS, now_ms)
+
+    def left_ms(self, now_ms: int) -> int:
+        """How much longer the load should take."""
+        return max(0, self.began_ms + self.load_ms - now_ms)
 
 
 class _Learned(msgspec.Struct):

@@ -82,6 +82,13 @@ def step(rollout: Rollout, now_ms: int) -> Rollout:
     )  # fmt: skip
 
 
+def step_begins(rollout: Rollout, now_ms: int) -> Rollout:
+    """Let the guard's present step begin now: it was dated in the future, before Redis' clock was set back."""
+    guard = rollout.guard
+    assert guard is not None
+    return msgspec.structs.replace(rollout, guard=msgspec.structs.replace(guard, step_began_ms=now_ms))
+
+
 def roll_back(rollout: Rollout, reason: str, now_ms: int) -> Rollout:
     """Give all jobs to the guard's baseline; the candidate is withdrawn."""
     guard = rollout.guard

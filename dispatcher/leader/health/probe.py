@@ -13,8 +13,9 @@ from dispatcher.core.facts.snapshot import WorkerView
 from dispatcher.core.health.probing import Probing
 from dispatcher.store.leader.dispatch_store import DispatchStore
 
-EXPIRES_MS = 3_600_000
-"""Should one ever end up in a plain queue, Celery drops it after that. Far more than clocks differ."""
+EXPIRES_MS = 7 * 24 * 3_600_000
+"""Should a probe ever end up in a plain queue, Celery drops it after that. Workers compare it with their own clocks, so it must be far more
+than those differ from Redis' clock, or no probe is ever run and no ejected worker returns."""
 
 
 class Prober:

@@ -26,6 +26,8 @@ class Recaller:
         self._filters = filters
         self._emit = emit
         self._time_to_look = Every(interval_ms)
+        self._seen_ms: dict[str, int] = {}
+        """Lease id → when the lease was first seen, where its id lies in the future and does not tell when it was given."""
 
     def step(self, workers: Sequence[WorkerView], assigned: Iterable[str], now_ms: int, load_ms: Mapping[str, int]) -> int:
         """How many jobs went back. ``assigned``: epochs that were given jobs since the workers were looked at; ``load_ms``: model → time to
@@ -36,20 +38,22 @@ class Recaller:
         crowded = [worker for worker in workers if is_crowded(worker)]
         if not crowded:
             return 0
+        seen_ms, self._seen_ms = self._seen_ms, {}
         free = FreeSlots.of(workers, frozenset(assigned), self._filters, load_ms)
         ended = 0
         for worker in sorted(crowded, key=lambda worker: worker.taken - worker.leases)[:WORKERS_MAX]:
             if not free.any():
                 break
             jobs = self._unbegun.of(worker.epoch)
-            chosen = frozenset(recalled(worker, [_unstarted(job, now_ms) for job in jobs], free, self._rule))
+            chosen = frozenset(recalled(worker, [self._unstarted(job, now_ms, seen_ms) for job in jobs], free, self._rule))
             if count := self._unbegun.give_back(worker.epoch, [job for job in jobs if job.lease_id in chosen]):
                 ended += count
                 self._emit(JobsRecalled(worker.name, worker.epoch, count))
         return ended
 
-
-def _unstarted(job: UnbegunJob, now_ms: int) -> Unstarted:
-    # The number in a lease's id is the µs at which it was given (`reserve_numbers`), or hardly later.
-    given_ms = int(job.lease_id.rpartition(".")[2]) // 1000
-    return Unstarted(job.lease_id, job.lane, job.entry.cost_ms, now_ms - given_ms, job.entry.recalls)
+    def _unstarted(self, job: UnbegunJob, now_ms: int, seen_ms: Mapping[str, int]) -> Unstarted:
+        # The number in a lease's id is the µs at which it was given (`reserve_numbers`), or hardly later.
+        given_ms = int(job.lease_id.rpartition(".")[2]) // 1000
+        if given_ms > now_ms:  # Redis' clock was set back, and numbers go on from before
+            given_ms = self._seen_ms[job.lease_id] = min(now_ms, seen_ms.get(job.lease_id, now_ms))
+        return Unstarted(job.lease_id, job.lane, job.entry.cost_ms, now_ms - given_ms, job.entry.recalls)

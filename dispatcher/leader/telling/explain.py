@@ -13,6 +13,7 @@ import redis
 from dispatcher.core.choosing.explain import candidates, in_words
 from dispatcher.core.choosing.policy import Policy
 from dispatcher.core.choosing.strategies import STRATEGIES
+from dispatcher.core.facts.every import waits_since_ms
 from dispatcher.core.facts.lane import parse_lane
 from dispatcher.core.facts.snapshot import LaneView, Snapshot, WorkerView
 from dispatcher.settings import Settings
@@ -106,8 +107,9 @@ class Explainer:
         snapshot = self._snapshot(told)
         # As if it were next: what is before it in its lane, it can only wait for.
         lane = LaneView(
-            entry.lane, parse_lane(entry.lane), found.depth, entry.cost_ms, entry.admitted_ms, entry.deadline_ms, int(entry.job)
-        )
+            entry.lane, parse_lane(entry.lane), found.depth, entry.cost_ms, waits_since_ms(entry.admitted_ms, snapshot.now_ms),
+            entry.deadline_ms, int(entry.job),
+        )  # fmt: skip
         hold = next((hold for hold in told.holds if hold.lane == entry.lane), None)
         if snapshot.is_paused(lane.lane.ingress):
             why = "its queue is paused"

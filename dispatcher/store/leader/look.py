@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypedDict
 
 import msgspec
 
+from dispatcher.core.facts.every import waits_since_ms
 from dispatcher.core.facts.lane import parse_lane
 from dispatcher.core.facts.snapshot import LaneView
 from dispatcher.errors import Invalid
@@ -105,7 +106,7 @@ def as_look(ingress: Sequence[IngressList], snapshot: list[Any], found: list[Any
     unreadable = [f"key {key.decode(errors='backslashreplace')!r}" for key in others]
     for i in range(0, len(lanes), 3):
         try:
-            views.append(_lane_view(*lanes[i : i + 3]))
+            views.append(_lane_view(now_ms, *lanes[i : i + 3]))
         except (Invalid, ValueError):
             unreadable.append(f"lane {lanes[i].decode(errors='backslashreplace')!r}")
     return Look(
@@ -127,9 +128,9 @@ def _due_ms(score: bytes) -> int | None:
     return int(due_ms) if isfinite(due_ms) else None if due_ms > 0 else 0
 
 
-def _lane_view(name: bytes, depth: int, frame: bytes) -> LaneView:
-    text = name.decode()
-    return LaneView(text, parse_lane(text), depth, int(frame[29:38]), int(frame[16:29]), deadline_of(frame), int(frame[:16]))
+def _lane_view(now_ms: int, name: bytes, depth: int, frame: bytes) -> LaneView:
+    text, since_ms = name.decode(), waits_since_ms(int(frame[16:29]), now_ms)
+    return LaneView(text, parse_lane(text), depth, int(frame[29:38]), since_ms, deadline_of(frame), int(frame[:16]))
 
 
 def _worker_row(

@@ -10,12 +10,16 @@ import msgspec
 import pytest
 
 from dispatcher.core.facts.evidence import PROBE_TASK, Delta, Told, WorkerTotals
+from dispatcher.core.health.ejection import Health, HealthRule
+from dispatcher.core.health.probing import Probing
 from dispatcher.core.learning.speeds import SAVE_INTERVAL_MS, Speeds
+from dispatcher.core.returns.recall import RecallRule
+from dispatcher.leader.health.probe import Prober
 from dispatcher.leader.health.watch import HealthWatch
-from dispatcher.leader.learning import Evidence
+from dispatcher.leader.learning import Learning
 from dispatcher.leader.returns.deadlines import LateJobs
 from dispatcher.leader.returns.recall import Recaller
-from dispatcher.settings import Settings
+from dispatcher.leader.returns.unbegun import UnbegunJobs
 from tests.unit.facts.snapshots import lane_view, worker_view
 
 HOUR_MS = 3_600_000
@@ -61,7 +65,7 @@ def seconds(step: Callable[[int], Any], first_ms: int, count: int) -> None:
 def test_learning_goes_on(jump_ms: int) -> None:
     """Each beat is read, and each second what was learned is saved."""
     store, learner = LearnedStore(), Learner()
-    evidence = Evidence(cast("Any", store), {"speeds": learner}, interval_ms=1_000)
+    evidence = Learning(cast("Any", store), {"speeds": learner}, interval_ms=1_000)
     seconds(lambda now_ms: evidence.step(now_ms, [worker_view("e1")]), NOW_MS, 5)
     seconds(lambda now_ms: evidence.step(now_ms, [worker_view("e1")]), NOW_MS + jump_ms, 5)
 
@@ -73,8 +77,8 @@ def test_workers_are_judged_on_and_probed_on(jump_ms: int) -> None:
     """Once a beat; a clock that was set back asks for no more probes than a beat does."""
     probes: list[str] = []
     store = SimpleNamespace(assign_probe=lambda epoch, **_: probes.append(epoch) is None)
-    settings = Settings(redis_url="redis://h", heartbeat_s=1.0, probe_interval_s=10.0)
-    watch = HealthWatch(cast("Any", store), settings, lambda _: None, probes=True)
+    probing = Probing(10_000, 10_000)
+    watch = HealthWatch(Health(HealthRule(), probing), Prober(cast("Any", store), probing), lambda _: None, interval_ms=1_000)
     workers = [worker_view(f"e{i}", tasks=frozenset({PROBE_TASK})) for i in range(20)]
     seconds(lambda now_ms: watch.step(workers, now_ms), NOW_MS, 5)
     seconds(lambda now_ms: watch.step(workers, now_ms), NOW_MS + jump_ms, 1)
@@ -100,13 +104,21 @@ def test_late_and_crowded_jobs_are_looked_for_on(jump_ms: int) -> None:
     store = cast("Any", SimpleNamespace(leases=leases, bury_late=bury_late))
     lanes = [lane_view(depth=3, deadline_class=10, deadline_ms=NOW_MS + 2 * HOUR_MS)]
     workers = [worker_view("e1", leases=2, taken=1), worker_view("e2")]
-    recaller, late = Recaller(store, Settings(redis_url="redis://h"), (), lambda _: None), LateJobs(store, lambda _: None)
-    seconds(lambda now_ms: recaller.step(workers, (), now_ms, {}), NOW_MS, 5)
-    seconds(lambda now_ms: recaller.step(workers, (), now_ms, {}), NOW_MS + jump_ms, 5)
+    unbegun = UnbegunJobs(store)
+    recaller = Recaller(unbegun, RecallRule(1_000, 3), (), lambda _: None, interval_ms=1_000)
+    late = LateJobs(store, unbegun, lambda _: None)
+
+    def recall(now_ms: int) -> None:
+        unbegun.forget()
+        recaller.step(workers, (), now_ms, {})
+
+    seconds(recall, NOW_MS, 5)
+    seconds(recall, NOW_MS + jump_ms, 5)
     assert looks == ["leases"] * 10
 
     looks.clear()
     for now_ms in (NOW_MS, NOW_MS + jump_ms):
+        unbegun.forget()
         late.saw(lanes)
         late.step(lanes, workers, now_ms)
     assert looks == ["lane", "leases"] * 2
