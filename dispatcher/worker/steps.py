@@ -75,7 +75,7 @@ class DispatchedWorker(bootsteps.Step):
         w.wait_for_soft_shutdown = partial(leave_cold, w, w.wait_for_soft_shutdown)
         if pool == "solo":
             w.concurrency = 1  # Celery leaves it at the number of CPUs, and would fetch that many jobs
-        task_prerun.connect(w.dispatched.lifeline.hold)  # held weakly: as long as the worker is there
+        task_prerun.connect(w.dispatched.lifeline.wait_until_heard)  # held weakly: as long as the worker is there
         keep_chords()
         keep_last_state()
         keep_revokes()

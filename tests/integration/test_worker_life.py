@@ -198,7 +198,7 @@ def test_what_has_ended_is_told_though_the_time_to_stop_is_up(
         return ack(lease_ids)
 
     monkeypatch.setattr(life.keeper._pipe, "ack", fragile)
-    life.keeper.reachable = False
+    life.keeper.outbox.reachable = False
     life.keeper.ack(ended, Outcome.DONE)
     assert life.keeper.unsent == 1
     life._cut_short()
@@ -218,7 +218,7 @@ def test_a_life_that_cannot_tell_what_has_ended_says_no_goodbye(
         raise redis.ConnectionError("away")
 
     monkeypatch.setattr(life.keeper._pipe, "ack", refuse)
-    life.keeper.reachable = False
+    life.keeper.outbox.reachable = False
     life.keeper.ack(ended, Outcome.DONE)
     life._cut_short()
 

@@ -58,13 +58,14 @@ MUTANTS = (
     Mutant("liveness: an outage is silence", "dispatcher/core/health/liveness.py", "last is None or heard_ms - last > self.gap_ms",
            "last is None"),
     Mutant("keeper: one beat proves a lease lost", "dispatcher/worker/life/keeper.py", "sorted(loose & self._loose)", "sorted(loose)"),
-    Mutant("keeper: forgets what it took", "dispatcher/worker/life/keeper.py", "self._held.update(found)\n", "pass\n"),
+    Mutant("keeper: forgets what it took", "dispatcher/worker/life/keeper.py", "self._held.update(taken)\n", "pass\n"),
     Mutant("life: goes on when it is dead", "dispatcher/worker/life/life.py", DIE, f"{DIE}        return\n"),
     Mutant("transport: a try runs again after its retry", "dispatcher/worker/leasing/transport.py",
            "if held.runs_again and life.has_later_turn(", "if held.runs_again and bool() and life.has_later_turn("),
     Mutant("reap: what a leaver cut short is as new", "dispatcher/core/returns/ending.py",
            "return GiveBack.rejected(end.lease_id)", "return GiveBack.uncounted(end.lease_id)"),
-    Mutant("life: a goodbye before its acks", "dispatcher/worker/life/life.py", "if not self.keeper.unsent:", "if True:"),
+    Mutant("life: a goodbye before its acks", "dispatcher/worker/life/life.py", "if self.keeper.outbox.try_all():",
+           "if self.keeper.outbox.try_all() or True:"),
 )  # fmt: skip
 
 

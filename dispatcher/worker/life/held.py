@@ -21,26 +21,27 @@ class Outcome(Enum):
 
 @dataclass(slots=True)
 class Held:
-    """A job this worker has taken: the message as the producer sent it, what is kept of the job, when its task began (or not), and
-    in which process.
-
-    ``guessed``: its producer said no cost, so that the one in its entry is the dispatcher's guess.
-    """
+    """A job that this worker has taken and not ended."""
 
     message: bytes
+    """The message as the producer sent it."""
     entry: bytes
+    """What is kept of the job beside its message (``store/frame.py``)."""
     started_ms: int | None = None
+    """When the pool began to run it, by the machine's monotonic clock; ``None``: not yet."""
     guessed: bool = False
+    """Its producer said no cost: the cost in :attr:`entry` is the dispatcher's guess."""
     pid: int = 0
+    """The process that runs it; 0: not known yet."""
 
     @property
     def runs_again(self) -> bool:
-        """Whether a worker started it before: crashes, rejects and reaps are not all zero."""
+        """True if a worker began it before: crashes, rejects and reaps are not all zero."""
         return self.entry[38:44] != b"000000"
 
     @property
     def is_suspect(self) -> bool:
-        """Whether it runs alone, for it may be what killed its workers."""
+        """True if it must run alone, because it may be what killed its workers."""
         return parse_lane(lane_of(self.entry)).alone
 
     @property

@@ -34,6 +34,7 @@ from dispatcher.worker.life.held import Held
 from dispatcher.worker.life.host import Host
 from dispatcher.worker.life.keeper import LeaseKeeper
 from dispatcher.worker.life.lifeline import Lifeline
+from dispatcher.worker.life.loop_lag import LoopLag
 from dispatcher.worker.life.models import ModelMemory
 from dispatcher.worker.life.revokes import Revokes
 
@@ -43,6 +44,7 @@ STOP_BEAT_S = 10.0
 """How long the end of a life waits for its beat thread, which may be waiting for Redis."""
 
 GOODBYE_TRIES = 5
+"""Tries of a worker that has time, half a beat apart: a failover of Redis takes some seconds. After them the leader reaps the worker."""
 
 
 class WorkerLife:
@@ -74,22 +76,20 @@ class WorkerLife:
         self._drain_wanted: str | None = None
         self._leaving = False
         self._cut_at_ms: int | None = None
-        self._lag_since_ms: int | None = None
-        self._lag_ms = 0
         self._away = False
         self._told_totals = b""
         self._heard_ms = 0
         self._unadopted = False
-        self._revoke_store = RevokeStore(client, keys, kept_s=settings.revokes_kept_s)
-        self._heard_revokes: SimpleQueue[list[str]] = SimpleQueue()
-        self.revokes = Revokes(self._revoke_store)
+        self.revokes = Revokes(RevokeStore(client, keys, kept_s=settings.revokes_kept_s))
         self._watch: CutOffWatch | None = None
         if settings.on_cut_off == "stop":
             self._watch = CutOffWatch(clock, lease_ttl_s=settings.lease_ttl_s, heartbeat_s=settings.heartbeat_s, stop=self._stop_cut_off)
         self._store, pipe = self._new_life()
-        self.keeper = LeaseKeeper(self._store, pipe, clock, reject_backoff_ms=round(settings.reject_backoff_s * 1000))
-        self.keeper.call_soon = host.call_soon if host.has_loop else None
-        self.keeper.loading_ms = memory.loading_ms
+        self.keeper = LeaseKeeper(
+            self._store, pipe, clock, reject_backoff_ms=round(settings.reject_backoff_s * 1000),
+            call_soon=host.call_soon if host.has_loop else None, loading_ms=memory.loading_ms,
+        )  # fmt: skip
+        self._loop_lag = LoopLag(clock, host, is_busy=lambda: bool(self.keeper.held()))
 
     @property
     def epoch(self) -> str:
@@ -162,10 +162,6 @@ class WorkerLife:
             self._cut_at_ms = at_ms if self._cut_at_ms is None else min(at_ms, self._cut_at_ms)
         self.drain("exit")
 
-    def heard_revoke(self, members: list[str]) -> None:
-        """This worker was told of a revoke: with the next beat Redis is too, for those that were not there."""
-        self._heard_revokes.put(members)
-
     def end_badly(self, lease_id: str, cause: Cause, how: str) -> None:
         """A job's run went wrong: its lease is given back as :func:`~dispatcher.core.returns.ending.verdict` says."""
         all_held = self.keeper.held()
@@ -236,7 +232,7 @@ class WorkerLife:
         totals = self.keeper.totals(self._memory.read())
         changed = b"" if totals == self._told_totals else totals
         sent_ms = self._clock.monotonic_ms()
-        beat = self._store.heartbeat({**self.keeper.facts(), "loop_lag_ms": self._loop_lag_ms()}, changed)
+        beat = self._store.heartbeat({**self.keeper.facts(), "loop_lag_ms": self._loop_lag.read_ms()}, changed)
         if self._watch is not None:
             self._watch.answered(sent_ms)
         # After a day without a beat Redis has forgotten, too, that it declared this life dead (a machine that was asleep).
@@ -255,17 +251,7 @@ class WorkerLife:
                 self._adopt()
             self._obey(beat)
             self.keeper.answered(beat)
-            self._tell_revokes()  # last: a Redis that is full refuses it, and must not miss a beat for it
-
-    def _tell_revokes(self) -> None:
-        members: list[str] = []
-        while not self._heard_revokes.empty():
-            members += self._heard_revokes.get()
-        if members:
-            try:
-                self._revoke_store.add(members)
-            except redis.RedisError:
-                self._heard_revokes.put(members)  # the next beat tries again
+            self.revokes.report()  # last: a Redis that is full refuses it, and must not miss a beat for it
 
     def _obey(self, beat: Beat) -> None:
         if beat.draining and not self.keeper.paused:
@@ -284,12 +270,12 @@ class WorkerLife:
             self._drain_wanted = "exit"  # Redis lost it, and would have jobs wait here
 
     def _die(self) -> None:
-        self.keeper.ended = True
+        self.keeper.end()
         log.critical("worker life %s was declared dead and its jobs were given to others: ending at once", self.epoch)
         self._host.stop_dead()
 
     def _stop_cut_off(self) -> None:
-        self.keeper.ended = True
+        self.keeper.end()
         log.critical(
             "worker life %s is cut off: Redis has not answered for so long that its jobs may be given to others, so they are killed here",
             self.epoch,
@@ -301,8 +287,8 @@ class WorkerLife:
         if self.keeper.ended:
             return
         log.warning("out of time to stop: %d jobs are cut short and go back in line", len(self.keeper.held()))
-        self.keeper.flush_last()
-        self.keeper.ended = True  # that the pool dies now must not be told as what the jobs did
+        self.keeper.outbox.flush_last()
+        self.keeper.end()  # from here on the pool dies, which must not be reported as what the jobs did
         self._host.kill_pool()
         try:
             if self.keeper.unsent:  # they would go back in line at once, with what is cut short
@@ -332,26 +318,10 @@ class WorkerLife:
         if adopted < len(jobs):
             log.warning("%d of %d jobs that run here came back with Redis' older state and may run again", len(jobs) - adopted, len(jobs))
 
-    def _loop_lag_ms(self) -> int:
-        """How late the consumer's loop is: its last turn's delay, or that of the one it still owes."""
-        if not self._host.has_loop:
-            return 0
-        now_ms = self._clock.monotonic_ms()
-        if self._lag_since_ms is not None:
-            return 0 if self._host.loop_runs_jobs and self.keeper.held() else now_ms - self._lag_since_ms
-        self._lag_since_ms = now_ms
-        self._host.call_soon(self._loop_turned)
-        return self._lag_ms
-
-    def _loop_turned(self) -> None:
-        if self._lag_since_ms is not None:
-            self._lag_ms = self._clock.monotonic_ms() - self._lag_since_ms
-            self._lag_since_ms = None
-
     def loop_restarts(self) -> None:
         """The loop was taken down and starts again (a reconnect): what was asked of the old one may be lost."""
-        self._lag_since_ms = None
-        self.keeper.loop_restarts()
+        self._loop_lag.restart()
+        self.keeper.outbox.loop_restarts()
 
     # -- beginning and ending
 
@@ -368,11 +338,10 @@ class WorkerLife:
         self.keeper.heard_time(now_ms)
 
     def _say_goodbye(self) -> None:
+        """Tell Redis what has ended, then say goodbye: with a goodbye alone, jobs that have ended would run again."""
         for _ in range(GOODBYE_TRIES):
             try:
-                self.keeper.reachable = True
-                self.keeper.flush()
-                if not self.keeper.unsent:
+                if self.keeper.outbox.try_all():
                     self._store.goodbye()
                     return
             except redis.RedisError:

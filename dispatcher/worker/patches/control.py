@@ -12,7 +12,7 @@ from dispatcher.store.worker.revoke_store import id_members, stamp_members
 
 def revoke(state: Any, task_id: Any, terminate: bool = False, signal: str | None = None, **kwargs: Any) -> Any:
     """Revoke task by task id (or list of ids)."""
-    _keep(state, id_members(str(one) for one in maybe_list(task_id) or []))
+    _keep(state, id_members(map(str, maybe_list(task_id) or [])))
     return control.revoke(state, task_id, terminate=terminate, signal=signal, **kwargs)
 
 
@@ -32,4 +32,4 @@ def keep_revokes() -> None:
 def _keep(state: Any, members: list[str]) -> None:
     life = getattr(state.consumer, "life", None)
     if life is not None:
-        life.heard_revoke(members)
+        life.revokes.heard(members)

@@ -74,16 +74,15 @@ class Loop:
     def call_soon(self, function) -> None:
         self.due.append(function)
 
-    def turn(self) -> None:
+    def round(self) -> None:
         due, self.due = self.due, []
         for function in due:
             function()
 
 
-def make() -> tuple[LeaseKeeper, FakePipe, FakeStore, Loop, ManualClock]:
+def make(**how: Any) -> tuple[LeaseKeeper, FakePipe, FakeStore, Loop, ManualClock]:
     pipe, store, loop, clock = FakePipe(), FakeStore(), Loop(), ManualClock(1000)
-    keeper = LeaseKeeper(store, pipe, clock, reject_backoff_ms=1000)
-    keeper.call_soon = loop.call_soon
+    keeper = LeaseKeeper(store, pipe, clock, reject_backoff_ms=1000, call_soon=loop.call_soon, **how)
     keeper.limit = 2
     return keeper, pipe, store, loop, clock
 
@@ -92,15 +91,15 @@ def beat(*leases: str, queued: tuple[str, ...] = ()) -> Beat:
     return Beat(BeatStatus.OK, "", frozenset(leases), frozenset(queued))
 
 
-def test_what_ends_in_one_turn_goes_out_in_one_call() -> None:
-    """Acks gather until the loop's next turn, and are sent together."""
+def test_what_ends_in_one_round_of_the_loop_goes_out_in_one_call() -> None:
+    """Acks gather until the loop's next round, and are sent together."""
     keeper, pipe, _, loop, _ = make()
     for name in (b"e.1", b"e.2"):
         keeper.take(name)
     keeper.ack("e.1", Outcome.DONE)
     keeper.ack("e.2", Outcome.DONE)
     assert pipe.acked == []
-    loop.turn()
+    loop.round()
     assert pipe.acked == [["e.1", "e.2"]]
     assert keeper.unsent == 0
 
@@ -112,11 +111,11 @@ def test_an_ack_never_raises_and_waits_for_redis() -> None:
     keeper.take(b"e.2")
     pipe.away = True
     keeper.ack("e.1", Outcome.DONE)
-    loop.turn()
-    assert not keeper.reachable
+    loop.round()
+    assert not keeper.outbox.reachable
     pipe.away = False
     keeper.ack("e.2", Outcome.DONE)
-    loop.turn()
+    loop.round()
     assert pipe.acked == []
     keeper.answered(beat("e.1", "e.2"))
     assert pipe.acked == [["e.1", "e.2"]]
@@ -154,7 +153,7 @@ def test_what_ended_here_is_not_held_again_though_redis_shows_it_again() -> None
     keeper, pipe, store, loop, _ = make()
     keeper.take(b"e.1")
     keeper.ack("e.1", Outcome.DONE)
-    loop.turn()
+    loop.round()
     pipe.queue = ["e.1"]
     assert [name for name, _ in keeper.take(b"e.2")] == ["e.2"]
     keeper.answered(beat("e.1", "e.2"))
@@ -173,7 +172,7 @@ def test_what_runs_here_is_not_begun_again_though_redis_shows_it_again() -> None
     assert [name for name, _ in keeper.take(b"e.2")] == ["e.2"]
     assert keeper.held()["e.1"].started_ms == 5
     keeper.ack("e.1", Outcome.DONE)
-    loop.turn()
+    loop.round()
     assert pipe.acked == [["e.1"]]
 
 
@@ -216,7 +215,7 @@ def test_a_late_job_is_not_held_and_is_sent_to_be_buried() -> None:
 
     assert keeper.take(b"e.1") == []
     keeper.answered(beat("e.1"))
-    loop.turn()
+    loop.round()
 
     assert store.returned == [[GiveBack.late("e.1")]]
     assert (keeper.held(), keeper.unsent, keeper.facts()["failed"]) == ({}, 0, 0)
@@ -227,7 +226,7 @@ def test_an_ack_that_redis_lost_is_sent_again() -> None:
     keeper, pipe, store, loop, _ = make()
     keeper.take(b"e.1")
     keeper.ack("e.1", Outcome.DONE)
-    loop.turn()
+    loop.round()
     keeper.answered(beat("e.1"))
     keeper.answered(beat("e.1"))
     assert pipe.acked == [["e.1"], ["e.1"]]
@@ -241,7 +240,7 @@ def test_ending_twice_counts_once() -> None:
     keeper.started("e.1", 1000)
     keeper.ack("e.1", Outcome.DONE)
     keeper.give_back(GiveBack("e.1", "crashes", 3))
-    loop.turn()
+    loop.round()
     assert (pipe.acked, store.returned) == ([["e.1"]], [])
     assert keeper.facts()["done"] == 1
     assert keeper.facts()["failed"] == 0
@@ -263,14 +262,13 @@ def test_totals_count_only_what_was_started() -> None:
 
 def test_what_the_model_took_to_load_is_no_part_of_the_job() -> None:
     """Neither of its time when it has ended nor of its age while it runs; a job too short for a load is not looked at."""
-    keeper, _, _, _, clock = make()
     asked: list[tuple[int, str, int, int]] = []
 
     def loading_ms(*of: Any) -> int:
         asked.append(of)
         return 250
 
-    keeper.loading_ms = loading_ms
+    keeper, _, _, _, clock = make(loading_ms=loading_ms)
     for name in (b"e.1", b"e.2"):
         keeper.take(name)
         keeper.started(name.decode(), 1_000, 77)
@@ -303,10 +301,10 @@ def test_after_its_life_has_ended_it_starts_nothing_and_says_nothing() -> None:
     """Declared dead: no take reaches Redis, no ack does."""
     keeper, pipe, _, loop, _ = make()
     keeper.take(b"e.1")
-    keeper.ended = True
+    keeper.end()
     assert keeper.take(b"e.2") == []
     keeper.ack("e.1", Outcome.DONE)
-    loop.turn()
+    loop.round()
     assert pipe.takes == 1
     assert pipe.acked == []
 
@@ -317,7 +315,7 @@ def test_acks_of_a_life_that_has_ended_are_dropped() -> None:
     keeper.take(b"e.1")
     pipe.ended = True
     keeper.ack("e.1", Outcome.DONE)
-    loop.turn()
+    loop.round()
     assert keeper.unsent == 0
 
 
@@ -336,7 +334,7 @@ def test_what_was_not_begun_goes_back_as_it_was() -> None:
     keeper.take(b"e.2")
     keeper.started("e.1", 0)
     keeper.return_unbegun()
-    loop.turn()
+    loop.round()
     assert list(keeper.held()) == ["e.1"]
     assert store.returned == [[GiveBack("e.2")]]
 

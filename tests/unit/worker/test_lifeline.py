@@ -26,29 +26,29 @@ class Clock:
         """Nothing."""
 
 
-def test_a_pool_holds_from_when_its_leases_may_be_over_until_it_is_heard() -> None:
+def test_a_pool_waits_from_when_its_leases_may_be_over_until_it_is_heard() -> None:
     """Counted from when the last answered beat was sent."""
     clock = Clock()
     lifeline = Lifeline(clock, lease_ttl_s=5)
-    lifeline.hold()  # before its life has begun it has no lease
+    lifeline.wait_until_heard()  # before its life has begun it has no lease
     lifeline.heard(10_000)
     clock.now_ms = 14_999
-    lifeline.hold()
+    lifeline.wait_until_heard()
     assert clock.slept == 0
     clock.now_ms = 15_000
     clock.on_sleep = lambda: lifeline.heard(15_010) if clock.slept == 3 else None  # type: ignore[method-assign]
-    lifeline.hold()
+    lifeline.wait_until_heard()
     assert clock.slept == 3
 
 
-def test_what_ends_in_order_holds_nothing() -> None:
+def test_after_an_end_in_order_nothing_waits() -> None:
     """Tasks that run in this process afterwards are not this worker's."""
     clock = Clock()
     lifeline = Lifeline(clock, lease_ttl_s=5)
     lifeline.heard(10_000)
     lifeline.release()
     clock.now_ms = 99_000
-    lifeline.hold()
+    lifeline.wait_until_heard()
     assert clock.slept == 0
 
 
