@@ -25,7 +25,7 @@ PROCESS_DIED = "process_died"
 
 
 def run_apart(chunk: dict[str, Any], *, request_id: str) -> dict[str, Any]:
-    """As :func:`workers.chunk.run_chunk`, but that a line during which its process dies gets an error of its own, and no response.
+    """As :func:`workers.chunk.run_chunk`, but a line whose process dies gets an error of its own, and no response.
 
     Raises :class:`Unavailable` where the process cannot begin: it dies before the first line, or lacks something.
     """
@@ -38,13 +38,13 @@ def run_apart(chunk: dict[str, Any], *, request_id: str) -> dict[str, Any]:
             for raw in answers:
                 if not raw.endswith(b"\n"):
                     break  # torn: it died while it wrote
-                one = json.loads(raw)
-                if "error" in one:
-                    raise Unavailable(one["error"])
+                answer = json.loads(raw)
+                if "error" in answer:
+                    raise Unavailable(answer["error"])
                 if ready:
-                    answered += one["lines"]
+                    answered += answer["lines"]
                     for field in USAGE_FIELDS:
-                        usage[field] += one["usage"][field]
+                        usage[field] += answer["usage"][field]
                 ready = True
             code = process.wait()
         if not ready:

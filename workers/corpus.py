@@ -30,18 +30,18 @@ def paragraphs(limit: int | None = None) -> list[Paragraph]:
     """Each different paragraph once, in reading order; the first ``limit`` of them, or all."""
     reading_order = [topic for topic in STATEMENTS_FIRST if topic in topics]
     reading_order += sorted(set(topics) - set(reading_order))
-    found: dict[str, Paragraph] = {}
+    unique: dict[str, Paragraph] = {}
     for topic in reading_order:
         for number, block in enumerate(topics[topic].split("\n\n")):
             text = " ".join(block.split())
             if len(text) >= CHARACTERS_MIN:
-                found.setdefault(text, Paragraph(f"{topic}-{number}", topic, text))
-    return list(found.values())[:limit]
+                unique.setdefault(text, Paragraph(f"{topic}-{number}", topic, text))
+    return list(unique.values())[:limit]
 
 
 def write_batch(path: Path, texts: list[Paragraph], model: str) -> None:
     """The paragraphs as a batch file of embedding requests, ``custom_id`` being the paragraph's name."""
     with path.open("wb") as file:
-        for one in texts:
-            file.write(msgspec.json.encode({"custom_id": one.name, "method": "POST", "url": "/v1/embeddings",
-                                            "body": {"model": model, "input": one.text}}) + b"\n")
+        for paragraph in texts:
+            file.write(msgspec.json.encode({"custom_id": paragraph.name, "method": "POST", "url": "/v1/embeddings",
+                                            "body": {"model": model, "input": paragraph.text}}) + b"\n")

@@ -91,7 +91,7 @@ def short(name: str) -> str:
 
 
 def choose_model() -> tuple[str, Runtime]:
-    """The real encoder where it can be had, else the lexical one, said plainly."""
+    """The real encoder where it can be had, else the lexical encoder; the console says which."""
     try:
         if not minilm_weights.present():
             console.print("fetching the weights of all-MiniLM-L6-v2 (84 MB, once) …")
@@ -120,7 +120,7 @@ def count_lines(summary: Summary, texts: list[Paragraph]) -> dict[str, list[floa
             seen[line["custom_id"]] += 1
             if path == summary.out:
                 vectors[line["custom_id"]] = line["response"]["body"]["data"][0]["embedding"]
-    missing = sum(1 for one in texts if one.name not in seen)
+    missing = sum(1 for paragraph in texts if paragraph.name not in seen)
     repeated = sum(1 for count in seen.values() if count > 1)
     failed = len(texts) - missing - len(vectors)
     console.print(f"{len(texts)} lines in, {seen.total()} lines out: {missing} missing, {repeated} repeated, {failed} failed")
@@ -158,7 +158,7 @@ def search(
     if not isinstance(answer, dict):
         raise answer
     wanted = answer["data"][0]["embedding"]
-    scored = [(sum(map(mul, wanted, vectors[one.name])), one) for one in texts]
+    scored = [(sum(map(mul, wanted, vectors[text.name])), text) for text in texts]
     return sorted(scored, key=lambda pair: -pair[0])[:3]
 
 
@@ -187,9 +187,9 @@ def run(texts: list[Paragraph], question: str, folder: Path) -> None:
     console.print(f"{jobs} jobs (chunks of paragraphs) in {summary.elapsed_s:.1f} s: {jobs / summary.elapsed_s:.1f} jobs/s, "
                   f"{len(texts) / summary.elapsed_s:.0f} paragraphs/s")
     console.print(f"\n[bold]{escape(question)}[/]" + (" (lexical search)" if model == "hash-384" else ""))
-    for place, (score, one) in enumerate(search(question, runtime, texts, vectors), start=1):
-        found = f"{place}. {score:.3f}  ({one.topic}) {one.text}"
-        console.print(escape(fill(found, width=100, initial_indent="  ", subsequent_indent="     ")))
+    for place, (score, text) in enumerate(search(question, runtime, texts, vectors), start=1):
+        line = f"{place}. {score:.3f}  ({text.topic}) {text.text}"
+        console.print(escape(fill(line, width=100, initial_indent="  ", subsequent_indent="     ")))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,4 +7,4 @@ from typing import Final
 from workers.runtimes import LoadedRuntimes
 
 models: Final = LoadedRuntimes()
-"""One for the process. It holds no model before the first job that needs one."""
+"""Empty until a job needs a model."""

@@ -24,13 +24,14 @@ CONSUMER_STEP = "dispatcher.worker.steps:DispatchedConsumer"
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """What ``attach`` was told. ``settings`` of ``None``: those of the environment, read when a worker starts; ``probe`` of ``None``: a
-    probe does nothing, which proves that the pool runs jobs.
-    """
+    """The arguments of the last call of :func:`attach` for an app."""
 
     settings: Settings | None
+    """``None``: they are read from the environment when a worker starts."""
     options: WorkerOptions
+    """What a worker says of itself where neither the command line nor the environment does."""
     probe: Callable[[], object] | None = None
+    """``None``: a probe does nothing, which proves that the pool runs jobs."""
 
 
 _attached: WeakKeyDictionary[Any, Attachment] = WeakKeyDictionary()
@@ -63,9 +64,9 @@ def attach(
         {} if labels is None else read_labels(labels),
         0 if models_max is None else read_models_max(models_max),
     )
-    known = app in _attached
+    is_attached = app in _attached
     _attached[app] = Attachment(settings, options, probe)
-    if known:
+    if is_attached:
         return
     app.user_options["worker"].update(command_line_options())
     app.steps["worker"].add(WORKER_STEP)
@@ -73,5 +74,5 @@ def attach(
 
 
 def attachment(app: Any) -> Attachment:
-    """What ``attach`` was told about ``app``."""
+    """The arguments that ``app`` was attached with."""
     return _attached[app]

@@ -16,19 +16,20 @@ MODELS_MAX_ENV = "DISPATCHER_WORKER_MODELS_MAX"
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """``weight``: expected speed of one slot, 1 is a plain worker's. ``models``: what it serves beside model-less jobs.
-
-    ``models_max``: how many of them each of its processes may have in memory at once; 0 for any number.
-    """
+    """What a worker says of itself when it registers."""
 
     weight: float = 1.0
+    """Expected speed of one slot; 1 is a plain worker's."""
     models: tuple[str, ...] = ()
+    """The models that it serves, beside jobs that ask for none."""
     labels: Mapping[str, str] = field(default_factory=dict)
+    """Facts that a job may require."""
     models_max: int = 0
+    """How many models each of its processes may have in memory at once; 0: any number."""
 
 
 def command_line_options() -> list[click.Option]:
-    """The options that ``celery worker`` gets; their values reach bootsteps as keyword arguments of the same names."""
+    """The options that ``celery worker`` gets. Bootsteps receive their values as keyword arguments of the same names."""
     return [
         click.Option(["--weight"], type=float, help="Expected speed of one slot of this worker; 1 is a plain worker's."),
         click.Option(["--models"], type=str, help="Comma-separated models that this worker serves."),
@@ -45,12 +46,12 @@ def read_options(given: Mapping[str, Any], environ: Mapping[str, str], fallback:
     weight = _first(given.get("weight"), environ.get(WEIGHT_ENV))
     models = _first(given.get("models"), environ.get(MODELS_ENV))
     labels = _first(given.get("label"), given.get("labels"), environ.get(LABELS_ENV))
-    most = _first(given.get("models_max"), environ.get(MODELS_MAX_ENV))
+    models_max = _first(given.get("models_max"), environ.get(MODELS_MAX_ENV))
     return WorkerOptions(
         fallback.weight if weight is None else read_weight(weight),
         fallback.models if models is None else read_models(models),
         fallback.labels if labels is None else read_labels(labels),
-        fallback.models_max if most is None else read_models_max(most),
+        fallback.models_max if models_max is None else read_models_max(models_max),
     )
 
 
@@ -74,12 +75,12 @@ def read_models(value: str | Iterable[str]) -> tuple[str, ...]:
 def read_models_max(value: Any) -> int:
     """A limit on models in memory: a whole number, 0 for none."""
     try:
-        most = int(value)
+        limit = int(value)
     except (TypeError, ValueError):
-        most = -1
-    if most < 0 or isinstance(value, float):
+        limit = -1
+    if limit < 0 or isinstance(value, float):
         raise Invalid(f"the most models in memory of this worker is {value!r}: it must be a whole number, such as --models-max 3")
-    return most
+    return limit
 
 
 def read_labels(value: str | Mapping[str, str] | Iterable[str]) -> dict[str, str]:
@@ -97,5 +98,5 @@ def read_labels(value: str | Mapping[str, str] | Iterable[str]) -> dict[str, str
 
 
 def _first(*values: Any) -> Any:
-    """The first value that says something; what click gives for an option that was not used says nothing."""
+    """The first value that was given. For an option that was not used click gives ``None`` or an empty tuple."""
     return next((value for value in values if value is not None and value not in ((), "")), None)

@@ -60,12 +60,12 @@ class DispatchedWorker(bootsteps.Step):
     def __init__(self, w: Any, **given: Any) -> None:
         super().__init__(w, **given)
         app = w.app
-        told = attachment(app)
+        attached = attachment(app)
         transport_for(app.connection_for_read())  # refuses what is not Redis
         pool = pool_name(w.pool_cls)
         try:
-            settings = told.settings or load_settings(os.environ)
-            w.dispatched = DispatchedFacts(pool, settings, read_options(given, os.environ, told.options))
+            settings = attached.settings or load_settings(os.environ)
+            w.dispatched = DispatchedFacts(pool, settings, read_options(given, os.environ, attached.options))
         except Invalid as exc:
             raise WorkerRefused(str(exc)) from exc
         force_settings(app.conf)
@@ -86,22 +86,22 @@ class DispatchedWorker(bootsteps.Step):
 
 
 def add_probe(app: Any) -> None:
-    """The task that probes are jobs of; in workers only."""
+    """Add the task that a probe runs. Workers only: a producer's app stays as it is."""
     if PROBE_TASK not in app.tasks:
 
         def probe() -> None:
-            told = attachment(app).probe
-            if told is not None:
-                told()
+            probe_of_app = attachment(app).probe
+            if probe_of_app is not None:
+                probe_of_app()
 
         app.task(probe, name=PROBE_TASK, shared=False, ignore_result=True, store_errors_even_if_ignored=False)
 
 
 def leave_cold(w: Any, wait: Callable[[], None]) -> None:
-    """What a worker does first when it is asked to stop cold, in a signal handler: Celery's soft shutdown, with an end to it.
+    """Begin a cold stop: tell the dispatcher at once, then wait as Celery's soft shutdown does, but not for ever. Runs in a signal handler.
 
-    It tells the dispatcher at once: Celery sends its signal only after the wait. Threads, and a job in the loop, cannot be killed alone, so
-    they run on until the process ends; in those pools nothing is gained by a sleep of the main thread, which may be what runs the job.
+    Celery sends its own signal only after the wait. Threads, and a job in the loop, cannot be killed alone: they run on until the process
+    ends. In those pools the main thread does not sleep, for it may be what runs the job.
     """
     soft_s = float(w.app.conf.worker_soft_shutdown_timeout or 0)
     prefork = w.dispatched.pool == "prefork"
@@ -117,6 +117,7 @@ class DispatchedFacts:
 
     def __init__(self, pool: str, settings: Settings, options: WorkerOptions) -> None:
         self.pool = pool
+        """``prefork``, ``threads`` or ``solo``."""
         self.settings = settings
         self.options = options
         self.memory = ModelMemory(options.models_max)

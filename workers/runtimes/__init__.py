@@ -1,4 +1,9 @@
-"""Which model is run by what."""
+"""The engines that models run on, and which model runs on which.
+
+To add an engine: write one file here with a class that has the methods of :class:`~workers.runtimes.base.Runtime` (``hash_384.py`` is the
+shortest), and add one line to :data:`RUNTIMES`. Workers started with ``--models NAME`` then serve it; loading, probing, batching, errors of
+single lines and the limit on models in memory are done for every runtime alike.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +25,7 @@ RUNTIMES: Final[Mapping[str, Callable[[], Runtime]]] = {
     "hash-384": HashRuntime,
     "minilm": MiniLMRuntime,
 }
+"""Name of a model, without its version → what makes its runtime, not loaded."""
 
 CALLABLES_VARIABLE: Final = "WORKERS_CALLABLES"
 """Environment variable of a worker: ``model=module:function,…`` adds models that are Python callables."""
@@ -27,13 +33,13 @@ CALLABLES_VARIABLE: Final = "WORKERS_CALLABLES"
 
 def callables_from(environ: Mapping[str, str]) -> dict[str, str]:
     """Model → ``module:function``. Raises :class:`Invalid` for an entry that is not ``model=module:function``."""
-    found: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for entry in filter(None, (part.strip() for part in environ.get(CALLABLES_VARIABLE, "").split(","))):
         model, _, path = entry.partition("=")
         if not model or ":" not in path:
             raise Invalid(f"{CALLABLES_VARIABLE} holds {entry!r}: write model=module:function")
-        found[model] = path
-    return found
+        paths[model] = path
+    return paths
 
 
 class LoadedRuntimes(ResidentModels):

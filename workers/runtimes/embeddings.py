@@ -20,7 +20,7 @@ Encode = Callable[[list[str]], tuple[Sequence[Sequence[float]], list[int]]]
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingsRequest:
-    """A body that was found in order."""
+    """A body that is in order."""
 
     texts: list[str]
     encoding: str

@@ -74,10 +74,10 @@ class MiniLMRuntime:
             raise RuntimeError("call load() first")
         ids = [encoding.ids for encoding in self._tokenizer.encode_batch(texts)]
         vectors: list[list[float]] = [[]] * len(ids)
-        for group in length_sorted_groups([len(one) for one in ids]):
+        for group in length_sorted_groups([len(tokens) for tokens in ids]):
             for number, vector in zip(group, self._encoder.encode([ids[n] for n in group]).tolist(), strict=True):
                 vectors[number] = vector
-        return vectors, [len(one) for one in ids]
+        return vectors, [len(tokens) for tokens in ids]
 
 
 def length_sorted_groups(lengths: list[int], tokens_max: int = BATCH_TOKENS_MAX) -> list[list[int]]:
@@ -133,12 +133,12 @@ class Encoder:
         """(texts, 384), each row of length 1. Padding is masked, so company does not change a text's vector."""
         import numpy as np
 
-        longest = max(len(one) for one in ids)
+        longest = max(len(tokens) for tokens in ids)
         padded = np.zeros((len(ids), longest), np.int64)
         real = np.zeros((len(ids), longest), np.float32)
-        for row, one in enumerate(ids):
-            padded[row, : len(one)] = one
-            real[row, : len(one)] = 1.0
+        for row, tokens in enumerate(ids):
+            padded[row, : len(tokens)] = tokens
+            real[row, : len(tokens)] = 1.0
         hidden = _layer_norm(self._words[padded] + self._positions[:longest], *self._norm)
         bias = None if real.all() else ((real - 1.0) * 1e9)[:, None, None, :]
         for joined, attended, norm_1, widen, narrow, norm_2 in self._layers:

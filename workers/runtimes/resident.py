@@ -17,10 +17,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Place:
-    """One model in memory, or on its way there. ``users``: jobs that run on it now."""
+    """One model in memory, or on its way there."""
 
     runtime: Runtime
     users: int = 0
+    """Jobs that run on it now."""
     loaded: bool = False
 
 
@@ -75,8 +76,8 @@ class ResidentModels:
                 place = self._places.get(model)
                 if place is None:
                     place = _Place(self._make(model), users=1)  # before anything is closed: there may be no such model
-                    found, oldest = self._find_place()
-                    if found:
+                    has_place, oldest = self._find_place()
+                    if has_place:
                         self._places[model] = place
                         break
                 elif place.loaded:
@@ -90,9 +91,9 @@ class ResidentModels:
         return place
 
     def _find_place(self) -> tuple[bool, tuple[str, Runtime] | None]:
-        """Whether there is a place, and the model that had it, which is to be closed first."""
-        most = self._limit()
-        if not most or len(self._places) < most:
+        """True if there is a place, and the model that had it, which must be closed first."""
+        limit = self._limit()
+        if not limit or len(self._places) < limit:
             return True, None
         for model, place in self._places.items():
             if place.loaded and not place.users:

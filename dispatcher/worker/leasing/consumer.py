@@ -1,4 +1,4 @@
-"""Celery's consumer, for one difference: a lease outlives its connection, so a reconnect drops nothing."""
+"""Celery's consumer, with one difference: a lease outlives its connection, so a reconnect drops nothing."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from dispatcher.worker.life.life import WorkerLife
 log = logging.getLogger(__name__)
 
 RECONNECT_WAIT_MAX_S = 2.0
+"""The longest pause between two tries to connect."""
 
 
 class LeaseConsumerMixin:
@@ -26,7 +27,7 @@ class LeaseConsumerMixin:
         transport = transport_for(connection)
         # Not ``connection.transport_cls``: a URL with a "+" sets that anew, and so does a failover between sentinels.
         connection.get_transport_cls = lambda: transport
-        # Celery would wait up to 30 s between tries; beats are back within one, and jobs would wait for a worker that is not.
+        # Celery would wait up to 30 s between tries. Beats are back within a second, and jobs would go to a worker that takes none.
         connection.ensure_connection = partial(
             connection.ensure_connection, interval_start=0.5, interval_step=0.5, interval_max=RECONNECT_WAIT_MAX_S
         )

@@ -1,4 +1,4 @@
-"""Celery's request, for two differences: it ends its lease without a channel, and it says why a job comes back.
+"""Celery's request, with two differences: it ends its lease without a channel, and it says why a job comes back.
 
 Celery calls ``reject(requeue=True)`` both where a task asked for it and where a process died; only here can they be told apart.
 """
@@ -30,15 +30,18 @@ CANNOT_SEND = (OperationalError, redis.RedisError)
 
 class LeaseRequestMixin:
     _outcome = Outcome.DONE
+    """How the job ended, as far as is known."""
     _bad_end = (Cause.PROCESS_DIED, "its process died while it ran")
+    """Why the job did not end, for when Celery rejects it."""
     _must_return = False
+    """The job goes back even where Celery rejects it for good."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Celery makes a class for each task, on top of this one, that overrides what begins and ends a job."""
         super().__init_subclass__(**kwargs)
         if "on_success" in cls.__dict__:
-            cls.on_success = _told_of_all(cls.on_success)  # type: ignore[attr-defined]
-            cls.execute_using_pool = _told_by_all(cls.execute_using_pool)  # type: ignore[attr-defined]
+            cls.on_success = _reporting_exits(cls.on_success)  # type: ignore[attr-defined]
+            cls.execute_using_pool = _reporting_hooks(cls.execute_using_pool)  # type: ignore[attr-defined]
 
     def on_accepted(self: Any, pid: int, time_accepted: float) -> None:
         self._message.channel.life.keeper.started(self._message.delivery_tag, int(time_accepted * 1000), pid)
@@ -46,8 +49,8 @@ class LeaseRequestMixin:
 
     @contextmanager
     def _ends(self: Any) -> Iterator[None]:
-        """Whatever fails while Celery ends the job, the lease must not stay here for good: the pool is done with it. Raised on it would
-        stop a solo worker, and its successors, or be dropped by the thread.
+        """Give the lease back if anything fails while Celery ends the job: the pool is done with it, and nothing else would end the lease.
+        Raised further, the error would stop a solo worker, and its successors, or vanish in a thread.
         """
         try:
             yield
@@ -122,26 +125,26 @@ class LeaseRequestMixin:
         self.send_event("task-rejected", requeue=requeue)
 
 
-def _told_of_all(on_success: Callable[..., Any]) -> Callable[..., Any]:
-    """With threads and in the loop Celery says here, too, that a task raised SystemExit or the like, which would end its process."""
+def _reporting_exits(on_success: Callable[..., Any]) -> Callable[..., Any]:
+    """In threads and in the loop, Celery calls this also for a task that raised SystemExit or the like: we report a failure then."""
 
     @wraps(on_success)
-    def told(self: Any, failed__retval__runtime: Any, **kwargs: Any) -> Any:
+    def wrapped(self: Any, failed__retval__runtime: Any, **kwargs: Any) -> Any:
         if isinstance(failed__retval__runtime, ExceptionInfo):
             return self.on_failure(failed__retval__runtime)
         with self._ends():
             return on_success(self, failed__retval__runtime, **kwargs)
 
-    return told
+    return wrapped
 
 
-def _told_by_all(execute_using_pool: Callable[..., Any]) -> Callable[..., Any]:
-    """What a hook of a task raises around its run (Reject, MemoryError) only a pool of processes tells Celery of: a thread would drop it,
-    and the job with it, and in the loop it would end the worker.
+def _reporting_hooks(execute_using_pool: Callable[..., Any]) -> Callable[..., Any]:
+    """Exceptions of a task's hooks (Reject, MemoryError) reach Celery only in prefork. In a thread they vanish with the job, in solo they
+    stop the worker: so we report them to ``on_failure`` ourselves.
     """
 
     @wraps(execute_using_pool)
-    def told(self: Any, pool: Any, **kwargs: Any) -> Any:
+    def wrapped(self: Any, pool: Any, **kwargs: Any) -> Any:
         def see(run: Future[Any]) -> None:
             if not run.cancelled() and (exc := run.exception()) is not None and not self.acknowledged:
                 self.on_failure(ExceptionInfo((type(exc), exc, exc.__traceback__)))
@@ -155,7 +158,7 @@ def _told_by_all(execute_using_pool: Callable[..., Any]) -> Callable[..., Any]:
             running.f.add_done_callback(see)
         return running
 
-    return told
+    return wrapped
 
 
 @cache

@@ -37,7 +37,7 @@ class NoRestoreQoS(kombu_redis.QoS):
 
 
 class LeaseQoS(NoRestoreQoS):
-    """What is held counts, not what this channel delivered: a reconnect makes a new channel and ends no job."""
+    """Credit is what the keeper holds, not what this channel delivered: a reconnect makes a new channel and ends no job."""
 
     def __init__(self, channel: LeaseChannel, prefetch_count: int, life: WorkerLife) -> None:
         super().__init__(channel, prefetch_count)  # type: ignore[no-untyped-call]
@@ -121,7 +121,7 @@ class LeaseChannelMixin:
             self._flush_brpop_reauth()
 
     def _deliver_lease(self: Any, lease_id: bytes) -> None:
-        """Take the job, and those behind it that there is room for, and hand them to Celery. Whatever goes wrong with one, the worker
+        """Take the job, and as many behind it as there is room for, and hand them to Celery. Whatever goes wrong with a job, the worker
         lives.
         """
         life: WorkerLife = self.life
@@ -189,7 +189,7 @@ class LeaseSentinelTransport(kombu_redis.SentinelTransport):
 
 
 def transport_for(connection: Any) -> type:
-    """The transport that consumes leases where ``connection``, a kombu one, would have consumed messages.
+    """The transport that consumes leases where the kombu ``connection`` would have consumed messages.
 
     Raises :class:`WorkerRefused` for anything but Redis.
     """

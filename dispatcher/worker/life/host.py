@@ -13,7 +13,7 @@ class Host:
     call_soon: Callable[[Callable[[], None]], object]
     """Runs a function in the consumer's loop."""
     has_loop: bool
-    """Whether there is an event loop; without one :attr:`call_soon` may be late by seconds."""
+    """True if there is an event loop; without it :attr:`call_soon` may be late by seconds."""
     stop_warm: Callable[[], None]
     """Take nothing more, finish what runs, exit with 0."""
     kill_pool: Callable[[], None]
@@ -25,8 +25,8 @@ class Host:
     switch_queue: Callable[[], None]
     """Consume the list that :attr:`WorkerLife.queue_name` names now."""
     is_reserved: Callable[[str], bool]
-    """Whether Celery holds a request for a lease."""
+    """True for the id of a lease that Celery has a request for."""
     runs_at_most_once: Callable[[str], bool]
     """True for the name of a task whose jobs must not be run again after a crash."""
     loop_runs_jobs: bool
-    """Whether jobs run in the loop itself (solo), so that a busy loop is not a stuck one."""
+    """True if jobs run in the loop itself (solo): there a busy loop is not stuck."""

@@ -1,7 +1,7 @@
 """One worker life: it registers, beats from a thread of its own, drains, and says goodbye.
 
-A thread, because a solo pool runs jobs in the loop, and with connections of its own, because the consumer's break. The thread
-ends after the last job, not before: a worker that finishes its last jobs in silence would be reaped.
+It needs a thread because a solo pool runs jobs in the loop, and connections of its own because the consumer's break. The thread
+ends after the last job: a worker that finishes its last jobs in silence would be reaped.
 """
 
 from __future__ import annotations
@@ -70,16 +70,24 @@ class WorkerLife:
         self._memory = memory
         self._lifeline = lifeline
         self._pid = os.getpid()
+        """The process that began this life: a child that was forked from it must not end it."""
         self._notes: SimpleQueue[str] = SimpleQueue()  # put() is safe in a signal handler, where an Event's set() is not
         self._thread: threading.Thread | None = None
         self._finished = False
         self._drain_wanted: str | None = None
+        """The drain mode that the next beat sets in Redis; ``None``: it sets none."""
         self._leaving = False
+        """The worker was told to finish what runs and to end."""
         self._cut_at_ms: int | None = None
+        """When its time to stop is up (monotonic clock); ``None``: never."""
         self._away = False
-        self._told_totals = b""
+        """The last beat failed, and the log says so."""
+        self._totals_sent = b""
+        """The totals that Redis has of this life."""
         self._heard_ms = 0
+        """Redis' time at the last beat that it answered."""
         self._unadopted = False
+        """This life was begun because Redis lost the last one, and what runs here is not leased to it yet."""
         self.revokes = Revokes(RevokeStore(client, keys, kept_s=settings.revokes_kept_s))
         self._watch: CutOffWatch | None = None
         if settings.on_cut_off == "stop":
@@ -106,8 +114,8 @@ class WorkerLife:
         return self._keys.worker_queue(self._store.epoch)
 
     def has_later_turn(self, held: Held, headers: dict[str, Any]) -> bool:
-        """Whether a retry of the same task, or what replaced it, was admitted after this job was: whoever ran it had sent that, and was to
-        be acked then. Asks Redis; raises what redis-py raises.
+        """True if a retry of the same task, or the task that replaced it, was admitted after this job: the run that sent it was over but
+        for its ack. Asks Redis; raises what redis-py raises.
         """
         turn, at_ms = self._store.turn(headers["id"])
         # Some give each day's job the same id: what was retried yesterday is another job.
@@ -181,7 +189,7 @@ class WorkerLife:
         self.keeper.give_back(verdict(end, attempts_max=self.settings.attempts_max))
 
     def is_reserved(self, lease_id: str) -> bool:
-        """Whether Celery holds a request for this lease, and so will end it."""
+        """True if Celery has a request for this lease, and so will end it."""
         return self._host.is_reserved(lease_id)
 
     # -- the beat thread
@@ -230,7 +238,7 @@ class WorkerLife:
             if self._drain_wanted == wanted:
                 self._drain_wanted = None
         totals = self.keeper.totals(self._memory.read())
-        changed = b"" if totals == self._told_totals else totals
+        changed = b"" if totals == self._totals_sent else totals
         sent_ms = self._clock.monotonic_ms()
         beat = self._store.heartbeat({**self.keeper.facts(), "loop_lag_ms": self._loop_lag.read_ms()}, changed)
         if self._watch is not None:
@@ -246,7 +254,7 @@ class WorkerLife:
         if beat.status is BeatStatus.UNKNOWN:
             self._begin_anew()
         else:
-            self._told_totals = totals
+            self._totals_sent = totals
             if self._unadopted:
                 self._adopt()
             self._obey(beat)
@@ -303,8 +311,8 @@ class WorkerLife:
             log.warning("Redis does not know worker life %s (it lost its state): beginning a new one", self.epoch)
             self._store, pipe = self._new_life()
             self.keeper.move(self._store, pipe)
-            self._told_totals = b""
-            # Before it registers: the answer may be lost, and then the next beat is that of a life that is known.
+            self._totals_sent = b""
+            # Set before it registers: if that answer is lost, the next beat finds a life that Redis knows, and still adopts.
             self._unadopted = True
             self._host.call_soon(self._host.switch_queue)
         self._register()

@@ -1,6 +1,6 @@
-"""Which models this worker has in memory, told by whoever loads them, in whichever of the worker's processes that happens.
+"""Which models this worker has in memory. The code that loads them reports it, in any of the worker's processes.
 
-The processes of a prefork pool are forked from the worker's main one and inherit a pipe to it, so a report needs neither Redis nor
+The processes of a prefork pool are forked from the worker's main process and inherit a pipe to it, so a report needs neither Redis nor
 a thread of its own; the next beat carries it on. A line of the pipe is one change, and short enough to be written in one piece.
 """
 
@@ -19,7 +19,7 @@ from dispatcher.clock import SystemClock
 from dispatcher.core.facts.evidence import Memory
 
 LOADS_KEPT = 1_000
-"""How many loads are remembered, so that they can be told from the jobs that waited for them."""
+"""How many loads are remembered: their time is subtracted from that of the jobs that waited for them."""
 
 _clock = SystemClock()
 """The same in all processes of a machine; Celery's, by which jobs begin, is too."""
@@ -27,9 +27,9 @@ _clock = SystemClock()
 _lock = threading.Lock()
 _memory: ModelMemory | None = None
 _resident: frozenset[str] | None = None
-"""What this process said last; ``None``: nothing yet. Guarded by the lock, as what follows."""
-_told: dict[str, str] = {}
-"""What of it has been put into the outbox: model → ``has`` or ``loads``."""
+"""The models that this process reported last; ``None``: it has reported nothing yet. The lock guards this and the names below."""
+_sent: dict[str, str] = {}
+"""The part of it that is in the outbox or the pipe: model → ``has`` or ``loads``."""
 _outbox: deque[bytes] = deque()
 _models_max = 0
 
@@ -61,19 +61,19 @@ def report_models(
             lines.append(_line("loaded", model, at_ms, took_ms))
             at_ms -= took_ms
         _outbox.extend(reversed(lines))
-        _tell(dict.fromkeys(sorted(loading), "loads") | dict.fromkeys(sorted(_resident), "has"), now_ms)
+        _send_changes(dict.fromkeys(sorted(loading), "loads") | dict.fromkeys(sorted(_resident), "has"), now_ms)
 
 
-def _tell(now: dict[str, str], now_ms: int) -> None:
+def _send_changes(now: dict[str, str], now_ms: int) -> None:
     """Send what has changed. Where the pipe is full, the rest goes with the next report."""
     if _memory is None:
         _outbox.clear()
         return
     _outbox.append(_line("says"))
-    _outbox.extend(_line(what, model, now_ms) for model, what in now.items() if _told.get(model) != what)
-    _outbox.extend(_line("dropped", model, now_ms) for model in sorted(_told.keys() - now.keys()))
-    _told.clear()
-    _told.update(now)
+    _outbox.extend(_line(what, model, now_ms) for model, what in now.items() if _sent.get(model) != what)
+    _outbox.extend(_line("dropped", model, now_ms) for model in sorted(_sent.keys() - now.keys()))
+    _sent.clear()
+    _sent.update(now)
     with suppress(OSError):
         while _outbox:
             if len(_outbox[0]) <= PIPE_BUF:
@@ -86,11 +86,11 @@ def _line(what: str, model: str = "", at_ms: int = 0, took_ms: int = 0) -> bytes
 
 
 def _forked() -> None:
-    """A child has said nothing yet; what its parent holds is the parent's to tell."""
+    """A child has reported nothing yet; what its parent has in memory the parent reports."""
     global _lock, _resident
     _lock = threading.Lock()
     _resident = None
-    _told.clear()
+    _sent.clear()
     _outbox.clear()
 
 
@@ -98,7 +98,7 @@ os.register_at_fork(after_in_child=_forked)
 
 
 class ModelMemory:
-    """The main process' end: what all of a worker's processes have said. Made before the pool is; any thread may use it."""
+    """The main process' end of the pipe: what all of the worker's processes have reported. Made before the pool; any thread may use it."""
 
     def __init__(self, models_max: int = 0) -> None:
         global _memory, _models_max
@@ -113,9 +113,9 @@ class ModelMemory:
         self._spans: deque[tuple[int, str, int, int]] = deque(maxlen=LOADS_KEPT)  # pid, model, from and to when it was loaded
         with _lock:
             _memory, _models_max = self, models_max
-            _told.clear()
+            _sent.clear()
             if _resident is not None:  # what the main process loaded before the worker was made
-                _tell(dict.fromkeys(sorted(_resident), "has"), _clock.monotonic_ms())
+                _send_changes(dict.fromkeys(sorted(_resident), "has"), _clock.monotonic_ms())
 
     def read(self) -> Memory | None:
         """All of it, as a beat carries it; ``None`` while no process has said anything.
@@ -128,7 +128,7 @@ class ModelMemory:
                 return None
             for pid in [pid for pid in self._has if not _lives(pid)]:
                 del self._has[pid]
-            has = [{model for model, (what, _) in one.items() if what == "has"} for one in self._has.values()]
+            has = [{model for model, (what, _) in states.items() if what == "has"} for states in self._has.values()]
             return Memory(sorted(resident(has)), dict(self._loads))
 
     def loading_ms(self, pid: int, model: str, from_ms: int, to_ms: int) -> int:
@@ -183,12 +183,12 @@ class ModelMemory:
 
 
 def resident(has: Iterable[set[str]]) -> set[str]:
-    """The models that at least half of those processes have that have any: a job's chance to find its model there is even or better.
+    """The models that at least half of the processes with a model have in memory: a job's chance to find its model is even or better.
 
-    A process without any has run nothing yet, so it says nothing about the next job either: a lightly loaded pool uses few of them.
+    A process without any model has run nothing yet, so it says nothing about the next job: a lightly loaded pool uses few processes.
     """
-    holders = [one for one in has if one]
-    return {model for model in set().union(*holders) if 2 * sum(model in one for one in holders) >= len(holders)}
+    holders = [models for models in has if models]
+    return {model for model in set().union(*holders) if 2 * sum(model in models for models in holders) >= len(holders)}
 
 
 def _lives(pid: int) -> bool:

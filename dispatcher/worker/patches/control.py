@@ -1,4 +1,4 @@
-"""Celery's remote commands ``revoke`` and ``revoke_by_stamped_headers``, for one difference: what they say is kept in Redis too."""
+"""Celery's remote commands ``revoke`` and ``revoke_by_stamped_headers``, with one difference: a revoke is kept in Redis too."""
 
 from __future__ import annotations
 

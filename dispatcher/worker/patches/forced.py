@@ -86,7 +86,7 @@ def force_task(task: Any) -> None:
 
 
 def runs_at_most_once(task: Any) -> bool:
-    """Whether ``acks_late=False`` was said for this task, in its decorator or by its class, and not merely left at the default.
+    """True if ``acks_late=False`` was said for this task, in its decorator or by its class, and not merely left at the default.
 
     ``Task.bind`` fills in defaults from the configuration by setting class attributes too, but it sets ``__bound__`` first, and
     a class remembers in which order its attributes were set.

@@ -45,7 +45,7 @@ SENT_TTL_MS: Final = 24 * 3600 * 1000
 
 
 class _Sender(threading.local):
-    """This thread, as one that sends. A forked process is another one."""
+    """This thread as a sender of messages. A forked process is another sender."""
 
     pid = 0
     name = ""
@@ -75,7 +75,7 @@ class _OnceMixin:
 
     def basic_publish(self: Any, *args: Any, **kwargs: Any) -> Any:
         # kombu declares the queue first. Where the connection breaks there, it declares on a new one and publishes on the old channel,
-        # which is closed: an AttributeError, for which Celery drops a retry. Told as what it is, the producer goes on with the new one.
+        # which is closed: an AttributeError, for which Celery drops a retry. At a connection error the producer uses the new channel.
         if self.connection is None:
             raise redis.ConnectionError("this channel was closed while its queue was being declared")
         return super().basic_publish(*args, **kwargs)  # type: ignore[misc]
