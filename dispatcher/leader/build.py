@@ -9,7 +9,7 @@ from dispatcher.clock import Clock
 from dispatcher.core.admission.rules import Admission
 from dispatcher.core.choosing.plan import PolicyState, plan
 from dispatcher.core.choosing.recorded import Recorder
-from dispatcher.core.facts.evidence import Subscriber
+from dispatcher.core.facts.evidence import Learner
 from dispatcher.core.health.ejection import Health
 from dispatcher.core.health.liveness import Liveness
 from dispatcher.core.learning.costs import Costs
@@ -83,9 +83,8 @@ def make_dispatcher(
     costs = Costs(speeds)
     if settings.learn_costs:
         admission.costs = costs.seconds
-    learners: dict[str, Subscriber] = {
+    learners: dict[str, Learner] = {
         "speeds": speeds, "costs": costs, "residency": residency, "health": health.learner, SUBJECT: rollouts,
-        "accounts": planner.state.accounts,
     }  # fmt: skip
     parts = Parts(
         store=store,
@@ -112,7 +111,7 @@ def make_dispatcher(
             attempts_max=settings.attempts_max,
         ),
         recaller=Recaller(unbegun, recall_rule_of(settings), policy.filters, emit, interval_ms=heartbeat_ms),
-        learning=Learning(store.policy(), learners, interval_ms=heartbeat_ms),
+        learning=Learning(store.policy(), learners, kept={"accounts": planner.state.accounts}, interval_ms=heartbeat_ms),
         health=health,
     )  # fmt: skip
     leadership = Leadership(store, ttl_ms=ms(settings.leader_ttl_s), clock=clock, emit=emit, begin=parts.restart)

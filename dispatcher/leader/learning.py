@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from dispatcher.core.facts.every import Every
-from dispatcher.core.facts.evidence import Delta, Subscriber, Told, WorkerTotals, deltas
+from dispatcher.core.facts.evidence import Delta, Learner, Remembered, WorkerReport, WorkerTotals, deltas
 from dispatcher.core.facts.snapshot import WorkerView
 from dispatcher.store.leader.learned_store import PolicyStore
 
@@ -20,14 +20,18 @@ _decode = msgspec.json.Decoder(WorkerTotals).decode
 
 
 class Learning:
-    """One leader's. ``subscribers``: subject, under which its state is kept → who learns; in that order.
+    """One leader's. ``learners`` learn in their order; ``kept`` do not learn but are remembered too. Both are named by the subject under
+    which their state is kept.
 
     Holds what each worker told last, and nothing else that a successor would miss.
     """
 
-    def __init__(self, store: PolicyStore, subscribers: Mapping[str, Subscriber], *, interval_ms: int) -> None:
+    def __init__(
+        self, store: PolicyStore, learners: Mapping[str, Learner], *, kept: Mapping[str, Remembered] | None = None, interval_ms: int
+    ) -> None:
         self._store = store
-        self._subscribers = dict(subscribers)
+        self._learners = tuple(learners.values())
+        self._remembered: dict[str, Remembered] = {**learners, **(kept or {})}
         self._time_to_read = Every(interval_ms)
         self._time_to_save = Every(SAVE_INTERVAL_MS)
         self._saved: dict[str, bytes] = {}
@@ -41,10 +45,10 @@ class Learning:
         self._raw, self._told = {}, {}
         self._time_to_read.restart()
         self._succeeds = bool(self._saved)
-        for subject, subscriber in self._subscribers.items():
+        for subject, remembered in self._remembered.items():
             if (state := self._saved.get(subject)) is not None:
                 try:
-                    subscriber.load(state)
+                    remembered.load(state)
                 except msgspec.MsgspecError as exc:
                     log.warning("what was learned of %s cannot be read, learning anew: %s", subject, exc)
 
@@ -52,16 +56,16 @@ class Learning:
         """Look, learn and save where it is time to; most calls do nothing. Raises what redis-py raises, and ``NotLeader``."""
         if not self._time_to_read.due(now_ms):
             return
-        new, told = self._read({worker.epoch: worker for worker in workers if worker.ended is None})
-        for subscriber in self._subscribers.values():
-            subscriber.observe(new, told, now_ms)
+        new, reports = self._read({worker.epoch: worker for worker in workers if worker.ended is None})
+        for learner in self._learners:
+            learner.observe(new, reports, now_ms)
         if self._time_to_save.due(now_ms):
             self._save()
 
-    def _read(self, workers: Mapping[str, WorkerView]) -> tuple[list[Delta], list[Told]]:
+    def _read(self, workers: Mapping[str, WorkerView]) -> tuple[list[Delta], list[WorkerReport]]:
         raw = self._store.totals()
         new: list[Delta] = []
-        told: list[Told] = []
+        reports: list[WorkerReport] = []
         for epoch, text in raw.items():
             worker = workers.get(epoch)
             if worker is None:
@@ -78,17 +82,17 @@ class Learning:
                     new += deltas(epoch, worker.name, totals, after)
                 self._told[epoch] = totals = after
             if totals is not None:
-                told.append(Told(epoch, worker.name, worker.concurrency, worker.weight, totals))
+                reports.append(WorkerReport(epoch, worker.name, worker.concurrency, worker.weight, totals))
         self._raw = raw
         self._succeeds = False
         for epoch in self._told.keys() - raw.keys():
             del self._told[epoch]
-        return new, told
+        return new, reports
 
     def _save(self) -> None:
         changed = {}
-        for subject, subscriber in self._subscribers.items():
-            state = subscriber.dump()
+        for subject, remembered in self._remembered.items():
+            state = remembered.dump()
             if state != self._saved.get(subject):
                 changed[subject] = state
         self._store.save(changed)

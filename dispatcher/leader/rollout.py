@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from dispatcher.core.facts.every import Every
-from dispatcher.core.facts.evidence import Delta, Told
+from dispatcher.core.facts.evidence import Delta, WorkerReport
 from dispatcher.core.rollout.aliases import POINTS, Rollout, Split, percent, split
 from dispatcher.core.rollout.canary import Ended, RollBack, Step, Watch, next_stage, observe, verdict
 from dispatcher.core.rollout.changes import roll_back, step, step_begins
@@ -51,12 +51,12 @@ class Rollouts:
         self._stored = {}
         self._set()
 
-    def observe(self, deltas: Sequence[Delta], told: Sequence[Told], now_ms: int) -> None:
+    def observe(self, deltas: Sequence[Delta], reports: Sequence[WorkerReport], now_ms: int) -> None:
         """Count what workers ended since the last read: evidence for the guards."""
         guards = {alias: guard for alias, stored in self._stored.items() if (guard := stored.rollout.guard) is not None}
         if not guards:
             return
-        weights = {one.epoch: one.weight for one in told}
+        weights = {one.epoch: one.weight for one in reports}
         block = [
             Ended(one.model, one.name, one.done, one.failed + one.retried, one.busy_ms, weights.get(one.epoch, 1.0)) for one in deltas
         ]

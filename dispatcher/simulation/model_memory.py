@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from dispatcher.core.facts.decisions import Assign
-from dispatcher.core.facts.evidence import Told, WorkerTotals
+from dispatcher.core.facts.evidence import WorkerReport, WorkerTotals
 from dispatcher.settings import Settings
 from dispatcher.settings.rules import residency_of
 from dispatcher.simulation.caches import HitCount, ModelPlaces
@@ -81,7 +81,7 @@ class ModelMemories:
         self._beats.discard(now_ms)
         if self._residency is not None:
             reports = [
-                Told(epoch, name, 1, 1.0, WorkerTotals(memory=places.report(now_ms)))
+                WorkerReport(epoch, name, 1, 1.0, WorkerTotals(memory=places.report(now_ms)))
                 for epoch, (name, places) in workers.items()
             ]
             self._residency.observe((), reports, int(now_ms))

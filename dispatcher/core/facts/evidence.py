@@ -1,4 +1,4 @@
-"""What workers tell of the jobs they ended, and what the leader makes of two such tellings: evidence for speeds, costs and health."""
+"""What workers report of the jobs they ended, and what the leader makes of two reports: evidence for speeds, costs and health."""
 
 from __future__ import annotations
 
@@ -10,62 +10,68 @@ import msgspec
 from dispatcher.core.facts.header import DEFAULT_MODEL
 
 PROBE_TASK: Final = "dispatcher.probe"
-"""The task of probes. They are no jobs of anybody's: counted apart, and in no kind."""
+"""The task of probes. They are nobody's jobs: they are counted apart, and in no kind."""
 
 
 class KindTotals(msgspec.Struct, omit_defaults=True):
-    """One kind of job on one worker, since its life began.
-
-    ``busy_ms`` and ``cost_ms`` (from the jobs' frames) are of those that were *done*: one that fails at once says nothing of speed. What
-    their models took to load is in neither.
-    ``guessed`` of them, with the ``guessed_`` times, came without a cost of their producer's.
-    """
+    """Jobs of one kind (task and model) on one worker, since its life began."""
 
     task: str
     model: str
     done: int = 0
+    """Runs that ended well."""
     failed: int = 0
     retried: int = 0
     busy_ms: int = 0
+    """Time that the runs that ended well took, without loading models. A job that fails at once says nothing of speed."""
     cost_ms: int = 0
+    """Cost of the same jobs, from their frames."""
     guessed: int = 0
+    """How many of ``done`` came without a cost of their producer's."""
     guessed_busy_ms: int = 0
+    """Their part of ``busy_ms``."""
     guessed_cost_ms: int = 0
+    """Their part of ``cost_ms``."""
 
 
 class Running(msgspec.Struct, omit_defaults=True):
-    """A job that runs now, for ``age_ms`` so far, what its model took to load left out."""
+    """A job that runs now."""
 
     task: str
     model: str
     age_ms: int
+    """How long it has run so far, without the time that its model took to load."""
     cost_ms: int
     guessed: bool = False
+    """True if its producer did not say the cost."""
 
 
 class Memory(msgspec.Struct, omit_defaults=True):
-    """Models of a worker: those in its memory, and model → (how often it was loaded since the worker began, ms in all)."""
+    """Models of a worker."""
 
     resident: list[str] = []
+    """Models in its memory."""
     loads: dict[str, tuple[int, int]] = {}
+    """Model → how often it was loaded since the worker began, and how many ms the loads took in all."""
 
 
 class WorkerTotals(msgspec.Struct, omit_defaults=True):
-    """What a worker tells with its beat. ``failures_in_row``: of all kinds, up to now. ``running``: the oldest few.
-
-    ``memory`` of ``None``: it does not say which models it holds. ``probes``: how many have ended; ``probes_failed_in_row``: of the
-    last ones.
-    """
+    """What a worker reports with its beat."""
 
     kinds: list[KindTotals] = []
     failures_in_row: int = 0
+    """Failures of any kind without a success since, up to now."""
     running: list[Running] = []
+    """The oldest few of the jobs that run."""
     memory: Memory | None = None
+    """``None``: the worker does not say which models it holds."""
     probes: int = 0
+    """How many probes have ended."""
     probes_failed_in_row: int = 0
+    """How many of the last probes failed, without a good one since."""
 
 
-class Told(msgspec.Struct, frozen=True):
+class WorkerReport(msgspec.Struct, frozen=True):
     """The totals of a living worker, as of its last beat, and what it registered as."""
 
     epoch: str
@@ -75,7 +81,7 @@ class Told(msgspec.Struct, frozen=True):
     totals: WorkerTotals
 
     def may_load(self, job: Running) -> bool:
-        """Whether that job may be waiting for its model: then its age says nothing of how fast the worker is."""
+        """True if the job may be waiting for its model: then its age says nothing of how fast the worker is."""
         memory = self.totals.memory
         return memory is not None and job.model != DEFAULT_MODEL and job.model not in memory.resident
 
@@ -97,11 +103,8 @@ class Delta(msgspec.Struct, frozen=True):
     guessed_cost_ms: int = 0
 
 
-class Subscriber(Protocol):
-    """Learns from what workers tell. Pure; what it has learned survives a takeover through ``dump`` and ``load``."""
-
-    def observe(self, deltas: Sequence[Delta], told: Sequence[Told], now_ms: int) -> None:
-        """``deltas``: what is new; ``told``: all living workers, changed or not. Called about once in ``heartbeat_s``."""
+class Remembered(Protocol):
+    """Knows something that must survive a takeover."""
 
     def dump(self) -> bytes:
         """What to keep, as JSON; the same bytes while nothing worth keeping has changed."""
@@ -110,9 +113,16 @@ class Subscriber(Protocol):
         """Go on from there. Raises ``msgspec.MsgspecError`` for what ``dump`` did not write."""
 
 
+class Learner(Remembered, Protocol):
+    """Learns from what workers report. Pure."""
+
+    def observe(self, deltas: Sequence[Delta], reports: Sequence[WorkerReport], now_ms: int) -> None:
+        """``deltas``: what is new; ``reports``: of all living workers, changed or not. Called about once in ``heartbeat_s``."""
+
+
 def deltas(epoch: str, name: str, before: WorkerTotals | None, after: WorkerTotals) -> Iterator[Delta]:
-    """What the worker did between two tellings; all of ``after`` where there was none before."""
-    known: Mapping[tuple[str, str], KindTotals] = {(one.task, one.model): one for one in before.kinds} if before else {}
+    """What the worker did between two reports; all of ``after`` if it is the first."""
+    known: Mapping[tuple[str, str], KindTotals] = {(kind.task, kind.model): kind for kind in before.kinds} if before else {}
     for kind in after.kinds:
         old = known.get((kind.task, kind.model))
         if old is None:

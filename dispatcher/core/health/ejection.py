@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 from msgspec import structs
 
-from dispatcher.core.facts.evidence import Delta, Told
+from dispatcher.core.facts.evidence import Delta, WorkerReport
 from dispatcher.core.facts.snapshot import WorkerView
 from dispatcher.core.health.failing import Failing
 from dispatcher.core.health.probing import Probing
@@ -115,10 +115,10 @@ class Health:
         self._failing = Failing(self.rule.failures_in_row)
         self._slowing = Slowing(self.rule.slow_ratio)
 
-    def observe(self, deltas: Sequence[Delta], told: Sequence[Told], now_ms: int) -> None:
+    def observe(self, deltas: Sequence[Delta], reports: Sequence[WorkerReport], now_ms: int) -> None:
         """Look for symptoms in what workers did."""
         self._symptoms = (
-            self.probing.observe(told, now_ms) | self._slowing.observe(deltas, told, now_ms) | self._failing.observe(deltas, told)
+            self.probing.observe(reports, now_ms) | self._slowing.observe(deltas, reports, now_ms) | self._failing.observe(deltas, reports)
         )
 
     def judge(self, workers: Sequence[WorkerView], now_ms: int) -> list[Change]:

@@ -1,95 +1,102 @@
-"""Who fails jobs that others do well: a comparison by kind of job, over the same seconds. What everybody fails is nobody's fault."""
+"""Finds workers that fail jobs which others do well: compares them by kind of job, over the same seconds. What everybody fails is
+nobody's fault.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import log
 from typing import Final
 
-from dispatcher.core.facts.evidence import Delta, Told
+from dispatcher.core.facts.evidence import Delta, WorkerReport
 
-Kind = tuple[str, str]
+JobKind = tuple[str, str]
+"""Task and model."""
 
-TELLINGS: Final = 10
-"""A share of failures is counted over so many looks at what workers tell."""
+READS: Final = 10
+"""Shares of failures are counted over so many reads of what workers report."""
 
 LAG: Final = 2
-"""What workers tell in one look may have ended up to two looks apart: only what peers tell so much later than the first failure of a
-worker is known to have ended after it."""
+"""Reports lag by up to 2 reads, so only peers' reports at least 2 reads after a worker's first failure are sure to describe later jobs."""
 
 NATS: Final = 14.0
-"""A worker fails too much when its peers' shares would make so many failures less likely than e to the minus this: one in a million."""
+"""A worker fails too much if, at its peers' shares, so many failures are less likely than e to the minus this: one in a million."""
 
 SHARE_MARGIN: Final = 0.2
-"""… and when its share of failures is so far above that of its peers: fewer are not worth an ejection."""
+"""… and if its share of failures is so far above its peers': less is not worth an ejection."""
 
 PEERS_MIN: Final = 5
-"""With fewer jobs of the same kinds ended by others there is nothing to compare with."""
+"""If peers ended fewer jobs of the same kinds, there is nothing to compare with."""
 
 
 @dataclass(slots=True)
-class _Look:
-    """What was told at once: kind → [ended, failed], of all and of each."""
+class _Read:
+    """What workers reported at once."""
 
-    fleet: dict[Kind, list[int]] = field(default_factory=dict)
-    workers: dict[str, dict[Kind, list[int]]] = field(default_factory=dict)
+    fleet: dict[JobKind, list[int]] = field(default_factory=dict)
+    """Kind → [ended, failed], by all workers together."""
 
-    def add(self, one: Delta) -> None:
-        kind = (one.task, one.model)
-        for counts in (self.fleet.setdefault(kind, [0, 0]), self.workers.setdefault(one.epoch, {}).setdefault(kind, [0, 0])):
-            counts[0] += one.done + one.failed
-            counts[1] += one.failed
+    workers: dict[str, dict[JobKind, list[int]]] = field(default_factory=dict)
+    """Epoch → the same, by one worker."""
+
+    def add(self, delta: Delta) -> None:
+        kind = (delta.task, delta.model)
+        for counts in (self.fleet.setdefault(kind, [0, 0]), self.workers.setdefault(delta.epoch, {}).setdefault(kind, [0, 0])):
+            counts[0] += delta.done + delta.failed
+            counts[1] += delta.failed
 
 
 @dataclass(slots=True)
 class Failing:
-    """``in_row``: failures without a success in between that make a worker worth a look; 0: never."""
+    """Finds workers that fail too much, from report to report."""
 
     in_row: int
-    suspects: set[str] = field(default_factory=set)
-    """Those with that many failures in a row, of kinds that nobody else ended meanwhile."""
-    _looks: deque[_Look] = field(default_factory=lambda: deque(maxlen=TELLINGS + LAG))
-    _runs: dict[str, tuple[int, int]] = field(default_factory=dict)  # epoch → (length, looks since it began)
+    """So many failures without a success in between make a worker worth a look; 0: never."""
 
-    def observe(self, deltas: Sequence[Delta], told: Sequence[Told]) -> dict[str, str]:
-        """Epoch → what is wrong with it, of those that fail what others do well."""
-        look = _Look()
-        for one in deltas:
-            if one.done or one.failed:
-                look.add(one)
-        self._looks.append(look)
-        self._count_runs(told)
+    suspects: set[str] = field(default_factory=set)
+    """Epochs of workers with that many failures in a row, of kinds that nobody else ended meanwhile."""
+    _reads: deque[_Read] = field(default_factory=lambda: deque(maxlen=READS + LAG))
+    _runs: dict[str, tuple[int, int]] = field(default_factory=dict)  # epoch → (length, reads since it began)
+
+    def observe(self, deltas: Sequence[Delta], reports: Sequence[WorkerReport]) -> dict[str, str]:
+        """Epoch → what is wrong with the worker, for each worker that fails what others do well."""
+        read = _Read()
+        for delta in deltas:
+            if delta.done or delta.failed:
+                read.add(delta)
+        self._reads.append(read)
+        self._count_runs(reports)
         self.suspects = set()
         if not self.in_row:
             return {}
-        found = {}
-        for epoch in {epoch for one in self._looks for epoch in one.workers}:
+        symptoms = {}
+        for epoch in {epoch for read in self._reads for epoch in read.workers}:
             if symptom := self._in_a_row(epoch) or self._too_often(epoch):
-                found[epoch] = symptom
-        return found
+                symptoms[epoch] = symptom
+        return symptoms
 
     def forget(self, epoch: str) -> None:
-        """Begin anew with that worker: what it did before its ejection says nothing of after."""
-        for look in self._looks:
-            look.workers.pop(epoch, None)
+        """Begin anew with this worker: what it did before its ejection says nothing of after."""
+        for read in self._reads:
+            read.workers.pop(epoch, None)
         self._runs.pop(epoch, None)
 
-    def _count_runs(self, told: Sequence[Told]) -> None:
+    def _count_runs(self, reports: Sequence[WorkerReport]) -> None:
         runs = {}
-        for one in told:
-            length = one.totals.failures_in_row
+        for report in reports:
+            length = report.totals.failures_in_row
             if length:
-                before, looks = self._runs.get(one.epoch, (length + 1, 0))
-                runs[one.epoch] = (length, looks + 1 if length >= before else 0)
+                before, reads = self._runs.get(report.epoch, (length + 1, 0))
+                runs[report.epoch] = (length, reads + 1 if length >= before else 0)
         self._runs = runs
 
     def _in_a_row(self, epoch: str) -> str:
         length, ago = self._runs.get(epoch, (0, 0))
         if length < self.in_row or ago < LAG:
             return ""
-        since = min(len(self._looks), ago + 1)
+        since = min(len(self._reads), ago + 1)
         failed = {kind: [counts[1], counts[1]] for kind, counts in self._own(epoch, since).items() if counts[1]}
         peers = self._peers(epoch, since - LAG)
         if sum(peers.get(kind, (0, 0))[0] for kind in failed) < PEERS_MIN:
@@ -98,27 +105,27 @@ class Failing:
         return _compare(failed, peers, self.in_row)
 
     def _too_often(self, epoch: str) -> str:
-        own = self._own(epoch, TELLINGS)
+        own = self._own(epoch, READS)
         if not any(failed for _, failed in own.values()):
             return ""
-        peers = self._peers(epoch, TELLINGS)
+        peers = self._peers(epoch, READS)
         kinds = [own, *({kind: counts} for kind, counts in own.items())] if len(own) > 1 else [own]
-        return next(filter(None, (_compare(one, peers, 2 * self.in_row) for one in kinds)), "")
+        return next(filter(None, (_compare(counts, peers, 2 * self.in_row) for counts in kinds)), "")
 
-    def _own(self, epoch: str, looks: int) -> dict[Kind, list[int]]:
-        return _sum(look.workers.get(epoch, {}) for look in list(self._looks)[-looks:])
+    def _own(self, epoch: str, reads: int) -> dict[JobKind, list[int]]:
+        return _sum(read.workers.get(epoch, {}) for read in list(self._reads)[-reads:])
 
-    def _peers(self, epoch: str, looks: int) -> dict[Kind, list[int]]:
-        total = _sum(look.fleet for look in list(self._looks)[-looks:])
-        for kind, (ended, failed) in self._own(epoch, looks).items():
+    def _peers(self, epoch: str, reads: int) -> dict[JobKind, list[int]]:
+        total = _sum(read.fleet for read in list(self._reads)[-reads:])
+        for kind, (ended, failed) in self._own(epoch, reads).items():
             total[kind][0] -= ended
             total[kind][1] -= failed
         return total
 
 
-def _sum(parts: object) -> dict[Kind, list[int]]:
-    total: dict[Kind, list[int]] = {}
-    for part in parts:  # type: ignore[attr-defined]
+def _sum(parts: Iterable[Mapping[JobKind, Sequence[int]]]) -> dict[JobKind, list[int]]:
+    total: dict[JobKind, list[int]] = {}
+    for part in parts:
         for kind, (ended, failed) in part.items():
             counts = total.setdefault(kind, [0, 0])
             counts[0] += ended
@@ -126,7 +133,7 @@ def _sum(parts: object) -> dict[Kind, list[int]]:
     return total
 
 
-def _compare(own: Mapping[Kind, Sequence[int]], peers: Mapping[Kind, Sequence[int]], failed_min: int) -> str:
+def _compare(own: Mapping[JobKind, Sequence[int]], peers: Mapping[JobKind, Sequence[int]], failed_min: int) -> str:
     """What is wrong, if so many failures are hardly chance: Chernoff's bound, on jobs that fail as often as the same kinds do elsewhere.
 
     The peers' share counts one failure that did not happen (Laplace), so that few jobs elsewhere prove little.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from dispatcher.core.facts.evidence import PROBE_TASK, Told
+from dispatcher.core.facts.evidence import PROBE_TASK, WorkerReport
 from dispatcher.core.facts.snapshot import WorkerView
 
 FAILED_MIN: Final = 2
@@ -34,7 +34,7 @@ class Probing:
 
     interval_ms: int
     timeout_ms: int
-    _told: dict[str, tuple[int, int]] = field(default_factory=dict)  # epoch → (ended, of which failed in a row)
+    _reports: dict[str, tuple[int, int]] = field(default_factory=dict)  # epoch → (ended, of which failed in a row)
     _probed: dict[str, _Probed] = field(default_factory=dict)
 
     def can_be(self, worker: WorkerView) -> bool:
@@ -66,14 +66,14 @@ class Probing:
     def sent(self, epoch: str, now_ms: int) -> None:
         """One is on its way."""
         found = self._probed[epoch]
-        found.asked_ms, found.open = now_ms, self._told.get(epoch, (0, 0))[0]
+        found.asked_ms, found.open = now_ms, self._reports.get(epoch, (0, 0))[0]
 
-    def observe(self, told: Sequence[Told], now_ms: int) -> dict[str, str]:
+    def observe(self, reports: Sequence[WorkerReport], now_ms: int) -> dict[str, str]:
         """Epoch → what is wrong with it, of those that fail probes while another passes them."""
-        self._told = {one.epoch: (one.totals.probes, one.totals.probes_failed_in_row) for one in told}
+        self._reports = {one.epoch: (one.totals.probes, one.totals.probes_failed_in_row) for one in reports}
         for epoch, found in self._probed.items():
             found.clock_is_at(now_ms)
-            ended, failed = self._told.get(epoch, (0, 0))
+            ended, failed = self._reports.get(epoch, (0, 0))
             if found.open is not None and ended > found.open:
                 found.open = None
                 found.bad = failed

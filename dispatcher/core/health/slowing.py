@@ -13,7 +13,7 @@ from statistics import fmean, median
 from typing import Final
 
 from dispatcher.core.facts.every import is_over
-from dispatcher.core.facts.evidence import Delta, Running, Told
+from dispatcher.core.facts.evidence import Delta, Running, WorkerReport
 from dispatcher.core.facts.header import DEFAULT_MODEL
 
 Kind = tuple[str, str, bool]
@@ -80,7 +80,7 @@ class Slowing:
     """Those that are slow at what nobody else does, so that there is nothing to compare with."""
     _pasts: dict[str, dict[Kind, _Past]] = field(default_factory=dict)
 
-    def observe(self, deltas: Sequence[Delta], told: Sequence[Told], now_ms: int) -> dict[str, str]:
+    def observe(self, deltas: Sequence[Delta], reports: Sequence[WorkerReport], now_ms: int) -> dict[str, str]:
         """Epoch → what is wrong with it, of those that have become slow while others have not."""
         self.suspects = set()
         if not self.ratio:
@@ -91,10 +91,10 @@ class Slowing:
                 self._learn(one.epoch, (one.task, one.model, False), (one.busy_ms - one.guessed_busy_ms) / said_ms, now_ms)
             if one.guessed > 0:
                 self._learn(one.epoch, (one.task, one.model, True), one.guessed_busy_ms / one.guessed, now_ms)
-        alive = {one.epoch for one in told}
+        alive = {one.epoch for one in reports}
         for epoch in self._pasts.keys() - alive:
             del self._pasts[epoch]
-        offs = {one.epoch: self._offs(one, now_ms) for one in told if one.epoch in self._pasts}
+        offs = {one.epoch: self._offs(one, now_ms) for one in reports if one.epoch in self._pasts}
         sums: dict[Kind, list[float]] = {}
         for kinds in offs.values():
             for kind, (off, _) in kinds.items():
@@ -126,19 +126,19 @@ class Slowing:
         else:
             pasts[kind] = _Past(value)
 
-    def _offs(self, told: Told, now_ms: int) -> dict[Kind, tuple[float, float]]:
+    def _offs(self, report: WorkerReport, now_ms: int) -> dict[Kind, tuple[float, float]]:
         """Kind → how far off its past the worker is, and how far would be too far."""
         running: dict[Kind, list[float]] = {}
-        pasts = self._pasts[told.epoch]
-        for one in told.totals.running:
+        pasts = self._pasts[report.epoch]
+        for one in report.totals.running:
             kind = (one.task, one.model, one.guessed)
             past = pasts.get(kind)
-            if past is not None and past.looks >= LOOKS_MIN and not told.may_load(one):
+            if past is not None and past.looks >= LOOKS_MIN and not report.may_load(one):
                 running.setdefault(kind, []).append(_overrun(one, past))
         found = {}
         for kind, past in pasts.items():
             worst: tuple[float, float] | None = None
-            for off, needed in self._readings(past, running.get(kind, ()), told.concurrency, now_ms):
+            for off, needed in self._readings(past, running.get(kind, ()), report.concurrency, now_ms):
                 if worst is None or off - needed > worst[0] - worst[1]:
                     worst = (off, needed)
             if worst is not None:

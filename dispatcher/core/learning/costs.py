@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from dispatcher.core.facts.evidence import Delta, Told
+from dispatcher.core.facts.evidence import Delta, WorkerReport
 from dispatcher.core.learning.speeds import Speeds
 
 STEP = 1.25
@@ -23,8 +23,8 @@ class Costs:
         self.seconds: dict[tuple[str, str], float] = {}
         """(task, model) → seconds of work at speed 1. Changed in place."""
 
-    def observe(self, deltas: Sequence[Delta], told: Sequence[Told], now_ms: int) -> None:
-        """See :class:`~dispatcher.core.facts.evidence.Subscriber`."""
+    def observe(self, deltas: Sequence[Delta], reports: Sequence[WorkerReport], now_ms: int) -> None:
+        """See :class:`~dispatcher.core.facts.evidence.Learner`."""
         for task, model, cost_ms in self._speeds.costs_ms():
             in_use_s = self.seconds.get((task, model))
             cost_s = float(f"{cost_ms / 1000:.2g}")
@@ -36,7 +36,7 @@ class Costs:
         return msgspec.json.encode([(*kind, cost_s) for kind, cost_s in self.seconds.items()])
 
     def load(self, state: bytes) -> None:
-        """See :class:`~dispatcher.core.facts.evidence.Subscriber`."""
+        """See :class:`~dispatcher.core.facts.evidence.Learner`."""
         saved = msgspec.json.decode(state, type=list[tuple[str, str, float]])
         self.seconds.clear()
         self.seconds.update({(task, model): cost_s for task, model, cost_s in saved})

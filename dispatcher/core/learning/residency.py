@@ -9,7 +9,7 @@ import msgspec
 
 from dispatcher.core.facts.decisions import Assign
 from dispatcher.core.facts.every import is_over
-from dispatcher.core.facts.evidence import Delta, Told
+from dispatcher.core.facts.evidence import Delta, WorkerReport
 from dispatcher.core.facts.lane import parse_lane
 from dispatcher.core.facts.snapshot import WorkerView
 
@@ -163,12 +163,12 @@ class Residency:
 
     # -- evidence
 
-    def observe(self, deltas: Sequence[Delta], told: Sequence[Told], now_ms: int) -> None:
-        alive = {one.epoch for one in told}
+    def observe(self, deltas: Sequence[Delta], reports: Sequence[WorkerReport], now_ms: int) -> None:
+        alive = {one.epoch for one in reports}
         self._arrivals.forget(alive, now_ms)
         self._loads = {epoch: loads for epoch, loads in self._loads.items() if epoch in alive}
         self._resident = {}
-        for one in told:
+        for one in reports:
             memory = one.totals.memory
             self._resident[one.epoch] = None if memory is None else frozenset(memory.resident)
             if memory is not None and memory.loads != (before := self._loads.get(one.epoch, {})):

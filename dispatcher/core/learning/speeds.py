@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 
 from dispatcher.core.facts.every import Every
-from dispatcher.core.facts.evidence import Delta, Told
+from dispatcher.core.facts.evidence import Delta, WorkerReport
 from dispatcher.core.learning.rate import MEMORY_JOBS, Rate
 
 BOUND = 64.0
@@ -81,7 +81,7 @@ class Speeds:
         self._measured_logs: dict[str, dict[str, float]] = {}  # name → model → log of the speed, measured alone
         self._jobs: dict[tuple[str, str], float] = {}  # (name, model) → how many jobs that was measured by
         self._priors: dict[str, float] = defaultdict(float)  # model → log of what a weight of 1 stands for in its unit
-        self._told: dict[str, Told] = {}
+        self._reports: dict[str, WorkerReport] = {}
         self._speeds: dict[str, dict[str, float]] = {}
         self._now_ms = 0
         self._dumped = b""
@@ -95,7 +95,7 @@ class Speeds:
     def costs_ms(self) -> Iterator[tuple[str, str, float]]:
         """(task, model, cost of a job at speed 1) of kinds whose producers say none, once ``prior_jobs`` of them were done."""
         jobs: dict[_Kind, float] = defaultdict(float)
-        for name in self._told:
+        for name in self._reports:
             for kind, rate in self._rates.get(name, {}).items():
                 jobs[kind] += rate.jobs
         for kind, log_cost in self._log_costs.items():
@@ -104,17 +104,17 @@ class Speeds:
 
     # -- learning
 
-    def observe(self, deltas: Sequence[Delta], told: Sequence[Told], now_ms: int) -> None:
-        """See :class:`~dispatcher.core.facts.evidence.Subscriber`."""
+    def observe(self, deltas: Sequence[Delta], reports: Sequence[WorkerReport], now_ms: int) -> None:
+        """See :class:`~dispatcher.core.facts.evidence.Learner`."""
         self._now_ms = now_ms
-        for one in told:
+        for one in reports:
             self._meet(one)
-        self._told = {one.name: one for one in told}
+        self._reports = {one.name: one for one in reports}
         self._forget()
         for delta in deltas:
             self._count(delta)
         models: dict[str, list[_Cell]] = defaultdict(list)
-        for name in self._told:
+        for name in self._reports:
             for kind, rate in self._rates[name].items():
                 models[kind.model].append((name, kind, rate))
         self._jobs = {}
@@ -122,7 +122,7 @@ class Speeds:
             self._solve(model, cells)
         self._speeds = self._bounded(self._current(models)) if self._measured else {}
 
-    def _meet(self, one: Told) -> None:
+    def _meet(self, one: WorkerReport) -> None:
         rates = self._rates[one.name] = self._rates.pop(one.name, {})
         if self._lives.get(one.name) != one.epoch:
             self._lives[one.name] = one.epoch
@@ -130,13 +130,13 @@ class Speeds:
                 rate.jobs = min(rate.jobs, RESTART_JOBS)
 
     def _forget(self) -> None:
-        for name in list(self._rates)[: max(0, len(self._rates) - len(self._told) - GONE_MAX)]:
+        for name in list(self._rates)[: max(0, len(self._rates) - len(self._reports) - GONE_MAX)]:
             del self._rates[name]
             self._lives.pop(name, None)
-        self._measured_logs = {name: logs for name, logs in self._measured_logs.items() if name in self._told}
+        self._measured_logs = {name: logs for name, logs in self._measured_logs.items() if name in self._reports}
 
     def _count(self, delta: Delta) -> None:
-        if delta.name not in self._told:
+        if delta.name not in self._reports:
             return
         declared = delta.done - delta.guessed
         cost_ms = delta.cost_ms - delta.guessed_cost_ms
@@ -160,7 +160,7 @@ class Speeds:
     def _log_speed(self, name: str, model: str) -> float:
         """Measured, else the weight."""
         found = self._measured_logs.get(name, _NOTHING).get(model)
-        return math.log(self._told[name].weight) if found is None else found
+        return math.log(self._reports[name].weight) if found is None else found
 
     def _solve(self, model: str, cells: Sequence[_Cell]) -> None:
         """One pass of least squares over ``log mean = log cost - log speed``: costs from the last speeds, speeds from those."""
@@ -202,7 +202,7 @@ class Speeds:
         """By how much, in logs, the fleet is faster than its weights. ``speeds``: name → log speed, jobs."""
         total = weights = 0.0
         for name, (log_speed, jobs) in speeds.items():
-            worker = self._told[name]
+            worker = self._reports[name]
             weight = worker.concurrency * jobs / (jobs + self._prior_jobs)
             total += weight * (log_speed - math.log(worker.weight))
             weights += weight
@@ -210,21 +210,21 @@ class Speeds:
 
     def _current(self, models: Iterable[str]) -> dict[str, dict[str, float]]:
         """Name → model → speed: prior and measurement together, and what running jobs say."""
-        found: dict[str, dict[str, float]] = {name: {} for name in self._told}
+        found: dict[str, dict[str, float]] = {name: {} for name in self._reports}
         for model in models:
             prior = self._priors[model]
-            for name, worker in self._told.items():
+            for name, worker in self._reports.items():
                 jobs = self._jobs.get((name, model), 0.0)
                 if jobs or prior:  # in a unit that is not the weights', no worker may be left with its bare weight
                     expected = math.log(worker.weight) + prior
                     log = expected + (self._log_speed(name, model) - expected) * jobs / (self._prior_jobs + jobs) if jobs else expected
                     found[name][model] = math.exp(log)
-        for name, worker in self._told.items():
+        for name, worker in self._reports.items():
             for model, factor in self._overruns(worker, found[name]).items():
                 found[name][model] = found[name].get(model, worker.weight) / factor
         return found
 
-    def _overruns(self, worker: Told, speeds: Mapping[str, float]) -> dict[str, float]:
+    def _overruns(self, worker: WorkerReport, speeds: Mapping[str, float]) -> dict[str, float]:
         """Model → by how much the worker's running jobs, on average, are later than they may be; only what is above 1."""
         late: dict[str, list[float]] = defaultdict(list)
         for job in worker.totals.running:
@@ -267,10 +267,10 @@ class Speeds:
         return self._dumped
 
     def load(self, state: bytes) -> None:
-        """See :class:`~dispatcher.core.facts.evidence.Subscriber`."""
+        """See :class:`~dispatcher.core.facts.evidence.Learner`."""
         saved = msgspec.json.decode(state, type=_Saved)
         self._speeds = saved.speeds if self._measured else {}
         self._lives, self._measured_logs = saved.lives, saved.measured
         self._rates = {name: dict(found) for name, found in saved.rates.items()}
         self._log_costs = dict(saved.costs)
-        self._told = {}
+        self._reports = {}

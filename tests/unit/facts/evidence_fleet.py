@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from random import Random
 
-from dispatcher.core.facts.evidence import Delta, Memory, Running, Told, WorkerTotals
+from dispatcher.core.facts.evidence import Delta, Memory, Running, WorkerReport, WorkerTotals
 from dispatcher.core.learning.speeds import Speeds
 
 TASK, MODEL = "t", "m"
@@ -46,9 +46,9 @@ class Fleet:
             self.speeds.observe([one for name in only or self.true for one in self.work(name)], self.told(), self.now_ms)
         return self
 
-    def told(self) -> list[Told]:
+    def told(self) -> list[WorkerReport]:
         return [
-            Told(self.epochs[name], name, 1, self.weights.get(name, 1.0), WorkerTotals([], 0, self.ran(name), self.memory))
+            WorkerReport(self.epochs[name], name, 1, self.weights.get(name, 1.0), WorkerTotals([], 0, self.ran(name), self.memory))
             for name in self.true
         ]
 

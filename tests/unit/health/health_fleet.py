@@ -7,7 +7,7 @@ from random import Random
 
 from msgspec import structs
 
-from dispatcher.core.facts.evidence import Delta, Running, Told, WorkerTotals
+from dispatcher.core.facts.evidence import Delta, Running, WorkerReport, WorkerTotals
 from dispatcher.core.facts.snapshot import WorkerView
 from dispatcher.core.health.ejection import Change, Ejected, Health, HealthRule, Panic, Returned
 from dispatcher.core.health.probing import Probing
@@ -55,7 +55,7 @@ class Fleet:
                     deltas.append(delta)
                 probes, failed = self.probes.get(epoch, (0, 0))
                 totals = WorkerTotals([], member.in_row, member.running, None, probes, failed)
-                told.append(Told(epoch, member.view.name, member.view.concurrency, 1.0, totals))
+                told.append(WorkerReport(epoch, member.view.name, member.view.concurrency, 1.0, totals))
             self.health.observe(deltas, told, self.now_ms)
             said += self.health.judge(self.views(), self.now_ms)
         self.changes += said

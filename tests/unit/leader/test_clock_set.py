@@ -9,7 +9,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from dispatcher.core.facts.evidence import PROBE_TASK, Delta, Told, WorkerTotals
+from dispatcher.core.facts.evidence import PROBE_TASK, Delta, WorkerReport, WorkerTotals
 from dispatcher.core.health.ejection import Health, HealthRule
 from dispatcher.core.health.probing import Probing
 from dispatcher.core.learning.speeds import SAVE_INTERVAL_MS, Speeds
@@ -46,7 +46,7 @@ class Learner:
     def __init__(self) -> None:
         self.beats = 0
 
-    def observe(self, deltas: Sequence[Delta], told: Sequence[Told], now_ms: int) -> None:
+    def observe(self, deltas: Sequence[Delta], told: Sequence[WorkerReport], now_ms: int) -> None:
         self.beats += len(told)
 
     def dump(self) -> bytes:
@@ -130,7 +130,7 @@ def test_speeds_are_written_down_on(jump_ms: int) -> None:
     speeds = Speeds(prior_jobs=1.0)
 
     def learn(now_ms: int, busy_ms: int) -> bytes:
-        told = [Told("e1", "w1", 4, 1.0, WorkerTotals([]))]
+        told = [WorkerReport("e1", "w1", 4, 1.0, WorkerTotals([]))]
         speeds.observe([Delta("e1", "w1", "t.one", "default", 10, 0, busy_ms, 1_000)], told, now_ms)
         return speeds.dump()
 

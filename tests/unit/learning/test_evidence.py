@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from dispatcher.core.facts.evidence import Delta, KindTotals, Told, WorkerTotals, deltas
+from dispatcher.core.facts.evidence import Delta, KindTotals, WorkerReport, WorkerTotals, deltas
 from dispatcher.errors import NotLeader
 from dispatcher.leader.learning import Learning
 from tests.unit.facts.snapshots import worker_view
@@ -43,9 +43,9 @@ class Counter:
 
     def __init__(self) -> None:
         self.done = 0
-        self.seen: list[tuple[list[Delta], list[Told]]] = []
+        self.seen: list[tuple[list[Delta], list[WorkerReport]]] = []
 
-    def observe(self, deltas: Sequence[Delta], told: Sequence[Told], now_ms: int) -> None:
+    def observe(self, deltas: Sequence[Delta], reports: Sequence[WorkerReport], now_ms: int) -> None:
         self.seen.append((list(deltas), list(told)))
         self.done += sum(one.done for one in deltas)
 

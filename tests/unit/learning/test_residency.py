@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.core.facts.decisions import Assign
-from dispatcher.core.facts.evidence import Memory, Told, WorkerTotals
+from dispatcher.core.facts.evidence import Memory, WorkerReport, WorkerTotals
 from dispatcher.core.learning.residency import (
     ARRIVAL_EXTRA_MS,
     ARRIVAL_LOADS,
@@ -109,8 +109,8 @@ def test_where_loading_costs_nothing_nothing_is_on_its_way() -> None:
     assert arrivals.soon("w1", NOTHING, now_ms=1) == (NOTHING, 0)
 
 
-def told(epoch: str, *resident: str, **loads: tuple[int, int]) -> Told:
-    return Told(epoch, f"{epoch}@h", 1, 1.0, WorkerTotals(memory=Memory(list(resident), loads)))
+def told(epoch: str, *resident: str, **loads: tuple[int, int]) -> WorkerReport:
+    return WorkerReport(epoch, f"{epoch}@h", 1, 1.0, WorkerTotals(memory=Memory(list(resident), loads)))
 
 
 def test_the_leader_learns_what_workers_hold_and_how_long_loads_take() -> None:
@@ -118,7 +118,7 @@ def test_the_leader_learns_what_workers_hold_and_how_long_loads_take() -> None:
     known = Residency({"chat": 60_000})
     assert known.of("w1", 0) == (None, 0)
     for _ in range(3):
-        known.observe((), [told("w1", "chat", chat=(1, 10_000)), Told("w2", "w2@h", 1, 1.0, WorkerTotals())], 1_000)
+        known.observe((), [told("w1", "chat", chat=(1, 10_000)), WorkerReport("w2", "w2@h", 1, 1.0, WorkerTotals())], 1_000)
         assert known.load_ms == {"chat": 10_000}
     assert known.of("w1", 1_000) == ({"chat"}, 0)
     assert known.of("w2", 1_000) == (None, 0)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dispatcher.core.facts.evidence import Delta, Memory, Running, Told, WorkerTotals
+from dispatcher.core.facts.evidence import Delta, Memory, Running, WorkerReport, WorkerTotals
 from dispatcher.core.learning.rate import Rate
 from dispatcher.core.learning.speeds import BOUND, GONE_MAX, Speeds
 from tests.unit.facts.evidence_fleet import MODEL, TASK, UNLIKE, Fleet
@@ -75,7 +75,7 @@ def test_no_evidence_makes_a_speed_that_cannot_be_used(rounds: list[tuple[list[D
     """SAFETY: every speed and cost is a finite number above 0, and speeds stay within the bound of their median."""
     speeds = Speeds(prior_jobs=5)
     for at, (found, running) in enumerate(rounds):
-        speeds.observe(found, [Told(f"{name}-1", name, 2, 1.5, WorkerTotals([], 0, running)) for name in "abcd"], at)
+        speeds.observe(found, [WorkerReport(f"{name}-1", name, 2, 1.5, WorkerTotals([], 0, running)) for name in "abcd"], at)
         given_out = [speeds.of(name)[MODEL] for name in "abcd" if MODEL in speeds.of(name)]
         assert all(0 < one < math.inf for one in given_out)
         assert not given_out or max(given_out) <= min(given_out) * BOUND**2 * 1.01
@@ -257,7 +257,7 @@ def test_names_of_workers_that_are_gone_do_not_pile_up() -> None:
     speeds = Speeds(prior_jobs=5)
     for at in range(GONE_MAX + 100):
         name = f"spot-{at}"
-        speeds.observe([Delta("e", name, TASK, MODEL, 1, 0, 100, 1_000)], [Told("e", name, 1, 1.0, WorkerTotals())], at)
+        speeds.observe([Delta("e", name, TASK, MODEL, 1, 0, 100, 1_000)], [WorkerReport("e", name, 1, 1.0, WorkerTotals())], at)
     saved = msgspec.json.decode(speeds.dump())
 
     assert len(saved["rates"]) <= GONE_MAX + 1
