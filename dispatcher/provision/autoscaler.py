@@ -12,11 +12,11 @@ from dispatcher.clock import Clock
 from dispatcher.core.facts.header import DEFAULT_MODEL
 from dispatcher.core.facts.snapshot import ALL_QUEUES, is_paused
 from dispatcher.core.scaling import (
-    Kind,
     Member,
     ScalingDecision,
     ScalingMemory,
     ScalingView,
+    Startable,
     Waiting,
     decide,
 )
@@ -63,7 +63,7 @@ class Autoscaler:
         self._settings = settings
         self._limits = scaling_limits_of(settings)
         self._kinds = {kind.name: kind for kind in kinds}
-        self._choices = [Kind(kind.name, kind.capacity, frozenset(kind.models)) for kind in kinds]
+        self._choices = [Startable(kind.name, kind.capacity, frozenset(kind.models)) for kind in kinds]
         self._provisioner = provisioner
         self._clock = clock
         self._emit = emit

@@ -6,28 +6,33 @@ import msgspec
 
 
 class Assign(msgspec.Struct, frozen=True, gc=False):
-    """``count`` jobs from the head of ``lane`` go to ``epoch``; ``score`` is the strategy's for the first of them."""
+    """Jobs from the head of a lane go to a worker."""
 
     lane: str
     epoch: str
+    """The worker's life."""
     count: int
+    """How many jobs."""
     window: int
+    """How many leases the worker may hold then; the script gives it no more."""
     score: float
+    """The strategy's score for the first of the jobs."""
 
 
 class Hold(msgspec.Struct, frozen=True):
-    """``jobs`` of ``lane`` wait, though this plan could have placed more jobs. ``waits_for``: epoch of a full worker → how many of them
-    wait for it; empty where they wait for any.
-
-    ``reason``: ``paused``; ``unroutable`` (no worker may have them); ``full`` (all that may have no room); ``sooner_elsewhere`` (a full
-    worker will be done with them sooner); ``sticky`` (the worker of their session or prefix is full); ``tenant_cap`` or ``model_cap``
-    (as much of that is leased as may be); ``alone`` (they are suspects, and wait for a worker that runs nothing else).
-    """
+    """Jobs of a lane wait, though the plan could have placed more jobs."""
 
     lane: str
     reason: str
+    """``paused``; ``unroutable`` (no worker may have them); ``full`` (every worker that may have them is full); ``sooner_elsewhere`` (a
+    full worker will be done with them sooner); ``sticky`` (the worker of their session or prefix is full); ``tenant_cap`` or
+    ``model_cap`` (as much of the tenant's or the model's work is leased as may be); ``alone`` (they are suspects, and wait for a worker
+    that runs nothing else).
+    """
     jobs: int
+    """How many jobs wait."""
     waits_for: dict[str, int]
+    """Epoch of a full worker → how many of the jobs wait for it; empty if they wait for any worker."""
 
 
 class Plan(msgspec.Struct, frozen=True):

@@ -15,7 +15,7 @@ NOTHING: Final[Wanted] = ()
 
 
 def wanted(labels: Mapping[str, str | Sequence[str]] | None) -> Wanted:
-    """The wish in its one form. A value that is a string is a list of one."""
+    """The labels as a wish. A string stands for a list of one value."""
     if not labels:
         return NOTHING
     return tuple(
@@ -32,26 +32,19 @@ def refused(wish: Wanted, labels: Mapping[str, str]) -> str | None:
     return None
 
 
-def fulfilled(wish: Wanted, labels: Mapping[str, str]) -> float:
-    """The share of the wish that ``labels`` fulfil, from 0 to 1; 1 where nothing is wished."""
-    if not wish:
-        return 1.0
-    return sum(labels.get(name) in values for name, values in wish) / len(wish)
-
-
 def to_text(wish: Wanted) -> str:
     """``gpu=a100|h100;region=eu``; :func:`from_text` reads it back, whatever stands in names and values."""
-    return ";".join(f"{quote(name, safe='')}={'|'.join(quote(one, safe='') for one in values)}" for name, values in wish)
+    return ";".join(f"{quote(name, safe='')}={'|'.join(quote(value, safe='') for value in values)}" for name, values in wish)
 
 
 def from_text(text: str) -> Wanted:
-    """Raises :class:`Invalid` for what :func:`to_text` does not write."""
+    """The wish that :func:`to_text` wrote. Raises :class:`Invalid` for any other text."""
     if not text:
         return NOTHING
-    found = []
+    wish = []
     for part in text.split(";"):
         name, equals, values = part.partition("=")
         if not name or not equals:
             raise Invalid(f"{text!r} is not a list of labels")
-        found.append((unquote(name), tuple(unquote(one) for one in values.split("|"))))
-    return tuple(found)
+        wish.append((unquote(name), tuple(unquote(value) for value in values.split("|"))))
+    return tuple(wish)

@@ -13,42 +13,45 @@ from dispatcher.core.facts.labels import NOTHING, Wanted
 from dispatcher.errors import Invalid
 
 SLOTS: Final = 2048
-"""Hash buckets of sessions and prefixes: so many lanes at most does stickiness make of one. Few slots spread unevenly over workers: the
-busiest of eight had up to 1.4 times the mean work with 256 (two Mooncake traces, ten fleets of other names), 1.24 with 2,048, 1.17 with
-4,096, whose lanes cost a plan twice as much in a backlog."""
+"""Hash buckets of sessions and prefixes: stickiness splits a lane into at most so many. Few slots spread unevenly over workers: of eight
+workers the busiest had up to 1.4 times the mean work with 256 slots (two Mooncake traces, ten fleets with different names), 1.24 with
+2,048, and 1.17 with 4,096, whose lanes cost a plan twice as much in a backlog."""
 
 ALONE: Final = "/alone=1"
-"""What the name of a suspects' lane ends in, after all else: ``lua/giveback.lua`` appends it."""
+"""The end of the name of a suspects' lane, after all else: ``lua/giveback.lua`` appends it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """``size_class`` is the bit length of the cost in ms: jobs of one class differ by less than a factor of two; ``deadline_class``
-    is the same of the time they have from admission to their deadline, 0 for those without one.
-
-    ``step`` is kombu's priority step (0, 3, 6, 9 by default; 0 is served first). ``model`` is ``default`` where the job names none.
-    ``slot`` is the hash bucket of the session or prefix, from 0 to ``SLOTS`` - 1, or -1 where the job has neither. ``alone``: its jobs are
-    suspects, which run with no other job in their worker (``core/poison.py``); only ``giveback`` puts jobs there.
-    """
+    """What the jobs of a lane have in common."""
 
     ingress: str
+    """The queue that they came through."""
     task: str
     model: str
+    """:data:`~dispatcher.core.facts.header.DEFAULT_MODEL` if they name none."""
     step: int
+    """kombu's priority step (0, 3, 6, 9 by default); 0 is served first."""
     size_class: int
+    """Bit length of the cost in ms: costs of one class differ by less than a factor of two."""
     tenant: str = DEFAULT_TENANT
     requires: Wanted = field(default=NOTHING)
+    """Labels that their worker must have."""
     prefers: Wanted = field(default=NOTHING)
+    """Labels that their worker had better have."""
     slot: int = -1
+    """Hash bucket of their session or prefix, below ``SLOTS``; -1 if they have neither."""
     deadline_class: int = 0
+    """Bit length of the ms from admission to the deadline; 0 without a deadline."""
     alone: bool = False
+    """The jobs are suspects, which run alone in their worker (``core/returns/poison.py``); only ``giveback`` puts jobs there."""
 
 
 def lane_name(lane: Lane) -> str:
     """The lane's name in Redis, Flower, logs and ``status``: ``dispatch/workers.tasks.infer/minilm/p0/c10``.
 
-    What a job leaves out is left out here: ``/tenant=acme``, ``/requires=region=eu``, ``/prefers=…``, ``/slot=17``, ``/deadline=12``,
-    ``/alone=1``.
+    It goes on with what its jobs ask for, if they do: ``/tenant=acme``, ``/requires=region=eu``, ``/prefers=…``, ``/slot=17``,
+    ``/deadline=12``, ``/alone=1``.
     """
     return (
         f"{quote(lane.ingress, safe='')}/{quote(lane.task, safe='')}/{quote(lane.model, safe='@')}"
@@ -58,7 +61,7 @@ def lane_name(lane: Lane) -> str:
 
 
 def name_end(tenant: str, requires: Wanted, prefers: Wanted, slot: int, deadline_class: int) -> str:
-    """What the name of a lane ends in: nothing for what its jobs leave out."""
+    """The end of a lane's name: nothing for what its jobs do not ask for."""
     end = ""
     if tenant != DEFAULT_TENANT:
         end += f"/tenant={quote(tenant, safe='')}"
@@ -75,7 +78,7 @@ def name_end(tenant: str, requires: Wanted, prefers: Wanted, slot: int, deadline
 
 @lru_cache(maxsize=65536)
 def parse_lane(name: str) -> Lane:
-    """The lane of that name. Raises :class:`Invalid` if it is no lane's name."""
+    """The lane with this name. Raises :class:`Invalid` if it is not the name of a lane."""
     try:
         ingress, task, model, step, size_class, *rest = name.split("/")
         if step[0] != "p" or size_class[0] != "c":

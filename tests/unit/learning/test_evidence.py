@@ -46,7 +46,7 @@ class Counter:
         self.seen: list[tuple[list[Delta], list[WorkerReport]]] = []
 
     def observe(self, deltas: Sequence[Delta], reports: Sequence[WorkerReport], now_ms: int) -> None:
-        self.seen.append((list(deltas), list(told)))
+        self.seen.append((list(deltas), list(reports)))
         self.done += sum(one.done for one in deltas)
 
     def dump(self) -> bytes:

@@ -9,18 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.core.scaling import (
-    Kind,
     Member,
     ScalingDecision,
     ScalingLimits,
     ScalingMemory,
     ScalingView,
+    Startable,
     Waiting,
     decide,
 )
 
 LIMITS = ScalingLimits(target_wait_s=10, stabilization_s=60, workers_min=1, workers_max=8)
-KIND = Kind("w", capacity=1.0)
+KIND = Startable("w", capacity=1.0)
 
 
 def waiting(cost_s: float, model: str = "default") -> tuple[Waiting, ...]:
@@ -32,7 +32,7 @@ def idle(count: int) -> tuple[Member, ...]:
 
 
 def once(
-    work: tuple[Waiting, ...], members: tuple[Member, ...], limits: ScalingLimits = LIMITS, kinds: tuple[Kind, ...] = (KIND,)
+    work: tuple[Waiting, ...], members: tuple[Member, ...], limits: ScalingLimits = LIMITS, kinds: tuple[Startable, ...] = (KIND,)
 ) -> ScalingDecision:
     return decide(ScalingView(0, work, members), kinds, limits, ScalingMemory())[0]
 
@@ -66,7 +66,7 @@ def test_starting_workers_count_as_capacity() -> None:
 
 def test_capacity_is_weight_times_slots() -> None:
     """One large kind replaces several small ones."""
-    assert once(waiting(60), (), kinds=(Kind("large", 6.0),)).start == ("large",)
+    assert once(waiting(60), (), kinds=(Startable("large", 6.0),)).start == ("large",)
 
 
 def test_the_maximum_is_hard_and_counts_draining_workers() -> None:
@@ -128,7 +128,7 @@ def test_only_our_own_workers_are_drained() -> None:
 
 def test_a_model_that_nobody_serves_starts_a_kind_that_does() -> None:
     """Capacity in general is no capacity for a model."""
-    kinds = (KIND, Kind("gpu", 4.0, frozenset({"big"})))
+    kinds = (KIND, Startable("gpu", 4.0, frozenset({"big"})))
     assert once(waiting(1, "big"), idle(2), kinds=kinds).start == ("gpu",)
 
 
