@@ -1,4 +1,4 @@
-"""Who gets no work for a while, who gets little, and when that ends. Pure; the symptoms come from ``failing``, ``slowing``, ``probing``.
+"""Which workers get no work for a while, which get little, and when that ends. Symptoms come from ``failing``, ``slowing``, ``probing``.
 
 The rules are Envoy's outlier detection, slow start and panic threshold
 (https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/outlier), for workers that pull jobs: an ejected worker gets
@@ -34,20 +34,28 @@ WARMTH_MIN: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class HealthRule:
-    """``new_start_ms`` is slow start for lives that begin, ``slow_start_ms`` for workers that return from an ejection."""
+    """What an operator sets."""
 
     failures_in_row: int = 5
+    """A worker is looked at after so many failures without a success; 0: never."""
     slow_ratio: float = 5.0
+    """A worker is looked at when it is so many times slower than it was; 0: never."""
     base_ms: int = 30_000
+    """The first ejection of a node lasts so long, the second twice as long, and so on; 0: nobody is ejected."""
     share_max: float = 0.1
+    """Of all workers so many are ejected at once at most, but one always may be."""
     panic_share: float = 0.5
+    """If fewer than this share are healthy, ejections are ignored."""
     slow_start_ms: int = 10_000
+    """Slow start of workers that return from an ejection."""
     new_start_ms: int = 0
+    """Slow start of lives that begin."""
     stall_ms: int = 3_000
+    """A worker whose event loop is later, or that has not looked at its queue for longer, hangs."""
 
 
 class Ejection(msgspec.Struct, frozen=True):
-    """Why a life gets nothing, since when and until when (Redis ms)."""
+    """Why a life gets no work, since when and until when (Redis ms)."""
 
     epoch: str
     name: str
@@ -57,23 +65,28 @@ class Ejection(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What is remembered of a node: how often it was ejected, and when the last ejection was to end."""
+    """What is remembered of a node, over restarts."""
 
     times: int
+    """How often it was ejected."""
     until_ms: int
+    """When its last ejection was to end."""
 
 
 class State(msgspec.Struct):
-    """What survives a takeover. ``warming``: epoch → when its slow start began and how long it takes."""
+    """What survives a takeover."""
 
     ejections: dict[str, Ejection] = {}
+    """By epoch."""
     records: dict[str, Record] = {}
+    """By node name."""
     warming: dict[str, tuple[int, int]] = {}
+    """Epoch → when its slow start began, and how long it takes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ejected:
-    """From now on it gets nothing, for ``span_ms``."""
+    """A worker gets no work from now on, for ``span_ms``."""
 
     ejection: Ejection
     span_ms: int
@@ -81,16 +94,17 @@ class Ejected:
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """It gets work again."""
+    """A worker gets work again."""
 
     ejection: Ejection
 
 
 @dataclass(frozen=True, slots=True)
 class Panic:
-    """So few are healthy that ejections are ignored (``on``), or are not any more."""
+    """Ejections are ignored from now on, or are not any more."""
 
     on: bool
+    """True if so few workers are healthy that ejections are ignored."""
     healthy: int
     total: int
 
@@ -100,7 +114,7 @@ Change = Ejected | Returned | Panic
 
 @dataclass(slots=True)
 class Health:
-    """A subscriber of the evidence. :meth:`observe`, then :meth:`judge`, once a beat; :meth:`standing` at any time."""
+    """Learns from evidence. Call :meth:`observe`, then :meth:`judge`, once a beat; :meth:`standing` at any time."""
 
     rule: HealthRule
     probing: Probing
@@ -116,7 +130,7 @@ class Health:
         self._slowing = Slowing(self.rule.slow_ratio)
 
     def observe(self, deltas: Sequence[Delta], reports: Sequence[WorkerReport], now_ms: int) -> None:
-        """Look for symptoms in what workers did."""
+        """Look for symptoms in what workers report."""
         self._symptoms = (
             self.probing.observe(reports, now_ms) | self._slowing.observe(deltas, reports, now_ms) | self._failing.observe(deltas, reports)
         )
@@ -137,7 +151,7 @@ class Health:
         return changes
 
     def standing(self, epoch: str, now_ms: int) -> tuple[str, float]:
-        """Why it gets nothing ("": it does), and the share of its speed that it is trusted with."""
+        """Why the worker gets no work (empty if it gets work), and the share of its speed that it is trusted with."""
         state = self._state
         ejection = state.ejections.get(epoch)
         warmth = 1.0
@@ -172,7 +186,7 @@ class Health:
                 state.records[name] = structs.replace(record, until_ms=latest_ms)
 
     def _meet(self, alive: dict[str, WorkerView], now_ms: int) -> None:
-        """Lives that begin, and those that have ended. Those that were there before this leader was are not new."""
+        """Forget lives that have ended; lives that begin start slowly. Lives that were there before this leader was are not new."""
         state = self._state
         for epoch in [epoch for epoch in state.ejections if epoch not in alive]:
             del state.ejections[epoch]
@@ -191,7 +205,7 @@ class Health:
         return now_ms - record.until_ms > 2 * TIMES_MAX * self.rule.base_ms
 
     def _let_return(self, alive: dict[str, WorkerView], now_ms: int) -> list[Returned]:
-        """Those whose time is over, and whose last probe, if they are probed, was good."""
+        """Let those return whose time is over, and whose last probe, if they are probed, was good."""
         state = self._state
         back = [
             ejection
@@ -213,7 +227,7 @@ class Health:
         state = self._state
         room = max(1, int(self.rule.share_max * len(alive))) - len(state.ejections) if len(alive) > 1 else 0
         ill = {epoch: symptom for epoch, symptom in self._symptoms.items() if epoch in alive}
-        # That of one which leaves has ended, and lags behind ever more.
+        # The event loop of a worker that leaves has ended, and lags behind ever more.
         lagging = {epoch: worker.loop_lag_ms for epoch, worker in alive.items() if self._lags(worker) and not worker.draining}
         ill |= {epoch: f"its event loop hangs ({lag_ms} ms late)" for epoch, lag_ms in lagging.items()}
         changes = []

@@ -1,4 +1,4 @@
-"""Who is dead: silence, counted on the leader's monotonic clock and only while it could read Redis."""
+"""Which workers are dead: silence, counted on the leader's monotonic clock and only while it could read Redis."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ news too: Redis' clock may be set back.
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Epochs that have been silent for too long; ``waiting`` says that more than half the fleet is, and gets one more TTL."""
+    """What one look at the beats says."""
 
     dead: tuple[str, ...]
+    """Epochs that have been silent for too long."""
     silent: int = 0
+    """How many workers are silent, the dead included."""
     total: int = 0
 
     @property
     def waiting(self) -> bool:
+        """True if more than half the fleet is silent, and gets one more TTL."""
         return self.silent > len(self.dead)
 
 

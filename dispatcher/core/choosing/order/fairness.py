@@ -57,7 +57,7 @@ class Accounts:
         self.given[tenant] = self.given.get(tenant, 0.0) + max(1.0, cost_ms) / weights.get(tenant, 1.0)
 
     def dump(self) -> bytes:
-        """What must survive a takeover, or the tenant with the highest account would begin level with the others again. Empty for one tenant."""
+        """What must survive a takeover, or the tenant with the highest account would begin level with the others again."""
         kept = KEPT if len(self.given) > 1 else 0
         furthest = nlargest(kept, self.given, key=lambda tenant: (self.given[tenant], tenant))
         given = {tenant: round(self.given[tenant]) for tenant in furthest}
