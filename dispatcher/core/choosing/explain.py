@@ -24,84 +24,88 @@ REASONS: Final = {
     "alone": "it died with its workers before, and waits for one that runs nothing else",
     "model_cap": "as much of its model's work is leased as may be",
 }
-"""The reasons of holds, as a sentence tells them. A reason that is not here is told as it is."""
+"""The reasons of holds in words. A reason that is not here is shown as it is."""
 
 IN_WAY: Final = {"alive": "gone or stuck", "not_draining": "draining"}
-"""What is in the way where a filter's name says what must be."""
+"""What is in the way, for filters whose name says what a worker must be."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What a worker is to a job. ``refused``: why it gets none now, ``""`` if it may. ``score``: lower is better, ``None`` where a filter
-    refuses; a worker that is merely full has one. ``terms`` add up to the score, but for ``home_ms``: by so much the worker of the job's
-    session or prefix may be worse than the best and still is chosen.
-    """
+    """A worker, as a place for a job."""
 
     worker: str
     epoch: str
     refused: str = ""
+    """Why the worker gets no such job now; empty if it may get one."""
     score: float | None = None
+    """Lower is better; ``None`` if a filter refuses the worker. A worker that is merely full has a score."""
     speed: float | None = None
+    """Speed of one slot, for the job's model."""
     terms: dict[str, float] = field(default_factory=dict)
+    """Times that add up to the score; but ``home_ms`` is by how much the worker of the job's session or prefix may be worse than the
+    best and still be chosen.
+    """
 
 
 def refusal(lane: LaneView, worker: WorkerView, filters: Sequence[Filter]) -> str:
     """Why jobs of the lane must not go to the worker, the filter's name first; ``""`` if they may."""
-    for one in filters:
-        if (why := one.refuses(lane.lane, worker)) is not None:
-            return f"{one.name}: {why}"
+    for rule in filters:
+        if (why := rule.refuses(lane.lane, worker)) is not None:
+            return f"{rule.name}: {why}"
     return ""
 
 
 def candidates(lane: LaneView, snapshot: Snapshot, policy: Policy) -> list[Candidate]:
-    """Every worker, the one that would get the lane's next job first, then by score, then those refused.
+    """Every worker: first the worker that would get the lane's next job, then by score, then the refused ones.
 
-    By the plan's own filters and scores, for what each worker owes now: what a strategy draws by chance, or whose turn it is, is not in
-    it, nor what other lanes are given first.
+    By the plan's own filters and scores, for what each worker owes now. What a strategy draws by chance, whose turn it is, and what other
+    lanes are given first are left out.
     """
-    fleet = Loads(snapshot.workers, policy, Roster(), snapshot.load_ms, Random(0))
-    may = fleet.candidates(lane.lane)
+    loads = Loads(snapshot.workers, policy, Roster(), snapshot.load_ms, Random(0))
+    may = loads.candidates(lane.lane)
     strategy = policy.strategy_of(lane.lane.model)
-    home = fleet.home(may, lane.lane.slot) if policy.sticky is not None and lane.lane.slot >= 0 and may.indices else -1
-    found = []
+    home = loads.home(may, lane.lane.slot) if policy.sticky is not None and lane.lane.slot >= 0 and may.indices else -1
+    ranked = []
     for place, index in enumerate(may.indices):
         worker = snapshot.workers[index]
         cost_ms, speed = max(1, lane.cost_ms), may.speeds[place]
         terms: dict[str, float] = {}
         if strategy.timed:
             terms["run_ms"] = cost_ms / speed
-            terms["wait_ms"] = strategy.score(cost_ms, fleet.load(index), speed) - terms["run_ms"]
+            terms["wait_ms"] = strategy.score(cost_ms, loads.load(index), speed) - terms["run_ms"]
             terms["load_ms"] = load_penalty_ms(lane.lane.model, worker, may.cold_ms)
             terms["second_load_ms"] = float(may.cold_ms) if may.on_its_way and terms["load_ms"] else 0.0
             terms["away_ms"] = policy.penalty_ms(lane.lane, worker) if policy.penalty_ms is not None else 0.0
             terms = {name: round(term, 3) for name, term in terms.items() if term or name == "run_ms"}
         if place == home and policy.sticky is not None:
             terms["home_ms"] = -float(policy.sticky.wait_ms)
-        score = round(float(fleet.score(may, place, strategy, cost_ms)), 3)
-        found.append(Candidate(worker.name, worker.epoch, _full(worker), score, round(speed, 4), terms))
-    passed = {one.epoch for one in found}
-    found += [
+        score = round(float(loads.score(may, place, strategy, cost_ms)), 3)
+        ranked.append(Candidate(worker.name, worker.epoch, _full(worker), score, round(speed, 4), terms))
+    passed = {candidate.epoch for candidate in ranked}
+    ranked += [
         Candidate(worker.name, worker.epoch, refusal(lane, worker, policy.filters))
         for worker in snapshot.workers
         if worker.epoch not in passed
     ]
-    return sorted(found, key=_rank)
+    return sorted(ranked, key=_rank)
 
 
-def _rank(one: Candidate) -> tuple[bool, bool, float, str]:
-    return one.score is None, bool(one.refused), (one.score or 0.0) + one.terms.get("home_ms", 0.0), one.worker
+def _rank(candidate: Candidate) -> tuple[bool, bool, float, str]:
+    score = (candidate.score or 0.0) + candidate.terms.get("home_ms", 0.0)
+    return candidate.score is None, bool(candidate.refused), score, candidate.worker
 
 
 def refusals(lane: LaneView, workers: Iterable[WorkerView], filters: Sequence[Filter]) -> dict[str, tuple[int, str]]:
     """Filter (or ``full``) → how many workers it keeps from the lane's jobs, and an example: ``worker: why``."""
-    found: dict[str, tuple[int, str]] = {}
+    refused: dict[str, tuple[int, str]] = {}
     for worker in workers:
         why = refusal(lane, worker, filters) or _full(worker)
         if why:
             kind, _, detail = why.partition(": ")
-            count, example = found.get(kind, (0, f"{worker.name}: {detail}"))
-            found[kind] = (count + 1, example)
-    return found
+            count, example = refused.get(kind, (0, f"{worker.name}: {detail}"))
+            refused[kind] = (count + 1, example)
+    return refused
 
 
 def _full(worker: WorkerView) -> str:
@@ -113,5 +117,5 @@ def in_words(reason: str, refused: Mapping[str, tuple[int, str]]) -> str:
     text = REASONS.get(reason, reason)
     if reason == "unroutable" and not refused:
         return f"{text} (there is none)"
-    kinds = sorted(((count, IN_WAY.get(kind, kind)) for kind, (count, _) in refused.items()), key=lambda one: (-one[0], one[1]))
+    kinds = sorted(((count, IN_WAY.get(kind, kind)) for kind, (count, _) in refused.items()), key=lambda entry: (-entry[0], entry[1]))
     return text + (f" ({', '.join(f'{count} × {kind}' for count, kind in kinds)})" if kinds else "")

@@ -16,7 +16,7 @@ from dispatcher.core.facts.snapshot import WorkerView
 
 @dataclass(frozen=True, slots=True)
 class Alive:
-    """It is registered, has not ended, and looks at its queue: a worker that beats but does not consume gets nothing."""
+    """The worker has not ended and looks at its queue: a worker that beats but does not consume gets nothing."""
 
     stall_ms: int
     name: ClassVar[str] = "alive"
@@ -32,15 +32,17 @@ class Alive:
         return None
 
     def keeps(self, workers: Sequence[WorkerView], indices: Sequence[int]) -> Sequence[int]:
-        most = self.stall_ms
+        stall_ms = self.stall_ms
         return [
-            i for i in indices if (one := workers[i]).ended is None and one.consume_age_ms <= most and one.loop_lag_ms <= most
+            i
+            for i in indices
+            if (worker := workers[i]).ended is None and worker.consume_age_ms <= stall_ms and worker.loop_lag_ms <= stall_ms
         ]
 
 
 @dataclass(frozen=True, slots=True)
 class NotEjected:
-    """It was not found faulty (``core/health.py``)."""
+    """The worker was not found faulty (``core/health/ejection.py``)."""
 
     name: ClassVar[str] = "ejected"
     of_worker: ClassVar[bool] = True
@@ -54,7 +56,7 @@ class NotEjected:
 
 @dataclass(frozen=True, slots=True)
 class NotDraining:
-    """It takes new work."""
+    """The worker takes new work."""
 
     name: ClassVar[str] = "not_draining"
     of_worker: ClassVar[bool] = True
@@ -68,7 +70,7 @@ class NotDraining:
 
 @dataclass(frozen=True, slots=True)
 class NamedIngress:
-    """It was told to consume the queue that the job came through."""
+    """The worker consumes the queue that the job came through."""
 
     name: ClassVar[str] = "ingress"
     of_worker: ClassVar[bool] = False
@@ -79,7 +81,7 @@ class NamedIngress:
 
 @dataclass(frozen=True, slots=True)
 class HasTask:
-    """It has the task registered; in a rolling deploy not every worker has."""
+    """The worker has the task registered; in a rolling deploy not every worker has."""
 
     name: ClassVar[str] = "task"
     of_worker: ClassVar[bool] = False
@@ -90,7 +92,7 @@ class HasTask:
 
 @dataclass(frozen=True, slots=True)
 class ServesModel:
-    """It serves the model; every worker serves ``default``, the model of jobs that name none."""
+    """The worker serves the model; every worker serves the default one."""
 
     name: ClassVar[str] = "model"
     of_worker: ClassVar[bool] = False
@@ -102,7 +104,7 @@ class ServesModel:
 
 @dataclass(frozen=True, slots=True)
 class Requires:
-    """It has every label that the job requires. There is no way around it: a job that nobody matches waits."""
+    """The worker has every label that the job requires. There is no way around it: a job that no worker matches waits."""
 
     name: ClassVar[str] = "requires"
     of_worker: ClassVar[bool] = False
@@ -112,5 +114,5 @@ class Requires:
 
 
 def standard_filters(*, stall_ms: int) -> tuple[Filter, ...]:
-    """All of them."""
+    """All filters, in their order."""
     return (Alive(stall_ms), NotEjected(), NotDraining(), NamedIngress(), HasTask(), ServesModel(), Requires())

@@ -26,16 +26,17 @@ class RecordedState(msgspec.Struct):
 
 
 class Recorded(msgspec.Struct):
-    """What a plan was made from, and the plan. ``seed`` is that of the random numbers it drew, which were its own."""
+    """What a plan was made from, and the plan."""
 
     snapshot: Snapshot
     state: RecordedState
     seed: int
+    """Seed of the random numbers that the plan drew, which were its own."""
     jobs_max: int
     plan: Plan
 
     def again(self, policy: Policy) -> Plan:
-        """The plan that ``policy`` makes from the same."""
+        """The plan that ``policy`` makes from the same snapshot, state and seed."""
         state = PolicyState(**{name: deepcopy(getattr(self.state, name)) for name in RecordedState.__struct_fields__})
         return plan(self.snapshot, state, policy, rng=Random(self.seed), jobs_max=self.jobs_max)
 

@@ -1,4 +1,4 @@
-"""Notices lanes that no worker may serve, once it has lasted: a deploy that passes must not page anybody."""
+"""Finds lanes that no worker may serve for long: a deploy that passes must not page anybody."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class UnroutableLanes:
 
     @property
     def known(self) -> frozenset[str]:
-        """Lanes that are unroutable, however short."""
+        """Lanes that are unroutable now, for however short a time."""
         return frozenset(self._since_ms)
 
     def waited_ms(self, lane: str, now_ms: int) -> int:

@@ -10,10 +10,12 @@ from dispatcher.core.facts.lane import Lane, parse_lane
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """Most leased cost, in ms, by tenant and by model (``name`` or ``name@version``). Those not named have none."""
+    """How much may be leased at once, as cost in ms. Whoever is not named here has no cap."""
 
     tenants: Mapping[str, int] = field(default_factory=dict)
+    """By tenant."""
     models: Mapping[str, int] = field(default_factory=dict)
+    """By model: ``name`` or ``name@version``."""
 
     def __bool__(self) -> bool:
         return bool(self.tenants or self.models)
@@ -30,7 +32,7 @@ class Allowance:
             self.take(parse_lane(name), cost_ms)
 
     def refuses(self, lane: Lane, cost_ms: int) -> str | None:
-        """``tenant_cap`` or ``model_cap`` where one more job would pass it. A job that alone is larger goes when nothing else is out."""
+        """``tenant_cap`` or ``model_cap`` if one more job would pass it. A job larger than its cap goes when nothing else is leased."""
         for reason, caps, out, name in (
             ("tenant_cap", self._caps.tenants, self._tenants, lane.tenant),
             ("model_cap", self._caps.models, self._models, self._model(lane)),
@@ -42,11 +44,11 @@ class Allowance:
         return None
 
     def take(self, lane: Lane, cost_ms: int) -> None:
-        """A job of that cost is given out."""
+        """A job of this cost is given out."""
         model = self._model(lane)
         self._tenants[lane.tenant] = self._tenants.get(lane.tenant, 0) + cost_ms
         self._models[model] = self._models.get(model, 0) + cost_ms
 
     def _model(self, lane: Lane) -> str:
-        """The name that a cap is on: of the version where there is one, else of the model."""
+        """The name that a cap is for: the version if it has a cap, else the model."""
         return lane.model if lane.model in self._caps.models else lane.model.partition("@")[0]

@@ -10,7 +10,7 @@ from dispatcher.errors import Invalid
 
 
 class Order(Protocol):
-    """A rank of lanes. Only the first job of each is known: those behind it are taken to have come evenly since."""
+    """Ranks lanes. Only the first job of each is known: the jobs behind it are taken to have come evenly since."""
 
     name: ClassVar[str]
 
@@ -20,7 +20,7 @@ class Order(Protocol):
 
 
 def waited_ms(lane: LaneView, now_ms: int, placed: int) -> float:
-    """How long the job has waited that is next once ``placed`` jobs are gone."""
+    """How long the next job has waited, once ``placed`` jobs are gone."""
     return (now_ms - lane.admitted_ms) * (1 - placed / max(1, lane.depth))
 
 
@@ -50,8 +50,8 @@ class Shortest:
 
 
 def is_urgent(lane: LaneView, now_ms: int) -> bool:
-    """Whether the next job has a deadline, and less than half of its time is left to begin it. Urgent jobs go first, the earliest
-    deadline first; before that a deadline far off does not hold up jobs that have none.
+    """True if the next job has a deadline, and less than half of its time is left to begin it. Urgent jobs go first, the earliest
+    deadline first. Until then a deadline far off does not hold up jobs without one.
     """
     if not lane.deadline_ms:
         return False
@@ -59,11 +59,11 @@ def is_urgent(lane: LaneView, now_ms: int) -> bool:
 
 
 OLDEST: Final = Oldest()
-ORDERS: Final[dict[str, Order]] = {one.name: one for one in (OLDEST, Shortest())}
+ORDERS: Final[dict[str, Order]] = {rule.name: rule for rule in (OLDEST, Shortest())}
 
 
 def order(name: str) -> Order:
-    """The order of that name. Raises :class:`Invalid` with the names there are."""
+    """The order with this name. Raises :class:`Invalid` with the names there are."""
     try:
         return ORDERS[name]
     except KeyError:

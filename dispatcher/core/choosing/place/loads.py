@@ -24,13 +24,15 @@ from dispatcher.core.facts.snapshot import WorkerView
 from dispatcher.core.learning.residency import load_penalty_ms
 
 SMALL: Final = 48
-"""Up to so many candidates are scored one by one."""
+"""Up to so many candidates are scored one by one, not over arrays."""
 
-BEST_KEPT: Final = 16
-MOST_KEPT: Final = 512
-"""At least and at most so many of the best of many are looked at before all are scored again."""
+KEPT_MIN: Final = 16
+KEPT_MAX: Final = 512
+"""Of many candidates, at least and at most so many of the best are kept until all are scored again."""
 
 UNTIMED_EXTRA: Final = 1e9
+"""Weight of extra time beside a score that is no time: the extra decides first."""
+
 INFINITE: Final = float("inf")
 
 SAME: Final = 1 + 1e-12
@@ -38,24 +40,23 @@ SAME: Final = 1 + 1e-12
 
 
 class Ranking(msgspec.Struct):
-    """The best places for jobs of one kind and cost. ``heap`` of (score, tie, place) is as fresh as when it was made: a score in it may
-    be too good. No place that is not in it is better than ``beyond``.
-
-    The score of a full worker is multiplied by ``ratio``; where that is 0, full workers are left out.
-    """
+    """The best places for jobs of one demand and cost."""
 
     candidates: Candidates
     strategy: Strategy
     cost_ms: int
     ratio: float
+    """The score of a full worker is multiplied by this; 0: full workers are left out."""
     heap: list[tuple[float, float, int]] = msgspec.field(default_factory=list)
+    """(score, tie, place), as fresh as when it was made: a score may be too good by now."""
     beyond: float = -INFINITE
+    """No place outside the heap is better than this."""
     kept: int = 0
     """How many of the best the heap was made with."""
 
 
 class Loads:
-    """Made for one plan. An index is one into ``workers``."""
+    """What the workers owe, during one plan. An *index* points into ``workers``, a *place* into the lists of a :class:`Candidates`."""
 
     def __init__(
         self, workers: Sequence[WorkerView], policy: Policy, roster: Roster, load_ms: Mapping[str, int], rng: Random
@@ -75,7 +76,7 @@ class Loads:
         self._extras: dict[int, list[float]] = {}  # identity of candidates → their extra, where that is another by now
         self._open: dict[int, list[int]] = {}  # identity of indices → those with room, and some that are full by now
 
-    # -- who
+    # -- which workers
 
     def candidates(self, lane: Lane) -> Candidates:
         """The workers that every filter passes."""
@@ -88,31 +89,31 @@ class Loads:
     # -- what they owe
 
     def load(self, index: int) -> Load:
-        """What that worker owes by now."""
-        found = self._loads[index]
-        if found is None:
+        """What the worker owes by now."""
+        load = self._loads[index]
+        if load is None:
             worker = self.workers[index]
-            found = self._loads[index] = Load(worker.leases, worker.leased_cost_ms, worker.concurrency)
-        return found
+            load = self._loads[index] = Load(worker.leases, worker.leased_cost_ms, worker.concurrency)
+        return load
 
     def is_full(self, index: int) -> bool:
-        """Whether that worker may be given no more."""
+        """True if the worker may be given no more."""
         load = self._loads[index]
         return (self.workers[index].leases if load is None else load.leases) >= self.windows[index]
 
     def has_room(self, candidates: Candidates | None = None) -> bool:
-        """Whether any of them, or any worker at all, may be given a job now."""
+        """True if any of the candidates, or any worker at all, may be given a job now."""
         indices = self._roster.usable
         if candidates is not None and len(candidates.indices) < len(indices):
             indices = candidates.indices
         key = id(indices)
-        found = self._open.get(key)
-        if found is None:
-            found = self._open[key] = self._with_room(indices)
-        while found:  # loads only grow, so that all calls of a plan together look at each once
-            if not self.is_full(found[-1]):
+        roomy = self._open.get(key)
+        if roomy is None:
+            roomy = self._open[key] = self._with_room(indices)
+        while roomy:  # loads only grow, so that all calls of a plan together look at each worker once
+            if not self.is_full(roomy[-1]):
                 return True
-            found.pop()
+            roomy.pop()
         return False
 
     def _with_room(self, indices: list[int]) -> list[int]:
@@ -126,7 +127,7 @@ class Loads:
         return cast("list[int]", at[free[at]].tolist())
 
     def owe(self, index: int, cost_ms: int) -> bool:
-        """It is given a job more, or one waits for it. Whether it may be given no more."""
+        """The worker is given one job more, or one waits for it. True if it may be given no more."""
         load = self._loads[index] or self.load(index)
         load.leases += 1
         load.cost_ms += cost_ms
@@ -134,15 +135,15 @@ class Loads:
         return load.leases >= self.windows[index]
 
     def is_cold(self, candidates: Candidates, place: int) -> bool:
-        """Whether that worker would have to load the model, which takes time."""
+        """True if the worker would have to load the model, which takes time."""
         index = candidates.indices[place]
         resident = self.workers[index].resident
         return resident is not None and candidates.model not in resident and index not in self._coming.get(candidates.model, ())
 
     def will_load(self, candidates: Candidates, place: int) -> None:
-        """It was given a job whose model it must load: the jobs behind that one find it there, and wait for as long as it takes.
+        """The worker was given a job whose model it must load: later jobs find the model there, and wait for as long as the load takes.
 
-        From then on they have it loaded elsewhere only where that is worth two loads, for they could share this one.
+        From then on they have it loaded elsewhere only if that is worth two loads, for they could share this one.
         """
         index = candidates.indices[place]
         self._coming.setdefault(candidates.model, set()).add(index)
@@ -155,15 +156,15 @@ class Loads:
         self._grown.append(index)
 
     def took_turn(self, index: int, turn: int) -> None:
-        """It was chosen."""
+        """The worker was chosen at this turn."""
         load = self.load(index)
         load.last_turn = turn
         load.passed += load.stride
 
-    # -- how good
+    # -- how good they are
 
     def score(self, candidates: Candidates, place: int, strategy: Strategy, cost_ms: int) -> float:
-        """What the strategy makes of one place, the extra included. Where it knows no times, the extra decides first."""
+        """The strategy's score of a place, with the extra time. If the strategy knows no times, the extra decides first."""
         value = strategy.score(cost_ms, self.load(candidates.indices[place]), candidates.speeds[place])
         if candidates.extra_ms:
             extra_ms = candidates.extra_ms[place]
@@ -173,32 +174,32 @@ class Loads:
         return value
 
     def _extra_ms(self, candidates: Candidates) -> list[float]:
-        """The extra of each place as it is once workers were sent for the model in this plan."""
-        found = self._extras.get(id(candidates))
-        if found is None:
+        """The extra time of each place, once workers were sent for the model in this plan."""
+        extras_ms = self._extras.get(id(candidates))
+        if extras_ms is None:
             model, cold_ms, coming = candidates.model, candidates.cold_ms, self._coming[candidates.model]
-            second_ms, found = 0 if candidates.on_its_way else cold_ms, []
+            second_ms, extras_ms = 0 if candidates.on_its_way else cold_ms, []
             for index, extra_ms in zip(candidates.indices, candidates.extra_ms, strict=True):
                 load_ms = load_penalty_ms(model, self.workers[index], cold_ms)
                 if index in coming:
                     extra_ms += second_ms - cold_ms - load_ms
                 elif load_ms:
                     extra_ms += second_ms
-                found.append(extra_ms)
-            self._extras[id(candidates)] = found
-        return found
+                extras_ms.append(extra_ms)
+            self._extras[id(candidates)] = extras_ms
+        return extras_ms
 
     def ranking(self, candidates: Candidates, strategy: Strategy, cost_ms: int, ratio: float) -> Ranking:
-        """One for all lanes of that kind whose jobs cost that. ``strategy`` is that of the kind's model."""
+        """The ranking that all lanes of this demand and cost share. ``strategy`` is the strategy of the demand's model."""
         key = id(candidates), cost_ms, ratio
-        found = self._rankings.get(key)
-        if found is None:
-            found = self._rankings[key] = Ranking(candidates, strategy, cost_ms, ratio)
-        return found
+        ranking = self._rankings.get(key)
+        if ranking is None:
+            ranking = self._rankings[key] = Ranking(candidates, strategy, cost_ms, ratio)
+        return ranking
 
     def best(self, ranking: Ranking, jobs: int) -> tuple[int, float]:
-        """(place, score) of the best, which may be full if the ranking has a ratio; place -1 where there is none. ``jobs``: about how
-        many may be asked for.
+        """(place, score) of the best, which may be full if the ranking has a ratio; place -1 if there is none. ``jobs``: about how many
+        may be asked for.
 
         Loads only grow while a plan does, so a stale score is one that is too good: it is computed again when it comes up.
         """
@@ -236,14 +237,14 @@ class Loads:
 
     def _rank_few(self, ranking: Ranking) -> None:
         candidates, strategy, cost_ms, ratio = ranking.candidates, ranking.strategy, ranking.cost_ms, ranking.ratio
-        found, windows, draw = [], self.windows, self._rng.random
+        scored, windows, draw = [], self.windows, self._rng.random
         for place, index in enumerate(candidates.indices):
             if self.load(index).leases < windows[index]:
-                found.append((self.score(candidates, place, strategy, cost_ms), draw(), place))
+                scored.append((self.score(candidates, place, strategy, cost_ms), draw(), place))
             elif ratio and windows[index] > 0:
-                found.append((ratio * self.score(candidates, place, strategy, cost_ms), draw(), place))
-        heapq.heapify(found)
-        ranking.heap, ranking.beyond = found, INFINITE
+                scored.append((ratio * self.score(candidates, place, strategy, cost_ms), draw(), place))
+        heapq.heapify(scored)
+        ranking.heap, ranking.beyond = scored, INFINITE
 
     def _rank_many(self, ranking: Ranking, jobs: int) -> None:
         candidates, strategy, ratio = ranking.candidates, ranking.strategy, ranking.ratio
@@ -264,9 +265,9 @@ class Loads:
             scores = np.where(unfit, scores * ratio, scores)
             unfit = windows <= 0
         scores = np.where(unfit, INFINITE, scores)
-        kept = ranking.kept = max(BEST_KEPT, min(MOST_KEPT, max(jobs, 4 * ranking.kept)))
+        kept = ranking.kept = max(KEPT_MIN, min(KEPT_MAX, max(jobs, 4 * ranking.kept)))
         if len(scores) > kept:
-            # Of those that are alike any may be kept.
+            # Of places with the same score any may be kept.
             chosen = np.argpartition(scores + (scores + 1e-9) * ties, kept)[: kept + 1]
             values = scores[chosen].tolist()
             beyond = max(values.pop(), min(values))
@@ -274,13 +275,13 @@ class Loads:
         else:
             chosen, values, beyond = np.arange(len(scores)), scores.tolist(), INFINITE
         drawn = ties[chosen].tolist()
-        found = [one for one in zip(values, drawn, chosen.tolist(), strict=True) if one[0] != INFINITE]
-        heapq.heapify(found)
-        ranking.heap, ranking.beyond = found, beyond
+        scored = [entry for entry in zip(values, drawn, chosen.tolist(), strict=True) if entry[0] != INFINITE]
+        heapq.heapify(scored)
+        ranking.heap, ranking.beyond = scored, beyond
 
     def _drawn(self, ranking: Ranking) -> tuple[int, float]:
-        """The best of a few different places with room drawn by chance. The heap serves as a plain list: the drawn go to its end, and a
-        full one is dropped from it when it is met.
+        """The best of a few places with room, drawn by chance. The heap serves as a plain list: drawn places go to its end, and a full
+        place is dropped when it is met.
         """
         strategy, candidates, random = ranking.strategy, ranking.candidates, self._rng.random
         if ranking.beyond != INFINITE:
@@ -320,7 +321,7 @@ class Loads:
         return columns
 
     def _as_ties(self) -> Array:
-        """For each worker a number above 0, by chance, too small to change an order."""
+        """For each worker a random number above 0, too small to change an order."""
         if self._ties is None:
             drawn = np.random.Generator(np.random.PCG64(self._rng.getrandbits(64)))
             self._ties = (1 - drawn.random(len(self.workers))) * 1e-13

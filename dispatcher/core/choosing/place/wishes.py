@@ -1,4 +1,4 @@
-"""What it costs a job to run away from where it would like to: round trips between regions, and wishes that go unfulfilled."""
+"""What it costs a job to run elsewhere than it prefers: round trips between regions, and preferred labels that a worker lacks."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ REGION: Final = "region"
 
 @dataclass(frozen=True, slots=True)
 class Distances:
-    """``rtt_ms``: round trip between two regions, both names in order; ``prefer_cost_ms``: what a job would give for its other wishes."""
+    """What preferences are worth."""
 
     rtt_ms: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """Two regions, their names sorted → the round trip between them."""
     prefer_cost_ms: float = 1000.0
+    """What a job would give to have all its other wishes."""
 
-    def between_ms(self, one: str, other: str) -> float | None:
-        """The round trip, 0 inside a region; ``None`` where nobody said."""
-        return 0.0 if one == other else self.rtt_ms.get((one, other) if one < other else (other, one))
+    def between_ms(self, here: str, there: str) -> float | None:
+        """The round trip, 0 inside a region; ``None`` if nobody set it."""
+        return 0.0 if here == there else self.rtt_ms.get((here, there) if here < there else (there, here))
 
 
 def read_distances(pairs: Iterable[str], *, prefer_cost_s: float) -> Distances:
@@ -32,19 +34,19 @@ def read_distances(pairs: Iterable[str], *, prefer_cost_s: float) -> Distances:
     rtt_ms: dict[tuple[str, str], float] = {}
     for text in pairs:
         regions, _, span = text.partition("=")
-        one, _, other = regions.partition(":")
+        here, _, there = regions.partition(":")
         try:
             span_ms = float(span)
         except ValueError:
             span_ms = -1.0
-        if not one or not other or one == other or ":" in other or not 0 <= span_ms < float("inf"):
+        if not here or not there or here == there or ":" in there or not 0 <= span_ms < float("inf"):
             raise Invalid(f"{text!r} is not a round trip between two regions: write region:region=ms, such as eu:us=90")
-        rtt_ms[(one, other) if one < other else (other, one)] = span_ms
+        rtt_ms[(here, there) if here < there else (there, here)] = span_ms
     return Distances(rtt_ms, prefer_cost_s * 1000)
 
 
 def penalty_ms(lane: Lane, worker: WorkerView, distances: Distances) -> float:
-    """How much later than it ends a job of ``lane`` counts as done on ``worker``; 0 where all it prefers is there."""
+    """How much later than it ends a job of ``lane`` counts as done on ``worker``; 0 if the worker has all that the job prefers."""
     return away_ms(lane.prefers, worker.labels, distances) if lane.prefers else 0.0
 
 
@@ -57,7 +59,7 @@ def away_ms(prefers: Wanted, labels: Mapping[str, str], distances: Distances) ->
     for name, values in prefers:
         have = labels.get(name)
         if name == REGION and have is not None:
-            known = [rtt for one in values if (rtt := distances.between_ms(one, have)) is not None]
+            known = [rtt_ms for region in values if (rtt_ms := distances.between_ms(region, have)) is not None]
             if known:
                 trip_ms = min(known)
                 continue

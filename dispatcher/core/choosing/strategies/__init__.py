@@ -25,11 +25,11 @@ _ALL: Final[tuple[Strategy, ...]] = (
     RoundRobin(),
     WeightedRoundRobin(),
 )
-STRATEGIES: Final[dict[str, Strategy]] = {one.name: one for one in _ALL}
+STRATEGIES: Final[dict[str, Strategy]] = {strategy.name: strategy for strategy in _ALL}
 
 
 def strategy(name: str) -> Strategy:
-    """The strategy of that name. Raises :class:`Invalid` with the names there are."""
+    """The strategy with this name. Raises :class:`Invalid` with the names there are."""
     try:
         return STRATEGIES[name]
     except KeyError:
