@@ -42,6 +42,8 @@ from dispatcher.store.redis_client.connection import celery_url
 WORKERS = (("w1", "prefork", 3), ("w2", "threads", 4), ("w3", "solo", 1))
 DISPATCHER = "dispatcher"
 STEP_TIMEOUT_S = 60.0
+BACKLOG_MAX = 150
+"""With so many runs to come nothing more is sent: on a slow machine, what is sent after a restart would begin long after it."""
 QUIET_S = 60.0
 """After so long without news from the ledger the missing jobs count as lost."""
 LINGER_S = 2.0
@@ -234,7 +236,8 @@ class Mixed:
         if (rest := self._due - time.monotonic()) > 0:
             time.sleep(rest)
         self._due = max(self._due + self._pause_s, time.monotonic() - 1)
-        self._send()
+        if len(self.expected) - len(self.ledger.ended) < BACKLOG_MAX:
+            self._send()
         self.ledger.read()
         for name, child in self._running.items():
             if child.exit_code is not None:
