@@ -11,7 +11,7 @@ import click
 import redis
 
 from dispatcher.cli.session import Session
-from dispatcher.errors import Invalid
+from dispatcher.errors import FormatMismatch, Invalid
 from dispatcher.settings import Settings
 
 if TYPE_CHECKING:
@@ -54,16 +54,19 @@ def log_to_stderr(level: str) -> None:
 
 
 def refuse_unfit_redis(settings: Settings, app: Celery) -> None:
-    """Raise :class:`Invalid` if Redis would throw jobs away or is too old.
+    """Raise :class:`Invalid` if Redis would throw jobs away, is too old, or holds what this version cannot read.
 
     A Redis that does not answer is not refused: it may be starting.
     """
+    from dispatcher.store.format_store import FormatStore
+    from dispatcher.store.formats import FORMATS
     from dispatcher.store.redis_client.server import read_server_facts
-    from dispatcher.wiring import connect_cell
+    from dispatcher.wiring import connect_cell, keys_of
 
     try:
         with connect_cell(settings, app) as client:
             facts = read_server_facts(client)
+            formats = FormatStore(client, keys_of(settings, app)).read()
     except redis.AuthenticationError as exc:
         raise Invalid(
             f"Redis refuses the login ({exc}): correct the user and password in DISPATCHER_REDIS_URL"
@@ -73,5 +76,7 @@ def refuse_unfit_redis(settings: Settings, app: Celery) -> None:
         return
     if facts.problems:
         raise Invalid("; ".join(facts.problems))
+    if (why := formats.refusal("this dispatcher", FORMATS)) is not None:
+        raise FormatMismatch(why)
     for warning in facts.warnings:
         log.warning("%s", warning)

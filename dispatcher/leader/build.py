@@ -15,6 +15,7 @@ from dispatcher.core.health.liveness import Liveness
 from dispatcher.core.learning.costs import Costs
 from dispatcher.events import Event
 from dispatcher.leader.dispatcher import Dispatcher
+from dispatcher.leader.formats import CellFormats
 from dispatcher.leader.health.probe import Prober
 from dispatcher.leader.health.watch import HealthWatch
 from dispatcher.leader.ingress import Ingress
@@ -47,6 +48,7 @@ from dispatcher.settings.rules import (
     speeds_of,
     windows_of,
 )
+from dispatcher.store.formats import FORMATS, Formats
 from dispatcher.store.leader.dispatch_store import DispatchStore
 from dispatcher.store.leader.look import LookAt
 from dispatcher.store.leader.rollout_store import SUBJECT
@@ -65,8 +67,11 @@ def make_dispatcher(
     emit: Callable[[Event], None],
     waker: Waker | None = None,
     recorder: Recorder | None = None,
+    reads: Formats = FORMATS,
 ) -> Dispatcher:
-    """A dispatcher over ``store``. Without a ``waker`` nothing but the time ends its sleep; ``recorder`` writes its plans down."""
+    """A dispatcher over ``store``. Without a ``waker`` nothing but the time ends its sleep; ``recorder`` writes its plans down; ``reads``
+    are the formats that it says it reads.
+    """
     policy, windows, speeds, residency = policy_of(settings), windows_of(settings), speeds_of(settings), residency_of(settings)
     heartbeat_ms = ms(settings.heartbeat_s)
     look_at = LookAt(limit=settings.batch_size, message_bytes_max=settings.message_bytes_max, by_lane=bool(policy.caps))
@@ -86,14 +91,17 @@ def make_dispatcher(
     learners: dict[str, Learner] = {
         "speeds": speeds, "costs": costs, "residency": residency, "health": health.learner, SUBJECT: rollouts,
     }  # fmt: skip
+    formats = CellFormats(store.formats(), reads)
     parts = Parts(
         store=store,
         sleep=Sleep(store, waker, clock, tick_interval_ms=settings.tick_interval_ms, look_at=look_at),
         unbegun=unbegun,
         unreadable=unreadable,
+        formats=formats,
         ingress=ingress,
         workers=Workers(
-            store, ingress, emit, windows=windows, speeds=speeds, residency=residency, health=health, unreadable=unreadable
+            store, ingress, emit, windows=windows, speeds=speeds, residency=residency, health=health, unreadable=unreadable,
+            formats=formats,
         ),
         rollouts=rollouts,
         withdrawn=withdrawn,
@@ -114,5 +122,5 @@ def make_dispatcher(
         learning=Learning(store.policy(), learners, kept={"accounts": planner.state.accounts}, interval_ms=heartbeat_ms),
         health=health,
     )  # fmt: skip
-    leadership = Leadership(store, ttl_ms=ms(settings.leader_ttl_s), clock=clock, emit=emit, begin=parts.restart)
+    leadership = Leadership(store, ttl_ms=ms(settings.leader_ttl_s), clock=clock, emit=emit, begin=parts.restart, formats=reads)
     return Dispatcher(parts, leadership, Outage(clock, emit), clock, look_at=look_at, idle_wait_s=settings.idle_wait_s)

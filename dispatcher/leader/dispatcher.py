@@ -13,7 +13,7 @@ import redis
 from dispatcher.clock import Clock
 from dispatcher.core.facts.decisions import Plan
 from dispatcher.core.facts.snapshot import Snapshot, WorkerView
-from dispatcher.errors import NotLeader
+from dispatcher.errors import FormatMismatch, NotLeader
 from dispatcher.leader.leadership import STANDBY_WAIT_S, Leadership
 from dispatcher.leader.outage import Outage
 from dispatcher.leader.parts import Parts
@@ -77,7 +77,10 @@ class Dispatcher:
     # -- the loop
 
     def run(self, stop: Signal) -> None:
-        """Step until ``stop`` is set, then give up the lead. An outage of Redis, or a bug, is logged and survived."""
+        """Step until ``stop`` is set, then give up the lead. An outage of Redis, or a bug, is logged and survived.
+
+        Raises :class:`FormatMismatch` where this process must not lead this cell.
+        """
         while not stop.is_set():
             try:
                 report = self.step()
@@ -87,6 +90,9 @@ class Dispatcher:
                 wait_s = self._outage.failed(exc)
                 self.recover()
                 stop.wait(wait_s)
+            except FormatMismatch:
+                self.resign()
+                raise
             except Exception:
                 # A bug in one step must not end dispatching: nothing is in memory, so the next step starts afresh.
                 log.exception("a step of the dispatcher failed; going on")

@@ -11,7 +11,9 @@ from typing import Final
 import redis
 
 from dispatcher.clock import Clock
+from dispatcher.errors import FormatMismatch
 from dispatcher.events import Event, LeadGained, LeadLost, StandsBy
+from dispatcher.store.formats import FORMATS, Formats
 from dispatcher.store.leader.dispatch_store import DispatchStore, Lead
 
 STANDBY_WAIT_S: Final = 0.1
@@ -26,28 +28,37 @@ class Leadership:
     """
 
     def __init__(
-        self, store: DispatchStore, *, ttl_ms: int, clock: Clock, emit: Callable[[Event], None], begin: Callable[[], None]
-    ) -> None:
+        self, store: DispatchStore, *, ttl_ms: int, clock: Clock, emit: Callable[[Event], None], begin: Callable[[], None],
+        formats: Formats = FORMATS,
+    ) -> None:  # fmt: skip
+        """``formats``: those that this process reads, for workers that register while it leads."""
         self._store = store
         self._ttl_ms = ttl_ms
         self._clock = clock
         self._emit = emit
         self._begin = begin
+        self._formats = formats
         self._leads = False
         self._stands_by = False
         self._renew_at_ms = 0
         self._info = {"host": socket.gethostname(), "pid": os.getpid()}
 
     def renew(self) -> bool:
-        """Ask for the lead, where it is time to; whether this process leads. Raises what redis-py raises."""
+        """Ask for the lead, where it is time to; whether this process leads. Raises what redis-py raises, and :class:`FormatMismatch`
+        where this process must not lead this cell.
+        """
         now_ms = self._clock.monotonic_ms()
         if self._leads and now_ms < self._renew_at_ms:
             return True
-        lead = self._store.elect(ttl_ms=self._ttl_ms, info=self._info)
+        lead = self._store.elect(ttl_ms=self._ttl_ms, info=self._info, formats=self._formats)
         self._renew_at_ms = now_ms + self._ttl_ms // 3
         if lead and (lead is Lead.GAINED or not self._leads):
             self._leads = self._stands_by = False  # until all is read that a leader must know
-            self._begin()
+            try:
+                self._begin()
+            except FormatMismatch:
+                self.resign()
+                raise
             self._leads = True
             self._emit(LeadGained(self._store.token))
         elif not lead and self._leads:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from dispatcher.core.choosing.window import Windows
 from dispatcher.core.learning.residency import Residency
+from dispatcher.leader.formats import CellFormats
 from dispatcher.leader.health.watch import HealthWatch
 from dispatcher.leader.ingress import Ingress
 from dispatcher.leader.learning import Learning
@@ -46,6 +47,8 @@ class Parts:
     """What workers have not begun, as this step reads it; shared by all parts that take jobs back."""
     unreadable: UnreadableReport
     """Reports what in Redis cannot be read."""
+    formats: CellFormats
+    """Which format is written, and which workers read it."""
     ingress: Ingress
     """Which lists are looked at, and how their messages are admitted."""
     workers: Workers
@@ -80,6 +83,7 @@ class Parts:
     def restart(self) -> None:
         """The lead was gained: restart every part that remembers. Raises what redis-py raises."""
         remembering: tuple[Remembers, ...] = (
+            self.formats,  # first: nothing may be read or written by a process that must not lead
             self.ingress,
             self.rollouts,  # before `learning`, which hands it what its guards have seen
             self.late_jobs,

@@ -10,6 +10,7 @@ from dispatcher.core.facts.snapshot import WorkerView
 from dispatcher.core.learning.residency import Residency
 from dispatcher.core.learning.speeds import Speeds
 from dispatcher.events import Event, WorkerRegistered
+from dispatcher.leader.formats import CellFormats
 from dispatcher.leader.health.watch import HealthWatch
 from dispatcher.leader.ingress import Ingress
 from dispatcher.leader.telling.unreadable import UnreadableReport
@@ -33,6 +34,7 @@ class Workers:
         residency: Residency,
         health: HealthWatch,
         unreadable: UnreadableReport,
+        formats: CellFormats,
     ) -> None:
         self._store = store
         self._ingress = ingress
@@ -42,14 +44,20 @@ class Workers:
         self._residency = residency
         self._health = health
         self._unreadable = unreadable
+        self._formats = formats
         self._registrations: dict[str, Registration] = {}
+        self._apart: set[str] = set()
+        """Workers that do not read the format that is written."""
 
     def __len__(self) -> int:
         """How many registrations are known."""
         return len(self._registrations)
 
     def views(self, look: Look) -> tuple[WorkerView, ...]:
-        """The workers of a look, as a plan sees them. Reads the registrations that are new, and forgets those of workers that are gone."""
+        """The workers of a look, as a plan sees them. Reads the registrations that are new, and forgets those of workers that are gone.
+
+        Here the cell moves on to a newer format, before anything is given to the workers that let it.
+        """
         rows = look.workers
         if unknown := [row.epoch for row in rows if row.epoch not in self._registrations]:
             self._read(unknown)
@@ -59,7 +67,16 @@ class Workers:
             alive = {row.epoch for row in rows}
             self._registrations = {epoch: said for epoch, said in self._registrations.items() if epoch in alive}
             self._windows.forget(alive)
+        if self._formats.step(self._registrations) or unknown:
+            self._set_apart()
         return tuple(self._view(row, look.now_ms) for row in rows)
+
+    def _set_apart(self) -> None:
+        """Give nothing to workers that cannot read what is written here."""
+        formats = self._formats
+        self._apart = {epoch for epoch, registration in self._registrations.items() if not formats.is_read_by(registration)}
+        apart = [self._registrations[epoch] for epoch in self._apart]
+        self._unreadable.report(f"what is written here in format {formats.writes}, by worker {worker.name}," for worker in apart)
 
     def _read(self, epochs: list[str]) -> None:
         found = self._store.registrations(epochs)
@@ -73,7 +90,7 @@ class Workers:
 
     def _view(self, row: WorkerRow, now_ms: int) -> WorkerView:
         registration = self._registrations.get(row.epoch)
-        if registration is None:
+        if registration is None or row.epoch in self._apart:
             return lost_worker_view(row)
         window = self._windows.window(row.epoch, concurrency=registration.concurrency, done=row.done, now_ms=now_ms)
         resident, loading_ms = self._residency.of(row.epoch, now_ms, registration.resident)

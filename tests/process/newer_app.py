@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dispatcher.store.formats
 import dispatcher.worker.steps
 from dispatcher.store.formats import Formats
 from tests.process.app import app
 
 __all__ = ["app"]
 
-dispatcher.worker.steps.FORMATS = Formats(2, 2)
+dispatcher.store.formats.FORMATS = dispatcher.worker.steps.FORMATS = Formats(2, 2)
