@@ -26,7 +26,7 @@ from random import Random
 from statistics import mean, median
 from typing import Any
 
-from benchmarks.support import finish
+from benchmarks.result import finish
 
 TREE = Path(__file__).resolve().parents[1]
 RATIO_MIN = 0.93

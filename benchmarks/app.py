@@ -1,7 +1,7 @@
 """The Celery app that benchmarks run twice: as it is, and attached (``BENCH_DISPATCHED=1``). Both with the same settings.
 
 ``BENCH_REDIS_URL`` is the broker. Tasks: ``bench.job`` does nothing, ``bench.started`` notes when it began, ``bench.sleep`` takes
-``cost / weight`` seconds, the weight being the worker's (``BENCH_WEIGHT``); ``bench.told`` sleeps so long and notes
+``cost / weight`` seconds, the weight being the worker's (``BENCH_WEIGHT``); ``bench.served`` sleeps so long and notes
 who had it; ``bench.noted`` notes in database 1 that it began; ``bench.answer`` fails as often as its version does; ``bench.faulty``
 does its work until its worker is told of a fault.
 """
@@ -73,11 +73,11 @@ def answer(self: Any, seconds: float, fails: dict[str, float]) -> None:
         raise RuntimeError("a bug of this version")
 
 
-@app.task(name="bench.told")
-def told(cost: float, whose: str) -> None:
+@app.task(name="bench.served")
+def served(cost: float, whose: str) -> None:
     """Work of ``cost`` seconds on any worker; then note for whom it was, where, and when it ended, in ms of this machine's clock."""
     time.sleep(cost)
-    ledger().rpush("bench:told", f"{time.monotonic() * 1000:.0f} {whose} {os.environ.get('BENCH_NAME', '')}")
+    ledger().rpush("bench:served", f"{time.monotonic() * 1000:.0f} {whose} {os.environ.get('BENCH_NAME', '')}")
 
 
 @app.task(name="bench.noted")

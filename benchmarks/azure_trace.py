@@ -22,7 +22,7 @@ from random import Random
 from statistics import median
 from typing import Final
 
-from benchmarks.support import finish
+from benchmarks.result import finish
 from dispatcher.core.choosing.strategies import STRATEGIES, strategy
 from dispatcher.settings import Settings
 from dispatcher.simulation.report import Report, report
@@ -51,10 +51,11 @@ def run(jobs: Sequence[SimJob], settings: Settings, *, seed: int = 1, noise: flo
     return report(chosen.name, jobs, FLEET, world.run())
 
 
-def show(what: str, one: Report) -> None:
+def show(what: str, figures: Report) -> None:
     print(
-        f"{what:54} mean {one.mean_s:7.2f}  p50 {one.p50_s:6.2f}  p99 {one.p99_s:7.2f}  max {one.max_s:7.1f}"
-        f"  mean ÷ bound {one.mean_s / one.mean_bound_s:6.2f}",
+        f"{what:54} mean {figures.mean_s:7.2f}  p50 {figures.p50_s:6.2f}  p99 {figures.p99_s:7.2f}"
+        f"  max {figures.max_s:7.1f}"
+        f"  mean ÷ bound {figures.mean_s / figures.mean_bound_s:6.2f}",
         flush=True,
     )
 
@@ -88,15 +89,15 @@ def main() -> None:
     noisy = [run(jobs, SETTINGS, seed=seed, noise=2.0) for seed in range(1, options.seeds + 1)]
     show("the defaults", exact[0])
     show("the same, estimates off by up to 2× either way", noisy[0])
-    mean_s, p99_s = median(one.mean_s for one in exact), median(one.p99_s for one in exact)
-    noisy_mean_s, noisy_p99_s = median(one.mean_s for one in noisy), median(one.p99_s for one in noisy)
+    mean_s, p99_s = median(figures.mean_s for figures in exact), median(figures.p99_s for figures in exact)
+    noisy_mean_s, noisy_p99_s = median(figures.mean_s for figures in noisy), median(figures.p99_s for figures in noisy)
     print(f"lower bound of the mean: {exact[0].mean_bound_s:.2f} s; seeds {options.seeds}; utilization {exact[0].utilization:.1%}")
     finish(
         "azure_trace",
         value=mean_s,
         limit=MEAN_LIMIT_S,
         ok=mean_s <= MEAN_LIMIT_S and p99_s <= P99_LIMIT_S and noisy_mean_s <= NOISY_MEAN_LIMIT_S,
-        runs=[one.mean_s for one in exact],
+        runs=[figures.mean_s for figures in exact],
         p99_s=round(p99_s, 3),
         p99_limit=P99_LIMIT_S,
         noisy_mean_s=round(noisy_mean_s, 3),

@@ -24,7 +24,8 @@ from statistics import median
 from typing import Any
 
 from benchmarks.cluster import WorkerSpec, celery_broker, fleet, outstanding, wait_for
-from benchmarks.support import finish, private_redis
+from benchmarks.private_redis import private_redis
+from benchmarks.result import finish
 from dispatcher.core.facts.header import job_headers
 from dispatcher.core.rollout.aliases import POINTS, Rollout
 from dispatcher.core.rollout.changes import GuardPlan, set_shares
@@ -100,18 +101,18 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["DISPATCHER_WORKER_MODELS"] = f"{OLD},{NEW}"
     workers = [WorkerSpec("w1", 4, "threads"), WorkerSpec("w2", 4, "threads")]
-    found: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     with private_redis() as url:
         for run in range(options.runs):
             with fleet(url, workers, dispatched=True):
-                found.append(one_run(url, options.rate, Random(options.seed + run)))
-            print(", ".join(f"{name} {value}" for name, value in found[-1].items()), flush=True)
-    harmed = [float(one["harmed"]) for one in found]
-    ok = max(harmed) <= LIMIT and not any(one["lost"] for one in found)
+                results.append(one_run(url, options.rate, Random(options.seed + run)))
+            print(", ".join(f"{name} {value}" for name, value in results[-1].items()), flush=True)
+    harmed = [float(result["harmed"]) for result in results]
+    ok = max(harmed) <= LIMIT and not any(result["lost"] for result in results)
     more = {
-        "took_s": [round(one["took_s"], 1) for one in found],
-        "canary_jobs": [one["canary_jobs"] for one in found],
-        "lost": sum(one["lost"] for one in found),
+        "took_s": [round(result["took_s"], 1) for result in results],
+        "canary_jobs": [result["canary_jobs"] for result in results],
+        "lost": sum(result["lost"] for result in results),
         "rate_jobs_per_s": options.rate,
     }
     finish("canary", value=median(harmed), limit=LIMIT, ok=ok, runs=harmed, **more)

@@ -23,7 +23,8 @@ import redis
 from msgspec import structs
 
 from benchmarks.dispatch_rate import message
-from benchmarks.support import finish, private_redis
+from benchmarks.private_redis import private_redis
+from benchmarks.result import finish
 from dispatcher.clock import SystemClock
 from dispatcher.core.admission.rules import Admission
 from dispatcher.core.choosing.plan import PolicyState, plan
@@ -72,17 +73,17 @@ def snapshot(workers: int, lanes: int, rng: Random) -> Snapshot:
 def plan_us(workers: int, lanes: int, settings: Settings, plans: int) -> float:
     """µs a job that was placed: the best of a few plans."""
     rng, policy, state = Random(7), policy_of(settings), PolicyState()
-    one = snapshot(workers, lanes, rng)
-    found = []
+    seen = snapshot(workers, lanes, rng)
+    costs_us = []
     for _ in range(plans):
-        before = one  # kept until the plan is over: to free the views of the tick before is no part of it
-        one = structs.replace(before, workers=tuple(structs.replace(worker) for worker in before.workers))
+        before = seen  # kept until the plan is over: to free the views of the tick before is no part of it
+        seen = structs.replace(before, workers=tuple(structs.replace(worker) for worker in before.workers))
         began = time.perf_counter()
-        decided = plan(one, state, policy, rng=rng, jobs_max=JOBS)
+        decided = plan(seen, state, policy, rng=rng, jobs_max=JOBS)
         took = time.perf_counter() - began
-        found.append(took / max(1, sum(assign.count for assign in decided.assignments)) * 1e6)
+        costs_us.append(took / max(1, sum(assign.count for assign in decided.assignments)) * 1e6)
         del before
-    return min(found)
+    return min(costs_us)
 
 
 class Timed:
@@ -121,7 +122,7 @@ def tick_ms(url: str, *, workers: int, lanes: int, ticks: int, strategy: str) ->
     fill(client, lanes, jobs=wanted * (ticks + 3) + 10 * lanes)
     while client.llen("dispatch"):
         leader.step()
-    found = []
+    measured = []
     redis_time, plan_time = Timed(), Timed()
     leading.look = redis_time.wrap(leading.look)  # type: ignore[method-assign]
     leading.apply = redis_time.wrap(leading.apply)  # type: ignore[method-assign]
@@ -136,8 +137,9 @@ def tick_ms(url: str, *, workers: int, lanes: int, ticks: int, strategy: str) ->
         took = (time.perf_counter() - began) * 1e3
         if report.assigned < wanted:
             raise SystemExit(f"only {report.assigned} jobs were assigned: this is not the tick to measure")
-        found.append((redis_time.ms - plan_time.ms, plan_time.ms, took - redis_time.ms))  # the plan is made inside `apply`
-    return found
+        # The plan is made inside `apply`.
+        measured.append((redis_time.ms - plan_time.ms, plan_time.ms, took - redis_time.ms))
+    return measured
 
 
 def fill(client: redis.Redis, lanes: int, *, jobs: int) -> None:
@@ -159,18 +161,18 @@ def main() -> None:
     cost: dict[tuple[int, int], float] = {}
     growths = []
     for _ in range(options.runs):
-        found: dict[tuple[int, int], float] = {}
+        costs: dict[tuple[int, int], float] = {}
         for workers in (10, 100, 1_000, 10_000):
             for lanes in (1, 100, 10_000):
-                found[workers, lanes] = plan_us(workers, lanes, settings, PLANS)
-                cost[workers, lanes] = min(found[workers, lanes], cost.get((workers, lanes), found[workers, lanes]))
-        growths.append(found[10_000, 1] / found[10, 1])
+                costs[workers, lanes] = plan_us(workers, lanes, settings, PLANS)
+                cost[workers, lanes] = min(costs[workers, lanes], cost.get((workers, lanes), costs[workers, lanes]))
+        growths.append(costs[10_000, 1] / costs[10, 1])
     print(f"{'µs a job':>14}" + "".join(f"{lanes:>10,} lanes" for lanes in (1, 100, 10_000)))
     for workers in (10, 100, 1_000, 10_000):
         print(f"{workers:>6,} workers" + "".join(f"{cost[workers, lanes]:>16.1f}" for lanes in (1, 100, 10_000)))
     with private_redis() as url:
         ticks = tick_ms(url, workers=1_000, lanes=1_000, ticks=4 * options.runs, strategy=options.strategy)
-    whole = sorted(sum(one) for one in ticks)
+    whole = sorted(sum(tick) for tick in ticks)
     middle = [median(part) for part in zip(*ticks, strict=True)]
     print(
         f"a tick over 1,000 workers and 1,000 lanes: Redis {middle[0]:.1f} ms, plan {middle[1]:.1f} ms,"

@@ -28,7 +28,8 @@ from urllib.parse import urlsplit
 
 import hiredis
 
-from benchmarks.support import finish, private_redis, redis_version
+from benchmarks.private_redis import private_redis, redis_version
+from benchmarks.result import finish
 from dispatcher.clock import SystemClock
 from dispatcher.core.admission.rules import Admission
 from dispatcher.leader.build import make_dispatcher
@@ -112,16 +113,16 @@ def stub_workers(url: str, ready: ProcessEvent, stop: ProcessEvent) -> None:
 
     def ask(commands: list[bytes], replies: int) -> list[Any]:
         connection.sendall(b"".join(commands))
-        found: list[Any] = []
-        while len(found) < replies:
+        answers: list[Any] = []
+        while len(answers) < replies:
             reply = reader.gets()
             if reply is False:
                 reader.feed(connection.recv(1 << 20))
             elif isinstance(reply, Exception):
                 raise reply
             else:
-                found.append(reply)
-        return found
+                answers.append(reply)
+        return answers
 
     beat_at = 0.0
     ready.set()

@@ -13,7 +13,8 @@ import argparse
 from typing import Final
 
 from benchmarks.cluster import WorkerSpec, celery_broker, fleet, wait_for
-from benchmarks.support import finish, private_redis
+from benchmarks.private_redis import private_redis
+from benchmarks.result import finish
 from dispatcher.core.facts.header import job_headers
 from dispatcher.store.keys import Keys
 from dispatcher.store.redis_client.connection import connect
@@ -37,18 +38,18 @@ def serve(url: str, seconds: int, weights: tuple[int, int]) -> list[tuple[int, s
         for number in range(few * (SENT_RATIO + 1)):
             tenant = "few" if number % (SENT_RATIO + 1) == 0 else "many"
             app.send_task(
-                "bench.told", args=(COST_S, tenant), connection=connection, headers=job_headers(tenant=tenant, cost=COST_S)
+                "bench.served", args=(COST_S, tenant), connection=connection, headers=job_headers(tenant=tenant, cost=COST_S)
             )
     client.srem(keys.paused, "*")
     client.lpush(keys.wake, "1")
 
     def ended() -> list[tuple[int, str]]:
-        return [(int(at), tenant) for at, tenant, _ in (line.split() for line in client.lrange("bench:told", 0, -1))]
+        return [(int(at), tenant) for at, tenant, _ in (line.split() for line in client.lrange("bench:served", 0, -1))]
 
-    wait_for(lambda: client.llen("bench:told") > 0, 30)
+    wait_for(lambda: client.llen("bench:served") > 0, 30)
     began_ms = ended()[0][0]
     wait_for(lambda: ended()[-1][0] - began_ms >= seconds * 1000, seconds + 30, 0.5)
-    return [one for one in ended() if one[0] - began_ms <= seconds * 1000]
+    return [job for job in ended() if job[0] - began_ms <= seconds * 1000]
 
 
 def furthest_apart(ended: list[tuple[int, str]], weights: tuple[int, int]) -> float:
@@ -70,16 +71,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=30)
     options = parser.parse_args()
     specs = [WorkerSpec(f"w{i}", SLOTS // 2, "threads") for i in range(2)]
-    found = []
+    gaps = []
     with private_redis() as url:
         for weights in WEIGHTS:
             environ = {"DISPATCHER_TENANT_WEIGHTS": f"many={weights[0]},few={weights[1]}"}
             with fleet(url, specs, dispatched=True, environ=environ):
                 ended = serve(url, options.seconds, weights)
-            counts = {tenant: sum(one[1] == tenant for one in ended) for tenant in ("many", "few")}
-            found.append(furthest_apart(ended, weights))
-            print(f"weights {weights[0]}:{weights[1]}  {counts}  furthest apart in {WINDOW_MS // 1000} s: {found[-1]:.1%}", flush=True)
-    finish("fairness", value=max(found), limit=LIMIT, ok=max(found) <= LIMIT, runs=found)
+            counts = {tenant: sum(job[1] == tenant for job in ended) for tenant in ("many", "few")}
+            gaps.append(furthest_apart(ended, weights))
+            print(f"weights {weights[0]}:{weights[1]}  {counts}  furthest apart in {WINDOW_MS // 1000} s: {gaps[-1]:.1%}", flush=True)
+    finish("fairness", value=max(gaps), limit=LIMIT, ok=max(gaps) <= LIMIT, runs=gaps)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ import time
 from dataclasses import dataclass
 
 from benchmarks.cluster import WorkerSpec, celery_broker, fleet, outstanding, wait_for
-from benchmarks.support import finish, private_redis
+from benchmarks.private_redis import private_redis
+from benchmarks.result import finish
 from dispatcher.store.redis_client.connection import connect
 
 LIMIT_S = 10.0
@@ -105,17 +106,18 @@ def main() -> None:
     parser.add_argument("--before", type=float, default=15.0, help="seconds of load before the fault")
     parser.add_argument("--after", type=float, default=20.0, help="seconds of load from the fault on")
     options = parser.parse_args()
-    found: dict[str, dict[str, float]] = {}
+    by_fault: dict[str, dict[str, float]] = {}
     for fault in options.faults.split(","):
-        one = found[fault] = measure(fault, options.before, options.after)
+        figures = by_fault[fault] = measure(fault, options.before, options.after)
         print(
-            f"{fault:6} routed around after {one['routed_around_s']:5.2f} s; of {one['sent_after']:.0f} jobs {one['failed']:.0f} failed and"
-            f" {one['late']:.0f} were late; {one['lost']:.0f} lost; {one['ejected_others']:.0f} healthy workers ejected",
+            f"{fault:6} routed around after {figures['routed_around_s']:5.2f} s; of {figures['sent_after']:.0f} jobs "
+            f"{figures['failed']:.0f} failed and {figures['late']:.0f} were late; {figures['lost']:.0f} lost; "
+            f"{figures['ejected_others']:.0f} healthy workers ejected",
             flush=True,
         )
-    times = [one["routed_around_s"] for one in found.values()]
-    ok = max(times) <= LIMIT_S and not any(one["lost"] for one in found.values())
-    table = {fault: {name: round(value, 2) for name, value in one.items()} for fault, one in found.items()}
+    times = [figures["routed_around_s"] for figures in by_fault.values()]
+    ok = max(times) <= LIMIT_S and not any(figures["lost"] for figures in by_fault.values())
+    table = {fault: {name: round(value, 2) for name, value in figures.items()} for fault, figures in by_fault.items()}
     finish("faulty_workers", value=max(times), limit=LIMIT_S, ok=ok, runs=times, faults=table)
 
 

@@ -21,7 +21,8 @@ from random import Random
 from typing import Any, cast
 
 from benchmarks.dispatch_rate import message, stub_workers
-from benchmarks.support import finish, private_redis
+from benchmarks.private_redis import private_redis
+from benchmarks.result import finish
 from dispatcher.clock import SystemClock
 from dispatcher.core.admission.rules import Admission
 from dispatcher.leader.build import make_dispatcher

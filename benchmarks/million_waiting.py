@@ -24,7 +24,8 @@ from typing import Any, cast
 import redis
 
 from benchmarks.dispatch_rate import message
-from benchmarks.support import finish, private_redis
+from benchmarks.private_redis import private_redis
+from benchmarks.result import finish
 from dispatcher.clock import SystemClock
 from dispatcher.core.admission.rules import Admission
 from dispatcher.leader.build import make_dispatcher
@@ -90,7 +91,7 @@ class Cell:
         for worker in self.workers:
             ids = cast("list[bytes]", self.client.hkeys(self.keys.leases(worker.epoch)))
             if ids:
-                worker.ack([one.decode() for one in ids])
+                worker.ack([lease.decode() for lease in ids])
             self.client.delete(self.keys.worker_queue(worker.epoch))
             worker.heartbeat({"done": 0, "consume_age_ms": 0})
         self.client.lpush("dispatch", *next(messages(self._next, ARRIVALS)))
@@ -134,7 +135,7 @@ def main() -> None:
         process = context.Process(target=serve, args=(url, theirs), daemon=True)
         process.start()
         ask("rss_mb")
-        found: list[dict[str, float]] = []
+        rows: list[dict[str, float]] = []
         empty_bytes, sent, list_bytes = used_bytes(client), 0, 0
         for jobs in (FEW, options.jobs):
             for part in messages(0 if jobs == FEW else 10**7, jobs - sent):
@@ -145,13 +146,13 @@ def main() -> None:
             sent = jobs
             waiting = cast("int", client.hlen(keys.messages))
             redis_bytes = (used_bytes(client) - empty_bytes) / waiting
-            one = {"waiting": waiting, "quiet_ms": ask("quiet_ms"), "busy_ms": ask("busy_ms"), "rss_mb": ask("rss_mb")}
-            found.append(one)
-            print(f"{waiting:9,d} waiting: a quiet tick {one['quiet_ms']:.2f} ms, a busy one {one['busy_ms']:.2f} ms;", end=" ")
-            print(f"dispatcher {one['rss_mb']:.0f} MB; Redis {redis_bytes:,.0f} bytes a job, Celery {list_bytes / jobs:,.0f}", flush=True)
+            row = {"waiting": waiting, "quiet_ms": ask("quiet_ms"), "busy_ms": ask("busy_ms"), "rss_mb": ask("rss_mb")}
+            rows.append(row)
+            print(f"{waiting:9,d} waiting: a quiet tick {row['quiet_ms']:.2f} ms, a busy one {row['busy_ms']:.2f} ms;", end=" ")
+            print(f"dispatcher {row['rss_mb']:.0f} MB; Redis {redis_bytes:,.0f} bytes a job, Celery {list_bytes / jobs:,.0f}", flush=True)
         ours.send("stop")
         process.join(10)
-    few, many = found
+    few, many = rows
     ratio, quiet = many["busy_ms"] / few["busy_ms"], many["quiet_ms"] / few["quiet_ms"]
     finish(
         "million_waiting", value=ratio, limit=LIMIT, ok=max(ratio, quiet) <= LIMIT and many["rss_mb"] <= RSS_LIMIT_MB, runs=[ratio],

@@ -13,7 +13,8 @@ import time
 from statistics import median
 
 from benchmarks.cluster import WorkerSpec, celery_broker, fleet, wait_for
-from benchmarks.support import finish, private_redis
+from benchmarks.private_redis import private_redis
+from benchmarks.result import finish
 from dispatcher.core.facts.header import job_headers
 from dispatcher.store.redis_client.connection import connect
 
@@ -64,7 +65,7 @@ def main() -> None:
                 shares = ", ".join(f"{worker} {count}" for worker, count in done.items())
                 print(f"{name:38} {took:6.1f} s  {took / bound_s:5.2f} × bound   {shares}", flush=True)
     ours = ratios.pop("dispatcher")
-    peers = {name.replace(", ", "_").replace(" ", "_"): round(median(found), 3) for name, found in ratios.items()}
+    peers = {name.replace(", ", "_").replace(" ", "_"): round(median(values), 3) for name, values in ratios.items()}
     finish("mixed_fleet", value=median(ours), limit=LIMIT, ok=median(ours) <= LIMIT, runs=ours, **peers)
 
 

@@ -33,7 +33,8 @@ import redis
 from celery import Celery
 
 from benchmarks.battle.fought import remains
-from benchmarks.support import finish, private_redis
+from benchmarks.private_redis import private_redis
+from benchmarks.result import finish
 from benchmarks.versions import ROOT, NotThere, Version, newest_release, version_of
 from dispatcher import job_headers
 from dispatcher.provision.child import Child, Children

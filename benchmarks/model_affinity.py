@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-from benchmarks.support import finish
+from benchmarks.result import finish
 from dispatcher.core.choosing.strategies import strategy
 from dispatcher.settings import Settings
 from dispatcher.simulation.bounds import bounds_of
@@ -47,7 +47,7 @@ class Run:
     p95_s: float
 
 
-def run(models: int, jobs: int, seed: int, *, told: bool) -> Run:
+def run(models: int, jobs: int, seed: int, *, reported: bool) -> Run:
     rng = Random(seed)
     rate = UTILIZATION * WORKERS * SLOTS
     work = with_models(
@@ -57,7 +57,8 @@ def run(models: int, jobs: int, seed: int, *, told: bool) -> Run:
     load_ms = {job.model: LOAD_S * 1000 for job in work}
     settings = Settings()
     world = World(
-        work, fleet, strategy=strategy(settings.strategy), settings=settings, rng=Random(seed), load_ms=load_ms, reports_models=told
+        work, fleet, strategy=strategy(settings.strategy), settings=settings, rng=Random(seed), load_ms=load_ms,
+        reports_models=reported,
     )
     outcome = world.run()
     took_s = sorted(ms / 1000 for ms in outcome.response_ms)
@@ -73,15 +74,15 @@ def main() -> None:
     cold, quicker, rows = [], [], {}
     for models in (FITTING, TOO_MANY):
         for seed in range(1, options.seeds + 1):
-            told, untold = (run(models, options.jobs, seed, told=one) for one in (True, False))
+            informed, uninformed = (run(models, options.jobs, seed, reported=reported) for reported in (True, False))
             if models == FITTING:
-                cold.append(told.cold)
-                quicker.append(told.p95_s / untold.p95_s)
-            for name, one in (("told", told), ("untold", untold)):
-                rows[f"{models} models, {name}, seed {seed}"] = [one.loads, round(one.mean_s, 2), round(one.p95_s, 2)]
+                cold.append(informed.cold)
+                quicker.append(informed.p95_s / uninformed.p95_s)
+            for name, made in (("told", informed), ("untold", uninformed)):
+                rows[f"{models} models, {name}, seed {seed}"] = [made.loads, round(made.mean_s, 2), round(made.p95_s, 2)]
                 print(
-                    f"{models} models in {WORKERS * PLACES} places, seed {seed}, {name:6}: {one.loads:5} loads (Belady {one.belady}), "
-                    f"{one.cold:.1%} of jobs, mean {one.mean_s:7.2f} s, p95 {one.p95_s:7.2f} s",
+                    f"{models} models in {WORKERS * PLACES} places, seed {seed}, {name:6}: {made.loads:5} loads "
+                    f"(Belady {made.belady}), {made.cold:.1%} of jobs, mean {made.mean_s:7.2f} s, p95 {made.p95_s:7.2f} s",
                     flush=True,
                 )
     finish(

@@ -32,7 +32,7 @@ from random import Random
 from statistics import fmean
 from typing import Any, Final
 
-from benchmarks.support import finish
+from benchmarks.result import finish
 from dispatcher.core.choosing.strategies import strategy
 from dispatcher.settings import Settings
 from dispatcher.simulation.bounds import Bounds, bounds_of
@@ -62,10 +62,11 @@ sys.path.insert(0, sys.argv[1])
 from dynamo._core import run_mocker_trace_replay
 made = run_mocker_trace_replay([sys.argv[2]], num_workers=8, router_mode=sys.argv[3], trace_block_size=512, capture_per_request=True)
 busy = {}
-for one in made.per_request:
-    worker = one["decode_worker_idx"]
-    busy[worker] = busy.get(worker, 0.0) + one["terminal_time_ms"] - one["first_admit_ms"]
-reused = sum(one["reused_input_tokens"] for one in made.per_request) / sum(one["input_length"] for one in made.per_request)
+for request in made.per_request:
+    worker = request["decode_worker_idx"]
+    busy[worker] = busy.get(worker, 0.0) + request["terminal_time_ms"] - request["first_admit_ms"]
+reused = sum(request["reused_input_tokens"] for request in made.per_request)
+reused /= sum(request["input_length"] for request in made.per_request)
 print(json.dumps({"reused": reused, "imbalance": max(busy.values()) * 8 / sum(busy.values())}))
 """
 
@@ -122,24 +123,25 @@ def compare(trace: Trace, *, seeds: int, concurrency: int, folder: str | None) -
     for fewer in (4, 6):
         _show_run(f"the defaults, {fewer} at a time", run(trace, DEFAULTS, seed=1, concurrency=fewer), lru)
     made = [run(trace, DEFAULTS, seed=seed, concurrency=concurrency) for seed in range(1, seeds + 1)]
-    for seed, one in enumerate(made, 1):
-        _show_run(f"the defaults, seed {seed}", one, lru)
+    for seed, figures in enumerate(made, 1):
+        _show_run(f"the defaults, seed {seed}", figures, lru)
     show("pooled LRU", lru, lru)
     show("pooled Belady", belady, lru)
     if folder is None:
         print("  Dynamo: skipped, DISPATCHER_DYNAMO names no folder that it is installed in")
         return made
     for mode, runs in (("round_robin", 1), ("kv_router", max(5, seeds))):
-        found = [dynamo(trace, mode, folder) for _ in range(runs)]
-        spread = f"  (over {runs} runs: {min(one['reused'] for one in found):.2%} to {max(one['reused'] for one in found):.2%})"
-        reused, imbalance = fmean(one["reused"] for one in found), fmean(one["imbalance"] for one in found)
-        show(f"Dynamo {mode}, tokens", reused, lru, imbalance, spread if runs > 1 else "")
+        results = [dynamo(trace, mode, folder) for _ in range(runs)]
+        reused = [result["reused"] for result in results]
+        spread = f"  (over {runs} runs: {min(reused):.2%} to {max(reused):.2%})" if runs > 1 else ""
+        imbalance = fmean(result["imbalance"] for result in results)
+        show(f"Dynamo {mode}, tokens", fmean(reused), lru, imbalance, spread)
     return made
 
 
-def _show_run(what: str, one: Report, lru: float) -> None:
-    times = f"  mean {one.mean_s:6.2f} s  p99 {one.p99_s:6.1f} s  utilization {one.utilization:.0%}"
-    show(what, one.hit_rate or 0.0, lru, one.imbalance, times)
+def _show_run(what: str, figures: Report, lru: float) -> None:
+    times = f"  mean {figures.mean_s:6.2f} s  p99 {figures.p99_s:6.1f} s  utilization {figures.utilization:.0%}"
+    show(what, figures.hit_rate or 0.0, lru, figures.imbalance, times)
 
 
 def main() -> None:
@@ -159,8 +161,8 @@ def main() -> None:
         made[name] = compare(
             trace, seeds=options.seeds, concurrency=options.concurrency, folder=os.environ.get("DISPATCHER_DYNAMO")
         )  # fmt: skip
-    shares = [(one.hit_rate or 0.0) / (one.pooled_lru_rate or 1.0) for runs in made.values() for one in runs]
-    imbalance = max(one.imbalance for runs in made.values() for one in runs)
+    shares = [(figures.hit_rate or 0.0) / (figures.pooled_lru_rate or 1.0) for runs in made.values() for figures in runs]
+    imbalance = max(figures.imbalance for runs in made.values() for figures in runs)
     finish(
         "mooncake_prefix",
         value=min(shares),
@@ -169,7 +171,7 @@ def main() -> None:
         runs=shares,
         imbalance=round(imbalance, 4),
         imbalance_limit=IMBALANCE_LIMIT,
-        hit_rates={name: round(fmean(one.hit_rate or 0.0 for one in runs), 4) for name, runs in made.items()},
+        hit_rates={name: round(fmean(figures.hit_rate or 0.0 for figures in runs), 4) for name, runs in made.items()},
         pooled_lru={name: round(runs[0].pooled_lru_rate or 0.0, 4) for name, runs in made.items()},
         pooled_belady={name: round(runs[0].pooled_belady_rate or 0.0, 4) for name, runs in made.items()},
     )

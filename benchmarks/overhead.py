@@ -14,7 +14,8 @@ from statistics import median, quantiles
 
 from benchmarks.cluster import WorkerSpec, celery_broker, fleet, outstanding, wait_for
 from benchmarks.dispatch_rate import message
-from benchmarks.support import finish, private_redis, redis_version
+from benchmarks.private_redis import private_redis, redis_version
+from benchmarks.result import finish
 from dispatcher.store.redis_client.connection import connect
 
 LATENCY_RATIO_MAX = 1.5
@@ -32,8 +33,8 @@ def latency_ms(url: str, samples: int) -> tuple[float, float]:
             app.send_task("bench.started", args=(time.time(),), connection=connection)
             wait_for(lambda expected=number + 1: client.llen("bench:latency") >= expected, 10, 0.002)
             wait_for(lambda: outstanding(url) == 0, 10, 0.002)
-    found = sorted(float(one) * 1000 for one in client.lrange("bench:latency", 0, -1))
-    return median(found), quantiles(found, n=100)[98]
+    latencies_ms = sorted(float(latency_s) * 1000 for latency_s in client.lrange("bench:latency", 0, -1))
+    return median(latencies_ms), quantiles(latencies_ms, n=100)[98]
 
 
 def jobs_per_s(url: str, messages: list[bytes]) -> float:

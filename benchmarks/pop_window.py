@@ -27,7 +27,7 @@ from celery import Celery
 from benchmarks.battle.field import Field, send, send_group
 from benchmarks.battle.ledger import Ledger
 from benchmarks.cluster import wait_for
-from benchmarks.support import finish
+from benchmarks.result import finish
 from dispatcher.store.keys import Keys
 from dispatcher.store.redis_client.connection import celery_url, connect
 
@@ -165,7 +165,7 @@ def plain(repeats: int) -> int:
 
 def holders(client: redis.Redis, job: str) -> list[str]:
     """Keys whose value, whatever its type, names the job."""
-    found = []
+    holders = []
     for key in client.scan_iter(count=1000):
         kind = client.type(key)
         if kind == "list":
@@ -178,8 +178,8 @@ def holders(client: redis.Redis, job: str) -> list[str]:
             texts = client.zrange(key, 0, -1)
         else:
             texts = [client.get(key) or ""]
-        found += [key] if any(job in text for text in texts) else []
-    return found
+        holders += [key] if any(job in text for text in texts) else []
+    return holders
 
 
 def main() -> None:

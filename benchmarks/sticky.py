@@ -24,7 +24,8 @@ from statistics import mean
 from typing import Any, Final
 
 from benchmarks.cluster import WorkerSpec, celery_broker, fleet, wait_for
-from benchmarks.support import finish, private_redis
+from benchmarks.private_redis import private_redis
+from benchmarks.result import finish
 from dispatcher.core.choosing.strategies import strategy
 from dispatcher.core.facts.header import job_headers
 from dispatcher.settings import Settings
@@ -58,7 +59,7 @@ def offer(url: str, seconds: float, load: float, rng: Random) -> list[Served]:
     from benchmarks.app import app
 
     client = connect(url)
-    client.delete("bench:told")
+    client.delete("bench:served")
     rate = load * WORKERS * SLOTS / COST_S
     sent = 0
     with app.connection_for_write(url=celery_broker(url)) as connection:
@@ -67,29 +68,29 @@ def offer(url: str, seconds: float, load: float, rng: Random) -> list[Served]:
             time.sleep(max(0.0, due - time.monotonic()))
             session = f"s{rng.randrange(SESSIONS)}"
             app.send_task(
-                "bench.told", args=(COST_S, f"{session}:{time.monotonic() * 1000:.0f}"), connection=connection,
+                "bench.served", args=(COST_S, f"{session}:{time.monotonic() * 1000:.0f}"), connection=connection,
                 headers=job_headers(session=session, cost=COST_S),
             )  # fmt: skip
             sent += 1
             due += rng.expovariate(rate)
-    wait_for(lambda: client.llen("bench:told") >= sent, 60)
-    found = []
-    for line in client.lrange("bench:told", 0, -1):
+    wait_for(lambda: client.llen("bench:served") >= sent, 60)
+    served = []
+    for line in client.lrange("bench:served", 0, -1):
         ended, whose, worker = line.split()
         session, _, at = whose.partition(":")
-        found.append(Served(session, worker, float(at), float(ended) - COST_S * 1000))
-    return sorted(found, key=lambda one: one.sent_ms)
+        served.append(Served(session, worker, float(at), float(ended) - COST_S * 1000))
+    return sorted(served, key=lambda job: job.sent_ms)
 
 
 def hit_rate(served: list[Served]) -> float:
-    """Share of jobs, of those whose session had one before, that came to the worker of that one."""
+    """The share of a session's jobs, after its first, that came to the same worker as the job before."""
     had: dict[str, str] = {}
     hits = total = 0
-    for one in served:
-        if one.session in had:
+    for job in served:
+        if job.session in had:
             total += 1
-            hits += had[one.session] == one.worker
-        had[one.session] = one.worker
+            hits += had[job.session] == job.worker
+        had[job.session] = job.worker
     return hits / total
 
 
@@ -135,20 +136,20 @@ def main() -> None:
         for mode in ("off", "prefer"):
             with fleet(url, specs, dispatched=True, environ={"DISPATCHER_STICKY": mode}):
                 served = offer(url, options.seconds, options.load, Random(1))
-                rates[mode], waits[mode] = hit_rate(served), mean(one.begun_ms - one.sent_ms for one in served)
+                rates[mode], waits[mode] = hit_rate(served), mean(job.begun_ms - job.sent_ms for job in served)
                 print(f"sticky {mode:7} hit rate {rates[mode]:.3f}  mean wait {waits[mode]:6.1f} ms  {len(served)} jobs", flush=True)
                 if mode == "prefer":
-                    last = {one.session: one.worker for one in served}
+                    last = {job.session: job.worker for job in served}
                     gone = kill_one(url)
                     first: dict[str, str] = {}
-                    for one in offer(url, options.seconds / 2, options.load * (WORKERS - 1) / WORKERS, Random(2)):
-                        first.setdefault(one.session, one.worker)
+                    for job in offer(url, options.seconds / 2, options.load * (WORKERS - 1) / WORKERS, Random(2)):
+                        first.setdefault(job.session, job.worker)
                     stayed = [session for session, worker in last.items() if worker != gone and session in first]
                     moved = sum(first[session] != last[session] for session in stayed) / len(stayed)
                     print(f"after {gone} was killed: {moved:.1%} of the {len(stayed)} sessions of the others moved", flush=True)
     twins = {mode: simulated(mode, options.seconds, options.load) for mode in rates}
     long = {f"{wait_s:g}": simulated("prefer", 2000, options.load, 1.0, alike=False, sticky_wait_s=wait_s) for wait_s in (2.0, 4.0)}
-    for what, (rate, wait) in {**twins, **{f"prefer, jobs of 1 s, sticky_wait_s {wait_s}": one for wait_s, one in long.items()}}.items():
+    for what, (rate, wait) in {**twins, **{f"prefer, jobs of 1 s, sticky_wait_s {wait_s}": pair for wait_s, pair in long.items()}}.items():
         print(f"simulated: sticky {what:40} hit rate {rate:.3f}  mean wait {wait:6.1f} ms")
     finish(
         "sticky", value=rates["prefer"], limit=LIMIT, ok=rates["prefer"] >= LIMIT and moved <= MOVED_LIMIT, runs=[rates["prefer"]],

@@ -29,7 +29,8 @@ from typing import Any
 import redis
 
 from benchmarks.cluster import WorkerSpec, celery_broker, fleet, outstanding, wait_for
-from benchmarks.support import finish, private_redis
+from benchmarks.private_redis import private_redis
+from benchmarks.result import finish
 from dispatcher.store.keys import Keys
 from dispatcher.store.redis_client.connection import connect
 
@@ -91,8 +92,8 @@ def streaming(url: str, rate: float) -> Any:
 
 def beginnings(ledger: redis.Redis) -> list[tuple[int, int]]:
     """(job, ms when it began), in order."""
-    found: Any = ledger.xrange("bench:ran")
-    return [(int(facts["number"]), int(id_.partition("-")[0])) for id_, facts in found]
+    entries: Any = ledger.xrange("bench:ran")
+    return [(int(facts["number"]), int(id_.partition("-")[0])) for id_, facts in entries]
 
 
 def takeover_ms(began_ms: list[int], killed_ms: int, until_ms: int) -> int:
@@ -130,9 +131,9 @@ def run(kills: int, rate: float, seed: int, url: str, folder: Path) -> None:
             wait_for(lambda: outstanding(url) == 0, 60)
             began = beginnings(ledger)
     finally:
-        for one in dispatchers:
-            one.process.kill()
-            one.process.wait()
+        for dispatcher in dispatchers:
+            dispatcher.process.kill()
+            dispatcher.process.wait()
     runs = Counter(job for job, _ in began)
     lost = len(stream.sent_ms) - len(runs)
     duplicated = sum(count - 1 for count in runs.values())

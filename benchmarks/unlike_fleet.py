@@ -22,7 +22,8 @@ from statistics import median
 import msgspec
 
 from benchmarks.cluster import WorkerSpec, celery_broker, fleet, wait_for
-from benchmarks.support import finish, private_redis
+from benchmarks.private_redis import private_redis
+from benchmarks.result import finish
 from dispatcher.core.choosing.strategies import strategy
 from dispatcher.recording import replay
 from dispatcher.settings import Settings
@@ -63,8 +64,8 @@ def makespan_s(url: str, jobs: int) -> tuple[float, dict[str, int]]:
 def learned_speeds(url: str) -> dict[str, float]:
     """What the leader made of it, as multiples of the slowest."""
     saved = connect(url, text=False).hget(Keys().policy, "speeds")
-    found = {name.partition("@")[0]: models.get("default", 1.0) for name, models in msgspec.json.decode(saved)["speeds"].items()}
-    return {name: round(found[name] / found["w1"], 2) for name in SPEEDS}
+    speeds = {name.partition("@")[0]: models.get("default", 1.0) for name, models in msgspec.json.decode(saved)["speeds"].items()}
+    return {name: round(speeds[name] / speeds["w1"], 2) for name in SPEEDS}
 
 
 def simulated_shares(jobs: int) -> dict[str, float]:
@@ -116,10 +117,10 @@ def main() -> None:
             again = replay(recording)
             plans, same = plans + again.plans, same + again.same
             off_points = max(off_points, *(abs(100 * done[name] / jobs - simulated[name]) for name in SPEEDS))
-            for name, found in peers.items():
-                with fleet(url, [WorkerSpec(one, speed=speed) for one, speed in SPEEDS.items()], **VARIANTS[name]):  # type: ignore[arg-type]
+            for name, ratios in peers.items():
+                with fleet(url, [WorkerSpec(worker, speed=speed) for worker, speed in SPEEDS.items()], **VARIANTS[name]):  # type: ignore[arg-type]
                     took, done = makespan_s(url, jobs)
-                found.append(took / bound_s)
+                ratios.append(took / bound_s)
                 show(name, took, done)
     print(f"{'simulator':38} shares {', '.join(f'{name} {share:.1f} %' for name, share in simulated.items())}")
     print(f"{same} of {plans} recorded plans are the same when made again; shares are off by at most {off_points:.1f} points")
@@ -132,7 +133,7 @@ def main() -> None:
         replayed_same=same,
         replayed=plans,
         share_off_points=round(off_points, 2),
-        **{name.replace(", ", "_").replace(" ", "_"): round(median(found), 3) for name, found in peers.items()},
+        **{name.replace(", ", "_").replace(" ", "_"): round(median(ratios), 3) for name, ratios in peers.items()},
     )
 
 

@@ -99,8 +99,8 @@ def main() -> None:
         plans["Celery, defaults"] = replace(plan, dispatched=False)
         plans[scaled] = replace(plan, dispatched=False, visibility_s=SCALED_S, quiet_s=max(plan.quiet_s, 2 * SCALED_S))
     reports: dict[str, Report] = {}
-    for name, one in plans.items():
-        reports[name] = report = fight(one, folder_of(name, args.folder))
+    for name, chosen in plans.items():
+        reports[name] = report = fight(chosen, folder_of(name, args.folder))
         done = Counter(fault.kind.value for fault in report.faults)
         print(f"{name}: " + ", ".join(f"{count} × {kind}" for kind, count in done.most_common()), flush=True)
         if report.skipped:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import redis
 
-from benchmarks.support import find_redis_server
+from benchmarks.private_redis import find_redis_server
 from dispatcher.provision.child import Child, Children
 
 APP = "benchmarks.battle.app"
@@ -198,11 +198,11 @@ class Field:
 
 def children_of(pid: int) -> list[int]:
     """Its child processes."""
-    found: list[int] = []
+    pids: list[int] = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):
-            found += [int(text) for text in path.read_text().split()]
-    return sorted(found)
+            pids += [int(text) for text in path.read_text().split()]
+    return sorted(pids)
 
 
 def send(pid: int, sig: signal.Signals) -> None:

@@ -215,8 +215,8 @@ class Watcher(threading.Thread):
         client = self._client
         for epoch in client.smembers(KEYS.workers):
             if epoch not in self.lives and (text := client.hget(KEYS.worker(epoch), "registration")):
-                told = json.loads(text)
-                self.lives[epoch] = Life(epoch, told["name"], told["pid"])
+                registration = json.loads(text)
+                self.lives[epoch] = Life(epoch, registration["name"], registration["pid"])
         for epoch, at_ms in client.zrange(KEYS.gone, 0, -1, withscores=True):
             if (life := self.lives.get(epoch)) is not None and life.gone_ms is None:
                 life.gone_ms = int(at_ms)

@@ -159,8 +159,8 @@ def _fight(plan: Plan, field_: Field, folder: Path) -> Report:
     verdict = judge(producer.expected, ledger.runs, ledger.ended, fighter.done, kept=kept)
     lives = list(watcher.lives.values())
     report = Report(
-        plan, verdict, [fault.kind for fault in faults], fighter.done, len(producer.expected.unsure), [str(one) for one in dead], left,
-        field_.exits, _false_deaths(lives, fighter.done), seconds=time.monotonic() - began,
+        plan, verdict, [fault.kind for fault in faults], fighter.done, len(producer.expected.unsure),
+        [str(reason) for reason in dead], left, field_.exits, _false_deaths(lives, fighter.done), seconds=time.monotonic() - began,
     )  # fmt: skip
     _recoveries(report, lives)
     if not report.ok:
@@ -242,7 +242,9 @@ def _recoveries(report: Report, lives: list[Life]) -> None:
             seen.add(pid)
             if not fault.kind.is_kill:
                 continue
-            alone = not any(one.at_ms <= life.gone_ms and one.until_ms + 3000 >= fault.at_ms for one in upset)
+            alone = not any(
+                other.at_ms <= life.gone_ms and other.until_ms + 3000 >= fault.at_ms for other in upset
+            )
             (report.in_line_ms if alone else report.in_line_late_ms).append(life.gone_ms - fault.at_ms)
 
 
@@ -260,7 +262,7 @@ def _write_down(report: Report, producer: Producer, ledger: Ledger, folder: Path
         for name in ("unproven", "skipped", "dead", "left", "exits", "false_deaths", "in_line_ms", "in_line_late_ms"):
             print(name, getattr(report, name), file=file)
     (folder / "faults.txt").write_text("\n".join(
-        f"{one.at_ms} {one.until_ms} {one.kind.value} {one.who} {one.pids}" for one in report.faults
+        f"{fault.at_ms} {fault.until_ms} {fault.kind.value} {fault.who} {fault.pids}" for fault in report.faults
     ))  # fmt: skip
     (folder / "lives.txt").write_text("\n".join(map(str, lives)))
     (folder / "failed_sends.txt").write_text("\n".join(f"{at * 1000:.0f} {what}" for at, what in producer.failures))

@@ -68,10 +68,12 @@ def judge(
 def _is_excused(
     job: str, by_job: Mapping[str, list[Run]], after: Mapping[str, tuple[str, ...]], hits: _Hits, known: dict[str, bool]
 ) -> bool:
-    """Whether a job that ran more than once may have."""
+    """True if a job that ran more than once may have run more than once."""
     if job not in known:
         known[job] = all(hits.of(run) is not None for run in by_job[job][:-1]) or any(
-            len(by_job[one]) > 1 and _is_excused(one, by_job, after, hits, known) for one in after.get(job, ()) if one in by_job
+            len(by_job[before]) > 1 and _is_excused(before, by_job, after, hits, known)
+            for before in after.get(job, ())
+            if before in by_job
         )
     return known[job]
 

