@@ -1,7 +1,7 @@
-"""Write docs/redis_keys.md, docs/settings.md and docs/formats.json from the code; with ``--check``, only say which of them are stale.
+"""Write docs/redis_keys.md, docs/settings.md and docs/formats.json from the code; with ``--check``, only say which are stale.
 
-``make docs`` runs it, ``make check`` and ``tests/unit/house/test_docs_fresh.py`` check it. docs/formats.json is not written over where a
-stored format has changed without its number: see `docs/stored_formats.py`.
+``make docs`` runs it, ``make check`` and ``tests/unit/house/test_docs_fresh.py`` check it. docs/formats.json is not
+overwritten if a stored format has changed without its number: see `docs/stored_formats.py`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ def redis_keys() -> str:
     return _page(
         "Redis keys",
         "dispatcher/store/keys.py",
-        "Every key the dispatcher writes or reads. `<cell>` is the setting `cell` (default `dispatch`), behind the broker's "
-        "`global_keyprefix` where one is set. An *epoch* is one life of one worker process. Job numbers and lease ids come from "
-        "Redis' own clock and never repeat. Writers and readers are the Lua scripts in `dispatcher/store/lua/`, unless they "
-        "are commands or other programs.",
+        "Every key that the dispatcher writes or reads. `<cell>` is the setting `cell` (default `dispatch`); the broker's "
+        "`global_keyprefix`, if it has one, stands before it. An *epoch* is a life of a worker process. Job numbers and "
+        "lease ids come from Redis' clock and never repeat. Writers and readers are the Lua scripts in "
+        "`dispatcher/store/lua/`, unless they are commands or other programs.",
         _table(("Key", "Type", "Holds", "Written by", "Read by", "Lives"), rows),
     )
 
@@ -35,23 +35,25 @@ def redis_keys() -> str:
 def settings() -> str:
     """The page of settings."""
     rows = []
-    for one in fields(Settings):
-        table, key = toml_place(one.name)
-        unit, doc = one.metadata["unit"], one.metadata["doc"]
-        rows.append((f"`{env_name(one.name)}`", f"`[{table}] {key}`", _default(one.default), unit, doc))
+    for knob in fields(Settings):
+        table, key = toml_place(knob.name)
+        unit, doc = knob.metadata["unit"], knob.metadata["doc"]
+        rows.append((f"`{env_name(knob.name)}`", f"`[{table}] {key}`", _default(knob.default), unit, doc))
     return _page(
         "Settings",
         "dispatcher/settings/knobs.py",
-        "Each can be set in the environment or in a TOML file. An option on the command line comes first, then the environment, "
-        "the TOML file, the Celery app, and the default. `dispatcher check` prints every mistake at once, relations included. "
-        "In the environment a list is written with commas.\n\n"
-        "The file is named with `dispatcher --config FILE` (or `--fleet FILE`, `dispatcher check FILE`). A worker that you start with "
-        "`celery worker` reads no file: what concerns it, too (`cell`, `lease_ttl_s`, `heartbeat_s`, `attempts_max`, `reject_backoff_s`, "
-        "`on_cut_off`, `shutdown_grace_s`, `revokes_kept_s`), it finds in its environment or in `attach(app, settings)`, and it should be "
-        "as the dispatcher's. Workers that `dispatcher up` and `dispatcher autoscale` start have all of it.\n\n"
-        "What a worker says of itself is not a setting of the cell: `--weight`, `--models`, `--models-max` (most models in the memory of "
-        "each of its processes; 0, the default: any number) and `--label` of `celery worker`, else "
-        f"`{WEIGHT_ENV}`, `{MODELS_ENV}`, `{MODELS_MAX_ENV}` and `{LABELS_ENV}` in its environment, else the arguments of `attach`.",
+        "Set each in the environment or in a TOML file. An option on the command line comes first, then the environment, "
+        "the TOML file, the Celery app, and the default. `dispatcher check` prints all mistakes at once, also where "
+        "settings contradict each other. In the environment, write a list with commas.\n\n"
+        "Name the file with `dispatcher --config FILE` (or `--fleet FILE`, `dispatcher check FILE`). A worker that you "
+        "start with `celery worker` reads no file. Settings that concern a worker too (`cell`, `lease_ttl_s`, "
+        "`heartbeat_s`, `attempts_max`, `reject_backoff_s`, `on_cut_off`, `shutdown_grace_s`, `revokes_kept_s`) come from "
+        "its environment or from `attach(app, settings)`: give it the dispatcher's values. Workers that `dispatcher up` "
+        "and `dispatcher autoscale` start get all settings.\n\n"
+        "Facts about a worker are no settings of the cell. They come from the options `--weight`, `--models`, "
+        "`--models-max` (how many models each of its processes may hold in memory; 0, the default: any number) and "
+        f"`--label` of `celery worker`, else from `{WEIGHT_ENV}`, `{MODELS_ENV}`, `{MODELS_MAX_ENV}` and `{LABELS_ENV}` in "
+        "its environment, else from the arguments of `attach`.",
         _table(("Environment", "TOML", "Default", "Unit", "Meaning"), rows),
     )
 
@@ -67,7 +69,7 @@ def stale() -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the pages, or with ``--check`` return 1 where one is stale."""
+    """Write the pages; with ``--check``, write nothing and return 1 if a page is stale."""
     import stored_formats  # beside this script
 
     if "--check" in arguments:

@@ -1,6 +1,6 @@
 """Submit a batch file from Python: python examples/submit_batch.py examples/embeddings.jsonl results.jsonl
 
-Needs a running cluster (`dispatcher up`). Run it again after an interruption and it goes on where it was.
+Needs a running cluster (`dispatcher up`). After an interruption run it again: it does the rest.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from workers.app import app
 
 
 def show(progress: Progress) -> None:
-    """One line that overwrites itself."""
+    """Print the progress over the line before."""
     print(f"\r{progress.done} of {progress.lines} lines", end="", flush=True)
 
 
 def main() -> int:
-    """0 when every line succeeded, 1 when some failed or the job could not run, 2 for bad use."""
+    """The exit code: 0 if every line succeeded, 1 if some failed or the batch could not run, 2 for wrong use."""
     if len(sys.argv) != 3:
         print(__doc__, file=sys.stderr)
         return 2

@@ -12,11 +12,15 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from scripts.house import COLUMNS_MAX, count_names
+
 ROOT = Path(__file__).resolve().parents[3]
 CODE = ("dispatcher", "workers", "benchmarks", "examples", "scripts", "docs")
 LINES_MAX = 400
 LONG_FILES: dict[str, str] = {}  # path → why it may be longer
 EMPTY_NAMES = {"utils", "util", "common", "manager", "helpers", "helper", "misc", "celery"}  # celery.py would shadow Celery
+PRONOUNS_MAX = {"one": 503, "found": 279, "told": 66}  # uses of these as names; lower the numbers as they fall, never raise them
+LONG_LINES_MAX = 767  # as above: lines that pass the 120 columns which pyproject.toml calls the aim
 SCRIPTS = sorted((ROOT / "dispatcher/store/lua").glob("[!_]*.lua"))  # _*.lua is put in front of them
 
 
@@ -48,6 +52,23 @@ def test_files_answer_one_question() -> None:
     }
 
     assert long == set(LONG_FILES), "split where policy and I/O meet, or give the reason in LONG_FILES"
+
+
+def _sources() -> list[str]:
+    """The Python that a user installs."""
+    return [path.read_text("utf-8") for package in ("dispatcher", "workers") for path in (ROOT / package).rglob("*.py")]
+
+
+def test_names_are_nouns() -> None:
+    """No more variables, parameters, attributes or functions are called `one`, `found` or `told` than there were."""
+    counts = count_names(_sources())
+
+    assert {name: count for name, count in counts.items() if count > PRONOUNS_MAX[name]} == {}, "name what it is: job, lease"
+
+
+def test_lines_get_shorter() -> None:
+    """No more lines pass 120 columns than did."""
+    assert sum(len(line) > COLUMNS_MAX for text in _sources() for line in text.splitlines()) <= LONG_LINES_MAX
 
 
 def test_nothing_names_a_package_registry_or_another_folder() -> None:
