@@ -1,4 +1,4 @@
-"""Write docs/redis_keys.md, docs/settings.md and docs/formats.json from the code; with ``--check``, only say which are stale.
+"""Write docs/redis_keys.md, docs/settings.md and docs/formats.json from the code; with ``--check``, say which are stale.
 
 ``make docs`` runs it, ``make check`` and ``tests/unit/house/test_docs_fresh.py`` check it. docs/formats.json is not
 overwritten if a stored format has changed without its number: see `docs/stored_formats.py`.
@@ -24,9 +24,9 @@ def redis_keys() -> str:
     return _page(
         "Redis keys",
         "dispatcher/store/keys.py",
-        "Every key that the dispatcher writes or reads. `<cell>` is the setting `cell` (default `dispatch`); the broker's "
-        "`global_keyprefix`, if it has one, stands before it. An *epoch* is a life of a worker process. Job numbers and "
-        "lease ids come from Redis' clock and never repeat. Writers and readers are the Lua scripts in "
+        "Every key that the dispatcher writes or reads. `<cell>` is the setting `cell` (default `dispatch`); the "
+        "broker's `global_keyprefix`, if it has one, stands before it. An *epoch* is a life of a worker process. Job "
+        "numbers and lease ids come from Redis' clock and never repeat. Writers and readers are the Lua scripts in "
         "`dispatcher/store/lua/`, unless they are commands or other programs.",
         _table(("Key", "Type", "Holds", "Written by", "Read by", "Lives"), rows),
     )
@@ -42,18 +42,18 @@ def settings() -> str:
     return _page(
         "Settings",
         "dispatcher/settings/knobs.py",
-        "Set each in the environment or in a TOML file. An option on the command line comes first, then the environment, "
-        "the TOML file, the Celery app, and the default. `dispatcher check` prints all mistakes at once, also where "
+        "Set each in the environment or in a TOML file. An option on the command line comes first, then the "
+        "environment, the TOML file, the Celery app, and the default. `dispatcher check` prints all mistakes at once, also where "
         "settings contradict each other. In the environment, write a list with commas.\n\n"
         "Name the file with `dispatcher --config FILE` (or `--fleet FILE`, `dispatcher check FILE`). A worker that you "
         "start with `celery worker` reads no file. Settings that concern a worker too (`cell`, `lease_ttl_s`, "
-        "`heartbeat_s`, `attempts_max`, `reject_backoff_s`, `on_cut_off`, `shutdown_grace_s`, `revokes_kept_s`) come from "
-        "its environment or from `attach(app, settings)`: give it the dispatcher's values. Workers that `dispatcher up` "
-        "and `dispatcher autoscale` start get all settings.\n\n"
+        "`heartbeat_s`, `attempts_max`, `reject_backoff_s`, `on_cut_off`, `shutdown_grace_s`, `revokes_kept_s`) come "
+        "from its environment or from `attach(app, settings)`: give it the dispatcher's values. Workers that "
+        "`dispatcher up` and `dispatcher autoscale` start get all settings.\n\n"
         "Facts about a worker are no settings of the cell. They come from the options `--weight`, `--models`, "
         "`--models-max` (how many models each of its processes may hold in memory; 0, the default: any number) and "
-        f"`--label` of `celery worker`, else from `{WEIGHT_ENV}`, `{MODELS_ENV}`, `{MODELS_MAX_ENV}` and `{LABELS_ENV}` in "
-        "its environment, else from the arguments of `attach`.",
+        f"`--label` of `celery worker`, else from `{WEIGHT_ENV}`, `{MODELS_ENV}`, `{MODELS_MAX_ENV}` and "
+        f"`{LABELS_ENV}` in its environment, else from the arguments of `attach`.",
         _table(("Environment", "TOML", "Default", "Unit", "Meaning"), rows),
     )
 
