@@ -1,16 +1,13 @@
 """Every knob, in one frozen object: unit, default and meaning of each, and the relations between them.
 
-Precedence: option, environment (``DISPATCHER_*``), TOML file, Celery app, default. Nothing else in this package reads
-``os.environ`` for settings. ``docs/settings.md`` is generated from :class:`Settings` (``make docs``).
+Precedence: option, environment (``DISPATCHER_*``), TOML file, Celery app, default (``settings/reading.py`` reads them).
+``docs/settings.md`` is generated from :class:`Settings` (``make docs``).
 """
 
 from __future__ import annotations
 
-import dataclasses
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, Final
 
 from dispatcher.core.choosing.order.ordering import ORDERS
@@ -27,6 +24,18 @@ ON_CUT_OFF: Final = ("finish", "stop")
 def knob(default: Any, unit: str, doc: str) -> Any:
     """A dataclass field that knows its unit and meaning. ``default`` may be any immutable value."""
     return field(default=default, metadata={"unit": unit, "doc": doc})
+
+
+def env_name(field_name: str) -> str:
+    """The environment variable of a knob."""
+    return ENV_PREFIX + field_name.upper()
+
+
+def toml_place(field_name: str) -> tuple[str, str]:
+    """Table and key of a knob in a TOML file: ``autoscaler_x`` is ``[autoscaler] x``, all else ``[dispatcher]``."""
+    if field_name.startswith("autoscaler_"):
+        return "autoscaler", field_name.removeprefix("autoscaler_")
+    return "dispatcher", field_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,35 +138,35 @@ class Settings:
     flower_url: str = knob("", "URL", "A running Flower that the dispatcher tells of new lanes and workers; a login may stand "
                            "before the host. Empty: none.")
 
-    def problems(self) -> Iterator[str]:
-        """Every mistake, relations included, one sentence each; empty when all is well."""
-        for one in fields(self):
-            value = getattr(self, one.name)
+    def problems(self, name_of: Callable[[str], str] = env_name) -> Iterator[str]:
+        """Every mistake, relations included, one sentence each; empty when all is well. ``name_of``: a field as the reader knows it."""
+        for knob_field in fields(self):
+            value = getattr(self, knob_field.name)
             if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
-                yield f"{env_name(one.name)} is {value}: it must not be negative"
+                yield f"{name_of(knob_field.name)} is {value}: it must not be negative"
         for name in ("lease_ttl_s", "heartbeat_s", "leader_ttl_s", "default_cost_s", "autoscaler_interval_s", "speed_prior_jobs",
                      "autoscaler_target_wait_s", "chunk_tokens_max", "chunk_lines_max", "attempts_max", "revokes_kept_s",
                      "message_bytes_max"):
             if getattr(self, name) == 0:
-                yield f"{env_name(name)} is 0: it must be more"
+                yield f"{name_of(name)} is 0: it must be more"
         for name in ("eject_max_share", "panic_share"):
             if getattr(self, name) > 1:
-                yield f"{env_name(name)} is {getattr(self, name)}: it is a share, from 0 to 1"
+                yield f"{name_of(name)} is {getattr(self, name)}: it is a share, from 0 to 1"
         if 0 < self.eject_slow_ratio < 1.5:
-            yield f"{env_name('eject_slow_ratio')} is {self.eject_slow_ratio}: it must be 0 for never, or at least 1.5, or chance ejects"
+            yield f"{name_of('eject_slow_ratio')} is {self.eject_slow_ratio}: it must be 0 for never, or at least 1.5, or chance ejects"
         if self.recalls_max > 99:
-            yield f"{env_name('recalls_max')} is {self.recalls_max}: it must be at most 99, for jobs are counted back no further"
+            yield f"{name_of('recalls_max')} is {self.recalls_max}: it must be at most 99, for jobs are counted back no further"
         if self.probe_interval_s and not self.probe_timeout_s:
-            yield f"{env_name('probe_timeout_s')} is 0: it must be more, or every probe has failed before it is sent"
+            yield f"{name_of('probe_timeout_s')} is 0: it must be more, or every probe has failed before it is sent"
         for name, known in (("strategy", STRATEGIES), ("order", ORDERS), ("sticky", STICKY), ("on_cut_off", ON_CUT_OFF)):
             if getattr(self, name) not in known:
-                yield f"{env_name(name)} is {getattr(self, name)!r}: there are {', '.join(known)}"
+                yield f"{name_of(name)} is {getattr(self, name)!r}: there are {', '.join(known)}"
         if 0 < self.hold_ratio < 1:
-            yield f"{env_name('hold_ratio')} is {self.hold_ratio}: it must be 0 for never, or at least 1"
+            yield f"{name_of('hold_ratio')} is {self.hold_ratio}: it must be 0 for never, or at least 1"
         for pair in self.model_strategies:
             model, _, chosen = pair.partition("=")
             if not model or chosen not in STRATEGIES:
-                yield f"{env_name('model_strategies')} holds {pair!r}: write model=strategy; there are {', '.join(STRATEGIES)}"
+                yield f"{name_of('model_strategies')} holds {pair!r}: write model=strategy; there are {', '.join(STRATEGIES)}"
         for name, unit in (
             ("model_load_s", "model=seconds"), ("tenant_weights", "tenant=weight"), ("tenant_caps", "tenant=seconds"),
             ("model_caps", "model=seconds"),
@@ -165,34 +174,34 @@ class Settings:
             for pair in getattr(self, name):
                 named, _, value = pair.partition("=")
                 if not named or not _is_positive(value):
-                    yield f"{env_name(name)} holds {pair!r}: write {unit}, a number above 0"
+                    yield f"{name_of(name)} holds {pair!r}: write {unit}, a number above 0"
         if not self.cell or any(c in self.cell for c in " :*?[]"):
-            yield f"{env_name('cell')} is {self.cell!r}: use letters, digits, '-', '_' or '.'"
+            yield f"{name_of('cell')} is {self.cell!r}: use letters, digits, '-', '_' or '.'"
         if not self.ingress_queues:
-            yield f"{env_name('ingress_queues')} is empty: name at least one queue, such as 'dispatch'"
+            yield f"{name_of('ingress_queues')} is empty: name at least one queue, such as 'dispatch'"
         try:
             read_distances(self.region_rtt_ms, prefer_cost_s=self.prefer_cost_s)
         except Invalid as exc:
-            yield f"{env_name('region_rtt_ms')}: {exc}"
+            yield f"{name_of('region_rtt_ms')}: {exc}"
         for route in self.model_routes:
             if not all(route.partition("=")):
-                yield f"{env_name('model_routes')} holds {route!r}: write task=model"
+                yield f"{name_of('model_routes')} holds {route!r}: write task=model"
         if not 1 <= self.batch_size <= 1000:
-            yield f"{env_name('batch_size')} is {self.batch_size}: it must be from 1 to 1000, or a script call blocks Redis too long"
+            yield f"{name_of('batch_size')} is {self.batch_size}: it must be from 1 to 1000, or a script call blocks Redis too long"
         if 0 < self.decisions_kept < self.batch_size:
-            yield (f"{env_name('decisions_kept')} is {self.decisions_kept}: it must be 0, or at least batch_size "
+            yield (f"{name_of('decisions_kept')} is {self.decisions_kept}: it must be 0, or at least batch_size "
                    f"({self.batch_size}), or the log cannot hold what one tick decides")
         if self.lease_ttl_s <= 2 * self.heartbeat_s:
-            yield (f"{env_name('lease_ttl_s')} is {self.lease_ttl_s}: it must exceed two heartbeats "
+            yield (f"{name_of('lease_ttl_s')} is {self.lease_ttl_s}: it must exceed two heartbeats "
                    f"({2 * self.heartbeat_s} s), or one late beat loses a healthy worker its jobs")
         if self.idle_wait_s >= self.leader_ttl_s / 2:
-            yield (f"{env_name('idle_wait_s')} is {self.idle_wait_s}: it must be under half of leader_ttl_s "
+            yield (f"{name_of('idle_wait_s')} is {self.idle_wait_s}: it must be under half of leader_ttl_s "
                    f"({self.leader_ttl_s} s), or a sleeping leader loses its lead")
         if self.flower_url and not self.flower_url.startswith(("http://", "https://")):
             # Its value is not shown: a login may stand in it.
-            yield f"{env_name('flower_url')} does not begin with http:// or https://: write http://host:port"
+            yield f"{name_of('flower_url')} does not begin with http:// or https://: write http://host:port"
         if self.autoscaler_workers_min > self.autoscaler_workers_max:
-            yield (f"{env_name('autoscaler_workers_min')} is {self.autoscaler_workers_min}: it must not exceed "
+            yield (f"{name_of('autoscaler_workers_min')} is {self.autoscaler_workers_min}: it must not exceed "
                    f"autoscaler_workers_max ({self.autoscaler_workers_max})")
 
     def route(self, task: str) -> str:
@@ -211,116 +220,3 @@ def _is_positive(text: str) -> bool:
         return 0 < float(text) < float("inf")
     except ValueError:
         return False
-
-
-def env_name(field_name: str) -> str:
-    """The environment variable of a knob."""
-    return ENV_PREFIX + field_name.upper()
-
-
-def settings_environ(settings: Settings) -> dict[str, str]:
-    """The environment in which another process of ours has these settings: what differs from the defaults."""
-    environ = {}
-    for one in fields(settings):
-        value = getattr(settings, one.name)
-        if value != one.default:
-            environ[env_name(one.name)] = ",".join(value) if isinstance(value, tuple) else str(value)
-    return environ
-
-
-def toml_place(field_name: str) -> tuple[str, str]:
-    """Table and key of a knob in a TOML file: ``autoscaler_x`` is ``[autoscaler] x``, all else ``[dispatcher]``."""
-    if field_name.startswith("autoscaler_"):
-        return "autoscaler", field_name.removeprefix("autoscaler_")
-    return "dispatcher", field_name
-
-
-def load_settings(
-    environ: Mapping[str, str], *, toml_path: Path | None = None, overrides: Mapping[str, Any] | None = None
-) -> Settings:
-    """Settings from options (``overrides``; ``None`` values are absent), environment, then TOML.
-
-    Raises :class:`Invalid` with *all* mistakes: unknown names, values of the wrong type, relations that do not hold.
-    """
-    mistakes: list[str] = []
-    values: dict[str, Any] = {}
-    if toml_path is not None:
-        values |= _from_toml(toml_path, mistakes)
-    values |= _from_environ(environ, mistakes)
-    values |= {name: value for name, value in (overrides or {}).items() if value is not None}
-    settings = Settings(**values)
-    mistakes += settings.problems()
-    if mistakes:
-        raise Invalid("\n".join(mistakes))
-    return settings
-
-
-def _from_environ(environ: Mapping[str, str], mistakes: list[str]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for one in fields(Settings):
-        if (text := environ.get(env_name(one.name))) is not None and text != "":
-            try:
-                values[one.name] = _parse(text, one)
-            except ValueError as exc:
-                mistakes.append(f"{env_name(one.name)} is {text!r}: {exc}")
-    return values
-
-
-def _from_toml(path: Path, mistakes: list[str]) -> dict[str, Any]:
-    try:
-        document = tomllib.loads(path.read_text())
-    except OSError as exc:
-        raise Invalid(f"cannot read {path}: {exc.strerror}; name a TOML file that is there") from exc
-    except tomllib.TOMLDecodeError as exc:
-        raise Invalid(f"{path} is not TOML: {exc}") from exc
-    places = {toml_place(one.name): one for one in fields(Settings)}
-    values: dict[str, Any] = {}
-    for table in ("dispatcher", "autoscaler"):
-        for key, value in document.get(table, {}).items():
-            one = places.get((table, key))
-            if one is None:
-                mistakes.append(f"{path}: [{table}] has no setting {key!r}; docs/settings.md has them all")
-                continue
-            try:
-                values[one.name] = _convert(value, one)
-            except ValueError as exc:
-                shown = "" if one.metadata["unit"] == "URL" else f" = {value!r}"  # a URL may hold a login, in a list too
-                mistakes.append(f"{path}: [{table}] {key}{shown}: {exc}")
-    return values
-
-
-def _parse(text: str, one: dataclasses.Field[Any]) -> Any:
-    """The value that ``text``, an environment variable, stands for."""
-    if isinstance(one.default, bool):
-        if text.lower() in ("1", "true", "yes", "on"):
-            return True
-        if text.lower() in ("0", "false", "no", "off"):
-            return False
-        raise ValueError("expected yes or no")
-    if isinstance(one.default, tuple):
-        return tuple(part.strip() for part in text.split(",") if part.strip())
-    return _convert(int(text) if isinstance(one.default, int) and text.strip("-").isdigit() else text, one)
-
-
-def _convert(value: Any, one: dataclasses.Field[Any]) -> Any:
-    default = one.default
-    if isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise ValueError("expected true or false")
-        return value
-    if isinstance(default, int):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise ValueError("expected a whole number")
-        return value
-    if isinstance(default, float):
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            raise ValueError("expected a number") from None
-    if isinstance(default, tuple):
-        if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
-            raise ValueError("expected a list of strings")
-        return tuple(value)
-    if not isinstance(value, str):
-        raise ValueError("expected a string")
-    return value

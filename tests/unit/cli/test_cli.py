@@ -125,6 +125,20 @@ def test_check_tells_every_mistake_at_once(run, tmp_path: Path) -> None:
     assert facts["mistakes"] == lines
 
 
+def test_a_mistake_is_named_after_the_place_of_its_value(run, tmp_path: Path) -> None:
+    """Table and key of the file; the environment variable where that overrides the file, and for defaults."""
+    file = tmp_path / "settings.toml"
+    file.write_text("[dispatcher]\nlease_ttl_s = 0.5\nbatch_size = 0\n[autoscaler]\nworkers_min = 9\n")
+    lines = run("check", str(file), env={"DISPATCHER_BATCH_SIZE": "5000"}).stderr.splitlines()
+    assert any(line.startswith(f"[dispatcher] lease_ttl_s in {file} is 0.5: it must exceed two heartbeats") for line in lines)
+    assert any(line.startswith("DISPATCHER_BATCH_SIZE is 5000: ") for line in lines)
+    assert any(line.startswith(f"[autoscaler] workers_min in {file} is 9: ") for line in lines)
+    file.write_text("[dispatcher]\nheartbeat_s = 9.0\n")
+    assert "DISPATCHER_LEASE_TTL_S is 5.0: " in run("check", str(file)).stderr
+    file.write_text("dispatcher = 3\n")
+    assert f"{file}: dispatcher is 3: write a table, [dispatcher]" in run("check", str(file)).stderr
+
+
 def test_check_of_good_settings(run) -> None:
     """Exit code 0 and a sentence."""
     result = run("check", "--offline")
