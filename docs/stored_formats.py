@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 import msgspec
 
 from dispatcher.batches.state import PlanFacts
+from dispatcher.core.admission.rules import Refused
 from dispatcher.core.choosing.order.fairness import KeptAccounts
 from dispatcher.core.facts.evidence import WorkerTotals
 from dispatcher.core.facts.header import JobHeader
@@ -29,6 +30,7 @@ from dispatcher.core.rollout.canary import Watch
 from dispatcher.store import frame
 from dispatcher.store.formats import FORMATS
 from dispatcher.store.keys import KEYS
+from dispatcher.store.leader import admit_batch
 from dispatcher.store.leader.decision_store import Tick
 from dispatcher.store.leader.leader_view import LeaderView
 from dispatcher.store.registration import Registration
@@ -61,6 +63,7 @@ _LUA = files("dispatcher.store") / "lua"
 def layouts() -> dict[str, dict[str, str]]:
     """Record → part → type, place, or what else its readers rely on."""
     records = {name: dict(_parts("", of)) for name, of in RECORDS.items()}
+    records["reason of a dead letter"] = _dead_letter()
     records["frame in Python"] = _frame_in_python()
     records["frame in Lua"] = _frame_in_lua()
     records["types of the keys"] = {key.name: f"{key.type}{_HAS_DEFAULT}no key" for key in KEYS}
@@ -209,6 +212,15 @@ def _frame_in_lua() -> dict[str, str]:
     named = {name: place for line in text.splitlines() if line.startswith("local") for name, place in re.findall(r"(\w+) = (\d+)", line)}
     cuts = re.findall(r"^local function (\w+)\(entry[^\n]*string\.sub\(entry, (\d+), (\d+)\)", text, re.MULTILINE)
     return named | {function: f"{first} to {last}" for function, first, last in cuts}
+
+
+def _dead_letter() -> dict[str, str]:
+    """What a reason record has, by who writes it: `admit` in Python, and what scripts put before the JSON they are given."""
+    refused = json.loads(admit_batch._reason(Refused("", "", "", ""), admit_batch.IngressList("", "", 0)))
+    by_admit = {f"{name} by admit": type(value).__name__ + _HAS_DEFAULT + "no field" for name, value in refused.items()}
+    lines = [line for path in sorted(_LUA.iterdir(), key=str) for line in path.read_text().splitlines()]
+    code = "\n".join(line for line in lines if "redis.call" in line or "reason = " in line)
+    return by_admit | {f"{name} by scripts": f"as written{_HAS_DEFAULT}no field" for name in re.findall(r'"(\w+)":', code)}
 
 
 def _hash_fields() -> set[str]:

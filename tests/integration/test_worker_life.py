@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from dispatcher.clock import ManualClock
+from dispatcher.store.formats import Formats
 from dispatcher.store.redis_client.connection import celery_url, connect
 from dispatcher.store.registration import Registration
 from dispatcher.store.worker.lease_pipe import LeasePipe
@@ -95,6 +96,24 @@ def test_one_new_life_is_made_however_often_redis_refuses_it(
     life.step()
     assert tried == {life.epoch}
     assert stage.text.hkeys(stage.keys.leases(life.epoch)) == [lease_id]
+
+
+def test_a_worker_that_cannot_read_the_cell_that_began_anew_finishes_and_ends(
+    stage: Stage, life: WorkerLife, acts: Acts, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Redis lost its state, and a later version leads there now: what runs here is finished, and nothing is taken. Said once."""
+    running(stage, life)
+    stage.client.flushall()
+    stage.make_store("newer").elect(ttl_ms=60_000, info={"host": "node7"}, formats=Formats(2, 2))
+    life._notes.put("drain")
+    life._notes.put("stop")
+
+    life._run()
+
+    assert acts == ["switch queue", "stop warm"]
+    (said,) = [record.message for record in caplog.records if record.levelname == "CRITICAL"]
+    assert said.startswith("worker w@h reads format 1, but the leading dispatcher on node7 reads format 2: start a newer version here;")
+    assert stage.text.scard(stage.keys.workers) == 0
 
 
 def test_what_runs_is_adopted_though_the_answer_to_the_registration_was_lost(
