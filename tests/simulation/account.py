@@ -106,7 +106,7 @@ class Account:
         self.demand(job.due_ms <= max(self.now_ms(), self._latest_ms), "a job began before it was due")
         taken_ms = self.server.hash(self.keys.taken(worker.epoch)).get(lease_id.encode())
         if entry.deadline_ms and taken_ms is not None:
-            self.demand(int(taken_ms) < entry.deadline_ms + RECKONING_MS, "a job began after its deadline")
+            self.demand(int(taken_ms) < max(entry.deadline_ms, self._latest_ms) + RECKONING_MS, "a job began after its deadline")
         others = self.runs_of.setdefault(message, [])
         live = [run for run in others if self._counts(run)]
         if len(live) >= job.copies:

@@ -27,6 +27,8 @@ TASKS = ("demo.job", "demo.pay")
 PAY = "demo.pay"
 """Its workers say acks_late=False: it runs at most once."""
 FAULTY_S = 20.0
+CLOCK_WRONG_S = 25.0
+"""Longer than an ejection, and a probe after it."""
 SETTLE_S = 240.0
 """How long after the last fault everything must be done. Jobs with a retry, a backoff or a deadline need most of it."""
 
@@ -159,12 +161,33 @@ class Simulation(World):
         for worker in self.living(WorkerProcess):
             worker.life.drain("")
         self.start_worker("helper@sim", helper=True)
+        if self.hours_us:
+            self._clock_stays_wrong()
         ends_us = self.now_us + round(SETTLE_S * 1e6)
         while self._unfinished():
             if self.now_us > ends_us:
                 raise Broken(f"nobody will do what is left: {self.account.left()}, workers {self._who_lives()}")
             self.run_for(1.0)
         self.run_for(1.0)
+
+    def leads(self, dispatcher: DispatcherProcess) -> bool:
+        """True if Redis has its name as the leader's."""
+        return bool(self.server.value(self.keys.leader) == dispatcher.store.token.encode())
+
+    def _clock_stays_wrong(self) -> None:
+        """For a while without faults: what workers do is learned from, and who was ejected returns. Then a clock that was set back is right
+        again, so that jobs are due that were to begin later.
+        """
+        self.run_for(CLOCK_WRONG_S)
+        leaders = [one for one in self.living(DispatcherProcess) if self.leads(one)]
+        self.account.demand(len(leaders) == 1, f"{len(leaders)} dispatchers lead after Redis' clock was set")
+        silent_ms = self.true_ms() - leaders[0].read_at_ms
+        self.account.demand(silent_ms <= 3_000, f"nothing was learned in the last {silent_ms} ms: Redis' clock was set")
+        made_up = [epoch for epoch, ejection in leaders[0].ejections.items() if ejection.reason == "made up"]
+        self.account.demand(not made_up, f"{made_up} are still ejected: Redis' clock was set")
+        if self.hours_us < 0:
+            self.account.clock_is_set()
+            self.redis_skew_us -= self.hours_us
 
     def _unfinished(self) -> bool:
         return bool(self.account.left()) or any(

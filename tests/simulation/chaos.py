@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
+from dispatcher.core.health.ejection import Ejection
 from tests.simulation.account import Job
 from tests.simulation.processes import DispatcherProcess
 from tests.simulation.worker import WorkerProcess
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 SHAPES: tuple[tuple[str, bytes], ...] = (
     ("not_json", b"\xff\x00 %d"), ("not_json", b"!%d"), ("not_json", b"[%d"), ("wrong_type", b'{"headers": %d}'), ("wrong_type", b"%d"),
 )  # fmt: skip
+
+
+BY_HOURS = 0.125
+"""How many seeds have Redis' clock set by hours, once. Its luck is its own, so the histories of the others do not depend on it."""
 
 
 class Chaos:
@@ -40,6 +45,8 @@ class Chaos:
             self.sim.at(rng.randrange(end_us), None, rng.choice(liked))
         for _ in range(rng.randint(5, 25)):
             self.sim.at(rng.randrange(end_us * 9 // 10), None, self.publish)
+        if self.sim.clock_luck.random() < BY_HOURS:
+            self.sim.at(self.sim.clock_luck.randrange(end_us // 4, end_us), None, self.set_clock_by_hours)
 
     def publish(self) -> None:
         for _ in range(self.rng.choice((1, 1, 3, 8))):
@@ -129,6 +136,19 @@ class Chaos:
         """With its last writes: the id of a job that runs is in the queue again."""
         if (worker := self._one(WorkerProcess)) and worker._runs and worker.epoch not in self.sim.account.ended:
             self.sim.wire.rpush(worker.life.queue_key, self.rng.choice(sorted(worker._runs)))
+
+    def set_clock_by_hours(self) -> None:
+        """A failover to a host whose clock is wrong, while the leader has just ejected a worker. See ``Simulation._clock_stays_wrong``."""
+        sim, luck = self.sim, self.sim.clock_luck
+        for dispatcher in sim.living(DispatcherProcess):
+            workers = [worker for worker in sim.living(WorkerProcess) if worker.epoch not in sim.account.ended]
+            if sim.leads(dispatcher) and len(workers) > 1:
+                worker, now_ms = luck.choice(workers), sim.redis_ms()
+                dispatcher.ejections[worker.epoch] = Ejection(worker.epoch, worker.name, "made up", now_ms, now_ms + 2_000)
+        sim.account.clock_is_set()
+        sim.hours_us = luck.choice((-5, -1, -1, 1, 5)) * 3_600_000_000
+        sim.redis_skew_us += sim.hours_us
+        sim.say(f"Redis' clock is set by {sim.hours_us / 3.6e9:g} hours")
 
     def set_clock(self) -> None:
         self.sim.account.clock_is_set()

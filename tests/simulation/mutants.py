@@ -64,6 +64,10 @@ MUTANTS = (
            "if held.runs_again and life.has_later_turn(", "if held.runs_again and bool() and life.has_later_turn("),
     Mutant("reap: what a leaver cut short is as new", "dispatcher/core/returns/ending.py",
            "return GiveBack.rejected(end.lease_id)", "return GiveBack.uncounted(end.lease_id)"),
+    Mutant("every: waits for a clock that was set back", "dispatcher/core/facts/every.py",
+           "return not 0 <= now_ms - began_ms < span_ms", "return now_ms - began_ms >= span_ms"),
+    Mutant("ejection: ends when a clock that was set back says so", "dispatcher/core/health/ejection.py",
+           "        self._redate(now_ms)\n", ""),
     Mutant("life: a goodbye before its acks", "dispatcher/worker/life/life.py", "if self.keeper.outbox.try_all():",
            "if self.keeper.outbox.try_all() or True:"),
 )  # fmt: skip

@@ -11,6 +11,7 @@ import redis
 
 from dispatcher.core.admission.rules import Admission
 from dispatcher.core.facts.decisions import Assign
+from dispatcher.core.health.ejection import Ejection
 from dispatcher.leader.build import make_dispatcher
 from dispatcher.leader.leadership import STANDBY_WAIT_S
 from dispatcher.leader.settle import Settler
@@ -49,9 +50,27 @@ class DispatcherProcess(Process):
             self.store, world.settings, admission=Admission(routes={}, default_cost_s=0.3), clock=self.clock,
             rng=Random(world.rng.getrandbits(32)), emit=lambda event: world.say(f"{name}: {event}"),
         )  # fmt: skip
+        self.read_at_ms = 0
+        """When it last read what workers did, by time itself."""
+        self._note_reads()
         self.settler = Settler(UnsettledStore(self.client(text=False), world.keys, token), cast("Any", world.backend), lambda _: None)
         self.soon(world.rng.uniform(0, 0.1), self._step)
         self.soon(0.5, self._settle)
+
+    def _note_reads(self) -> None:
+        learning: Any = self.dispatcher.parts.learning
+        read = learning._read
+
+        def noted(*args: Any) -> Any:
+            self.read_at_ms = self.world.true_ms()
+            return read(*args)
+
+        learning._read = noted
+
+    @property
+    def ejections(self) -> dict[str, Ejection]:
+        """By epoch."""
+        return self.dispatcher.parts.health.learner._state.ejections
 
     def _step(self) -> None:
         try:

@@ -93,6 +93,9 @@ class World:
         self.rng = Random(seed)
         self.now_us = 0
         self.redis_skew_us = 0
+        self.clock_luck = Random(f"clock {seed}")
+        self.hours_us = 0
+        """By how much Redis' clock was set, where that was hours."""
         self.outages = 0
         self._outage_us = 0
         self._outage_began_us = 0
