@@ -12,6 +12,7 @@ from dispatcher.events import Event, JobsRefused, UnknownHeaderField
 from dispatcher.store.leader.admit_batch import AdmitBatch, IngressList
 from dispatcher.store.leader.dispatch_store import DispatchStore
 from dispatcher.store.leader.look import Look
+from dispatcher.telemetry.metrics import JOBS_ADMITTED, REGISTRY
 
 ADMIT_BATCH = 250
 """Messages in one batch. Redis moves one batch while the next is decided about."""
@@ -101,6 +102,8 @@ class Ingress:
             for decision in batch.decisions[:count]:
                 if isinstance(decision, Refused):
                     refused[decision.reason] = refused.get(decision.reason, 0) + 1
+        if moved := sum(admitted):
+            REGISTRY.add(JOBS_ADMITTED, moved - sum(refused.values()))
         for reason, count in refused.items():
             self._emit(JobsRefused(count, reason))
         for name in self._admission.unknown_fields.keys() - self._warned_fields:
