@@ -1,5 +1,5 @@
-"""Which slot a prompt's prefix belongs to, so that jobs sharing a cached beginning meet on one worker, and a beginning that all share
-does not pull them onto it.
+"""Which slot a prompt's prefix belongs to, so that jobs that share a cached beginning meet on one worker, while a beginning that all jobs
+share does not pull them all onto it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ SHARE: Final = 1 / 32
 have to itself, and so many that every worker has it cached anyway."""
 
 COMMON_MIN: Final = 8
-"""No block is common that fewer recent jobs begin with."""
+"""A block that fewer recent jobs begin with is not common."""
 
 RECENT_JOBS: Final = 1024
-"""So many jobs later, what was counted before counts half."""
+"""After so many jobs, what was counted before counts half."""
 
 DEPTH_MAX: Final = 512
 """Blocks of a prefix that are looked at."""
@@ -49,7 +49,7 @@ class PrefixSlots:
     _until_fading: int = RECENT_JOBS
 
     def slot_of_prefix(self, prefix: Iterable[str | int], /) -> int:
-        """The slot of a job that begins with these blocks, and count them; ``NOWHERE`` for one whose blocks are all common."""
+        """Count a job that begins with these blocks, and return its slot; ``NOWHERE`` if all its blocks are common."""
         if self._until_fading == 0:
             self._fade()
         self._until_fading -= 1
@@ -68,7 +68,7 @@ class PrefixSlots:
         return slot
 
     def _fade(self) -> None:
-        """Halve all counts. A common block stays so until it has half the share that made it so: it does not come and go."""
+        """Halve all counts. A common block stays common until it has half the share that made it so: it does not come and go."""
         self._until_fading = RECENT_JOBS
         self._seen /= 2
         self._counts = {block: count // 2 for block, count in self._counts.items() if count > 1}

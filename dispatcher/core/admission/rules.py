@@ -1,5 +1,5 @@
-"""Reads a message of an ingress: which lane it waits in, or why it is refused. Only envelope and headers are looked at, and that
-the body is what Celery will be able to unpack: a worker that meets a body it cannot unpack exits.
+"""Decides about a message of an ingress: which lane it waits in, or why it is refused. Only its envelope and headers count; of the body
+only that Celery will be able to unpack it, for a worker that cannot exits.
 """
 
 from __future__ import annotations
@@ -22,52 +22,62 @@ from dispatcher.errors import Invalid
 
 LARGEST_COST_MS: Final = 999_999_999
 LATEST_DEADLINE_MS: Final = 9_999_999_999_999
+"""What a frame has digits for."""
 UNKNOWN_FIELDS_MAX: Final = 100
+"""So many names of unknown header fields are counted, the first ones."""
 UNREAD: Final = b"!"
-"""What read_ingress sends for a message that it does not: ``!<size>`` for one that is too large, ``!!<size>`` for one that begins
-with this mark itself."""
+"""The script ``read_ingress`` sends this mark and a size instead of some messages: ``!<size>`` if the message is too large, ``!!<size>``
+if it begins with the mark itself."""
 
 
 class Admitted(NamedTuple):
-    """The job waits in ``lane``; not before ``due_ms`` and not after ``deadline_ms`` (Redis time) where those are given. ``turn``: see
-    :func:`~dispatcher.core.facts.header.turn_of`.
-    """
+    """The message is a job, and waits."""
 
     lane: str
+    """Name of the lane."""
     cost_ms: int
     due_ms: int | None = None
+    """The job may not run before this time, by Redis' clock; ``None``: it may at once."""
     task_id: str = ""
     deadline_ms: int = 0
+    """The job may not begin after this time, by Redis' clock; 0: it always may."""
     turn: int = 0
+    """See :func:`~dispatcher.core.facts.header.turn_of`."""
 
 
 class Refused(NamedTuple):
-    """The message is a dead letter. ``reason`` is one of a few words, ``detail`` a sentence; ``task_id`` is None where it has none."""
+    """The message is a dead letter."""
 
     reason: str
+    """One of a few words."""
     detail: str
+    """A sentence."""
     task_id: str | None = None
+    """``None`` if it cannot be read."""
     task: str | None = None
+    """``None`` if it cannot be read."""
 
 
 @dataclass(slots=True)
 class Admission:
-    """The rules of one cell. ``known_models`` is None while no model is known at all: then every model may wait.
-
-    ``sticky``: whether jobs of a session, or of a prefix, have a lane of their own, so that they can be kept together.
-    ``unknown_fields``: how often a field of a header was seen that this version does not know, of the first hundred such names.
-    ``splits``: what a model's name stands for, where it is an alias of versions. ``costs``: (task, model) → seconds of work at speed 1,
-    where they were learned, for jobs that do not say.
-    """
+    """The rules of one cell."""
 
     routes: dict[str, str]
+    """Task → the model of its jobs that name none."""
     default_cost_s: float
+    """Cost of jobs whose producer does not say it and that have no learned cost."""
     accept_content: frozenset[str] = frozenset({JSON_CONTENT})
+    """Content types of bodies that are admitted."""
     known_models: Collection[str] | None = None
+    """Models that jobs may name; ``None`` while no model is known at all: then every model may wait."""
     splits: Mapping[str, Split] = field(default_factory=dict)
+    """Alias → its versions."""
     costs: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """(task, model) → learned seconds of work at speed 1, for jobs whose producer does not say."""
     unknown_fields: dict[str, int] = field(default_factory=dict)
+    """Name of a header field that this version does not know → how often it was seen."""
     sticky: bool = True
+    """True if the jobs of a session, or of a prefix, have a lane of their own, so that they can be kept together."""
     slot_of_prefix: SlotOfPrefix = field(default_factory=lambda: PrefixSlots().slot_of_prefix)
 
     def read(self, raw: bytes, *, ingress: str, step: int, now_ms: int) -> Admitted | Refused:
@@ -75,18 +85,16 @@ class Admission:
         return self.read_all([raw], ingress=ingress, step=step, now_ms=now_ms)[0]
 
     def read_all(
-        self, messages: Sequence[bytes], *, ingress: str, step: int, now_ms: int, is_enough: Callable[[], bool] = bool
+        self, messages: Sequence[bytes], *, ingress: str, step: int, now_ms: int, is_enough: Callable[[], bool] | None = None
     ) -> list[Admitted | Refused]:
-        """Decide about each of these messages, which are of one list; about the first ones, at least one, where ``is_enough`` says so after
-        them.
-        """
+        """Decide about these messages, which are of one list, in their order. Stops early, after at least one, if ``is_enough`` says so."""
         source = _Source(ingress, step, now_ms)
-        found: list[Admitted | Refused] = []
+        decisions: list[Admitted | Refused] = []
         for raw in messages:
-            found.append(self._decide(raw, source))
-            if is_enough():
+            decisions.append(self._decide(raw, source))
+            if is_enough is not None and is_enough():
                 break
-        return found
+        return decisions
 
     def _decide(self, raw: bytes, source: _Source) -> Admitted | Refused:
         try:
@@ -122,14 +130,14 @@ class Admission:
             if due_ms <= source.now_ms:
                 due_ms = None
         if headers.dispatch is ABSENT:
-            found = source.plain.get(headers.task)
-            if found is not None:
-                return Admitted(found[0], found[1], due_ms, headers.id, turn=turn_of(headers.retries, headers.replaced_task_nesting))
+            plain = source.plain.get(headers.task)
+            if plain is not None:
+                return Admitted(plain[0], plain[1], due_ms, headers.id, turn=turn_of(headers.retries, headers.replaced_task_nesting))
         model, session, cost_s, span_ms, lane_end = None, None, None, 0, ""
-        said = bytes(headers.dispatch)
-        if said != b"null":
+        dispatch_raw = bytes(headers.dispatch)
+        if dispatch_raw != b"null":
             try:
-                header, unknown, span_ms, lane_end = _read_header(said, self.sticky)
+                header, unknown, span_ms, lane_end = _read_header(dispatch_raw, self.sticky)
             except Invalid as exc:
                 raise Refusal("bad_header", str(exc)) from None
             model, session, cost_s = header.model, header.session, header.cost
@@ -149,7 +157,7 @@ class Admission:
             cost_s = self.costs.get((headers.task, model), self.default_cost_s)
         cost_ms = min(LARGEST_COST_MS, round(cost_s * 1000))
         lane = _lane(source.ingress, headers.task, model, source.step, size_class(cost_ms)) + lane_end
-        if said == b"null" and split is None:
+        if dispatch_raw == b"null" and split is None:
             source.plain[headers.task] = lane, cost_ms
         deadline_ms = min(LATEST_DEADLINE_MS, (due_ms or source.now_ms) + span_ms) if span_ms else 0
         turn = turn_of(headers.retries, headers.replaced_task_nesting)
@@ -157,18 +165,19 @@ class Admission:
 
 
 class _Source(msgspec.Struct):
-    """Messages of one list that are read together. ``plain``: task → lane and cost of its jobs that say nothing of themselves."""
+    """Messages of one list that are read together."""
 
     ingress: str
     step: int
     now_ms: int
     plain: dict[str, tuple[str, int]] = msgspec.field(default_factory=dict)
+    """Task → lane and cost of its jobs that have no ``dispatch`` header."""
 
 
 @lru_cache(maxsize=4096)
-def _read_header(said: bytes, sticky: bool) -> tuple[JobHeader, tuple[str, ...], int, str]:
-    """The header, the names of fields that nobody knows, the time to the deadline in ms (0: none), and the end of the lane's name."""
-    header, unknown = parse_header(said)
+def _read_header(dispatch_raw: bytes, sticky: bool) -> tuple[JobHeader, tuple[str, ...], int, str]:
+    """The header, the names of unknown fields, the time to the deadline in ms (0: none), and the end of the lane's name."""
+    header, unknown = parse_header(dispatch_raw)
     span_ms = 0 if header.deadline_s is None else max(1, round(header.deadline_s * 1000))
     slot = slot_of_text(header.session) if sticky and header.session is not None else -1
     return header, unknown, span_ms, _lane_end(header, slot, span_ms)

@@ -1,4 +1,4 @@
-"""What admission takes a job to cost whose producer does not say: learned from those of its kind that were done."""
+"""The cost of a job whose producer does not say it: learned from jobs of its kind that were done."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dispatcher.core.facts.evidence import Delta, WorkerReport
 from dispatcher.core.learning.speeds import Speeds
 
 STEP = 1.25
-"""A cost in use is replaced when what was learned differs by this factor: a lane is of one size, and each small change at the edge
-of a size class would make another.
+"""A cost in use is replaced once the learned cost differs by this factor: each small change at the edge of a size class would make another
+lane.
 """
 
 
 class Costs:
-    """The learned costs of one leader. A subscriber that comes after the ``speeds`` it reads; ``seconds`` is for admission."""
+    """The learned costs of one leader. Must learn after the ``speeds`` that it reads; admission reads ``seconds``."""
 
     def __init__(self, speeds: Speeds) -> None:
         self._speeds = speeds

@@ -13,27 +13,32 @@ HIGH, HIGH_IN_ROW = 4.0, 3
 """An observation this many times the mean counts as no more than that, unless it is the third in a row: then it is the new mean."""
 
 LOW, LOW_JOBS = 1 / 8, 8
-"""One this far below it is the new mean after so many jobs in a row. It needs no limit, for it cannot pull the mean below nothing; and
-jobs of unlike size are often quick.
+"""An observation this far below the mean is the new mean after so many jobs in a row. It needs no limit, for it cannot pull the mean below
+nothing; and jobs of unlike size are often quick.
 """
 
 
 class Rate(msgspec.Struct, array_like=True):
-    """``mean`` is in ms of busy time a unit of work; ``jobs`` were counted, of ``job_ms`` each in the mean. ``odd`` observations in a
-    row stood on ``side`` (1: high).
-    """
+    """The moving mean."""
 
     mean: float = 0.0
+    """Ms of busy time for a unit of work."""
     jobs: float = 0.0
+    """How many jobs were counted."""
     job_ms: float = 0.0
+    """Mean time of a job."""
     odd: int = 0
+    """How many of the last observations were far off, all on one side."""
     odd_jobs: float = 0.0
+    """Jobs in these observations."""
     odd_ms: float = 0.0
+    """Sum of their times for a unit of work, over these jobs."""
     side: int = 0
+    """1: they were high; -1: low; 0: the last observation was not far off."""
 
     def observe(self, each_ms: float, jobs: int, *, job_ms: float | None = None, expected_ms: float = 0.0) -> None:
-        """``jobs`` jobs took ``each_ms`` a unit of work on average, and ``job_ms`` each, where that is another. ``expected_ms``, where it
-        is not 0, stands for the mean before the first of them.
+        """Count ``jobs`` jobs that took ``each_ms`` for a unit of work on average, and ``job_ms`` each, if that is another. If
+        ``expected_ms`` is not 0, it stands for the mean before the first observation.
         """
         share = min(1.0, jobs / min(self.jobs + jobs, MEMORY_JOBS))
         job_ms = each_ms if job_ms is None else job_ms

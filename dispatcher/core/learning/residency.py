@@ -1,4 +1,4 @@
-"""Which worker has which model in its memory, and what it costs a job where none of them has: the time of a load."""
+"""Which worker has which model in its memory, and what it costs a job if the worker does not have its model: the time of a load."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from dispatcher.core.facts.lane import parse_lane
 from dispatcher.core.facts.snapshot import WorkerView
 
 EWMA_SHARE = 0.3
-"""What one more load counts for in the measured time of its model."""
+"""Weight of one more load in the measured time of its model."""
 
 ARRIVAL_LOADS, ARRIVAL_EXTRA_MS = 2, 5_000
 """A model that was sent for is taken to be on its way for this many load times and this much more; then only the worker's word counts."""
 
 
 FULL_LOADS = 2
-"""What a load costs where memory is full, in loads: another model must go, and be loaded again when its next job comes."""
+"""What a load costs in a full memory, in loads: another model must go, and be loaded again when its next job comes."""
 
 
 def load_penalty_ms(model: str, worker: WorkerView, load_ms: int) -> float:
-    """What it costs to run a job of ``model``, which takes ``load_ms`` to load, on ``worker``, in ms of its time.
+    """What it costs to load ``model`` for a job on ``worker``, in ms of the worker's time. ``load_ms`` is how long the model takes to load.
 
-    0 where the worker has it, or will soon, or does not say; else the load, and that of the model that must make room.
+    0 if the worker has the model, or will soon, or does not say; else the load, and the load of the model that must make room.
     """
     if worker.resident is None or model in worker.resident:
         return 0.0
@@ -36,8 +36,8 @@ def load_penalty_ms(model: str, worker: WorkerView, load_ms: int) -> float:
 
 
 def time_to_load_ms(model: str, load_ms: Mapping[str, int]) -> int:
-    """How long ``model`` takes to load; 0 where nobody knows. A version that was never loaded (``chat@2``) is taken to load as long as
-    the name without it (``chat``) where that is known.
+    """How long ``model`` takes to load; 0 if nobody knows. A version that was never loaded (``chat@2``) is taken to load as long as the
+    name without it (``chat``), if that is known.
     """
     known = load_ms.get(model)
     return load_ms.get(model.partition("@")[0], 0) if known is None else known
@@ -45,13 +45,15 @@ def time_to_load_ms(model: str, load_ms: Mapping[str, int]) -> int:
 
 @dataclass(slots=True)
 class LoadTimes:
-    """Model → time to load it: measured where it was, else the prior that a setting gives."""
+    """How long models take to load."""
 
     prior_ms: Mapping[str, int] = field(default_factory=dict)
+    """Model → time to load it, as a setting says; used until it was measured."""
     measured_ms: dict[str, float] = field(default_factory=dict)
+    """Model → measured time to load it."""
 
     def observe(self, model: str, loads: int, total_ms: float) -> None:
-        """``loads`` more loads were seen, somewhere, that took ``total_ms`` together."""
+        """Some worker made ``loads`` more loads, which took ``total_ms`` together."""
         if loads <= 0:
             return
         mean_ms, before_ms = total_ms / loads, self.measured_ms.get(model)
@@ -85,23 +87,25 @@ class Arrivals:
         arrivals = self._until.get(epoch)
         if resident is None or not arrivals:
             return resident, 0
-        arrivals = {model: one for model, one in arrivals.items() if model not in resident and one.is_believed(now_ms)}
+        arrivals = {
+            model: arrival for model, arrival in arrivals.items() if model not in resident and arrival.is_believed(now_ms)
+        }
         if not arrivals:
             del self._until[epoch]
             return resident, 0
         self._until[epoch] = arrivals
-        return resident | arrivals.keys(), sum(one.left_ms(now_ms) for one in arrivals.values())
+        return resident | arrivals.keys(), sum(arrival.left_ms(now_ms) for arrival in arrivals.values())
 
     def models(self, epoch: str) -> frozenset[str]:
-        """Those on their way to that worker."""
+        """Models on their way to the worker."""
         return frozenset(self._until.get(epoch, ()))
 
     def forget(self, alive: Collection[str], now_ms: int) -> None:
-        """Keep those workers, and what is still believed in: a worker that is new has not been heard of."""
+        """Keep workers that are alive, and arrivals that are still believed: a new worker has not been heard of."""
         self._until = {
             epoch: models
             for epoch, models in self._until.items()
-            if epoch in alive or any(one.is_believed(now_ms) for one in models.values())
+            if epoch in alive or any(arrival.is_believed(now_ms) for arrival in models.values())
         }
 
 
@@ -122,14 +126,16 @@ class _Arrival:
 
 
 class _Learned(msgspec.Struct):
-    """What survives a takeover. ``loads``: epoch → model → (loads, ms) that were learned from already."""
+    """What survives a takeover."""
 
     measured_ms: dict[str, float] = {}
+    """Model → measured time to load it."""
     loads: dict[str, dict[str, tuple[int, int]]] = {}
+    """Epoch → model → (loads, ms in all) that were learned from already."""
 
 
 class Residency:
-    """What the leader knows of the models in its workers' memories; learns from what they tell with their beats."""
+    """What the leader knows of the models in its workers' memories; learns from what they report with their beats."""
 
     def __init__(self, prior_ms: Mapping[str, int]) -> None:
         self._times = LoadTimes(prior_ms)
@@ -164,18 +170,18 @@ class Residency:
     # -- evidence
 
     def observe(self, deltas: Sequence[Delta], reports: Sequence[WorkerReport], now_ms: int) -> None:
-        alive = {one.epoch for one in reports}
+        alive = {report.epoch for report in reports}
         self._arrivals.forget(alive, now_ms)
         self._loads = {epoch: loads for epoch, loads in self._loads.items() if epoch in alive}
         self._resident = {}
-        for one in reports:
-            memory = one.totals.memory
-            self._resident[one.epoch] = None if memory is None else frozenset(memory.resident)
-            if memory is not None and memory.loads != (before := self._loads.get(one.epoch, {})):
+        for report in reports:
+            memory = report.totals.memory
+            self._resident[report.epoch] = None if memory is None else frozenset(memory.resident)
+            if memory is not None and memory.loads != (before := self._loads.get(report.epoch, {})):
                 for model, (count, total_ms) in memory.loads.items():
                     count_before, total_before_ms = before.get(model, (0, 0))
                     self._times.observe(model, count - count_before, max(0, total_ms - total_before_ms))
-                self._loads[one.epoch] = memory.loads
+                self._loads[report.epoch] = memory.loads
         self.load_ms = self._times.known_ms()
 
     def dump(self) -> bytes:

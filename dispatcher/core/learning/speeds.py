@@ -27,57 +27,57 @@ BOUND = 64.0
 """A speed stays within this factor of the fleet's median."""
 
 OVERRUN = 3.0
-"""A running job counts as slow from this many times its expected time on: jobs of a kind are not all alike."""
+"""A running job counts as slow once it has run for so many times its expected time: jobs of a kind are not all alike."""
 
 RESTART_JOBS = 20.0
-"""What was measured of a worker that is started again under its name counts as so many jobs at most: its machine may be another."""
+"""After a worker is started again under its name, what was measured of it counts as so many jobs at most: its machine may be another."""
 
 GONE_MAX = 1_000
-"""Names of workers that are gone whose measurements are kept for their return."""
+"""The measurements of so many workers that are gone are kept for their return."""
 
 SAVE_INTERVAL_MS = 10_000
-"""How often a state that changes all the time is worth writing down."""
+"""A state that changes all the time is written down this often."""
 
 _SHORTEST_MS: Final = 0.1
-"""Times come in whole ms: a job of none took less than one, not nothing."""
+"""Times come in whole ms: a job of 0 ms took less than one, not nothing."""
 
 _NOTHING: Final[Mapping[str, float]] = {}
 
 
-class _Kind(msgspec.Struct, frozen=True, array_like=True, cache_hash=True):
-    """A kind of job. ``guessed``: nobody said what it costs, so that its unit of work is one job, not one ms of cost."""
+class _CostKind(msgspec.Struct, frozen=True, array_like=True, cache_hash=True):
+    """A kind of job, by how its work is measured."""
 
     task: str
     model: str
     guessed: bool
+    """True: no producer said the cost, so that the unit of work is one job. False: the unit is one ms of cost."""
 
 
-_Cell = tuple[str, _Kind, Rate]
-"""What was measured of a worker, by name, for one kind of job."""
+_Cell = tuple[str, _CostKind, Rate]
+"""(worker's name, kind of job, what was measured of it there)."""
 
 
 class _Saved(msgspec.Struct):
-    """``speeds`` are there to be shown; the others are what they are made of."""
+    """What survives a takeover."""
 
     speeds: dict[str, dict[str, float]]
     lives: dict[str, str]
-    rates: dict[str, list[tuple[_Kind, Rate]]]
+    rates: dict[str, list[tuple[_CostKind, Rate]]]
     measured: dict[str, dict[str, float]]
-    costs: list[tuple[_Kind, float]]
+    """Name → model → logarithm of the speed, measured alone."""
+    costs: list[tuple[_CostKind, float]]
 
 
 class Speeds:
-    """The estimates of one leader. By node name, so that a restarted worker does not start from nothing.
-
-    ``measured`` False: speeds are the weights, and only costs are learned.
-    """
+    """The estimates of one leader. By node name, so that a restarted worker does not start from nothing."""
 
     def __init__(self, *, prior_jobs: float, measured: bool = True) -> None:
+        """``prior_jobs``: the weight counts as so many measured jobs. ``measured`` False: only costs are learned."""
         self._prior_jobs = prior_jobs
         self._measured = measured
-        self._rates: dict[str, dict[_Kind, Rate]] = {}  # by worker; the one seen last is last
+        self._rates: dict[str, dict[_CostKind, Rate]] = {}  # by worker; the one seen last is last
         self._lives: dict[str, str] = {}  # name → the newest epoch
-        self._log_costs: dict[_Kind, float] = {}  # log of ms at speed 1; guessed kinds only
+        self._log_costs: dict[_CostKind, float] = {}  # log of ms at speed 1; guessed kinds only
         self._measured_logs: dict[str, dict[str, float]] = {}  # name → model → log of the speed, measured alone
         self._jobs: dict[tuple[str, str], float] = {}  # (name, model) → how many jobs that was measured by
         self._priors: dict[str, float] = defaultdict(float)  # model → log of what a weight of 1 stands for in its unit
@@ -89,12 +89,12 @@ class Speeds:
         self._dumped_rates = -1
 
     def of(self, name: str) -> Mapping[str, float]:
-        """Model → speed of one slot of that worker, where it was measured."""
+        """Model → speed of one slot of the worker, where it was measured."""
         return self._speeds.get(name, _NOTHING)
 
     def costs_ms(self) -> Iterator[tuple[str, str, float]]:
-        """(task, model, cost of a job at speed 1) of kinds whose producers say none, once ``prior_jobs`` of them were done."""
-        jobs: dict[_Kind, float] = defaultdict(float)
+        """(task, model, cost in ms at speed 1) of kinds whose producers say no cost, once ``prior_jobs`` of their jobs were done."""
+        jobs: dict[_CostKind, float] = defaultdict(float)
         for name in self._reports:
             for kind, rate in self._rates.get(name, {}).items():
                 jobs[kind] += rate.jobs
@@ -107,9 +107,9 @@ class Speeds:
     def observe(self, deltas: Sequence[Delta], reports: Sequence[WorkerReport], now_ms: int) -> None:
         """See :class:`~dispatcher.core.facts.evidence.Learner`."""
         self._now_ms = now_ms
-        for one in reports:
-            self._meet(one)
-        self._reports = {one.name: one for one in reports}
+        for report in reports:
+            self._meet(report)
+        self._reports = {report.name: report for report in reports}
         self._forget()
         for delta in deltas:
             self._count(delta)
@@ -122,10 +122,10 @@ class Speeds:
             self._solve(model, cells)
         self._speeds = self._bounded(self._current(models)) if self._measured else {}
 
-    def _meet(self, one: WorkerReport) -> None:
-        rates = self._rates[one.name] = self._rates.pop(one.name, {})
-        if self._lives.get(one.name) != one.epoch:
-            self._lives[one.name] = one.epoch
+    def _meet(self, report: WorkerReport) -> None:
+        rates = self._rates[report.name] = self._rates.pop(report.name, {})
+        if self._lives.get(report.name) != report.epoch:
+            self._lives[report.name] = report.epoch
             for rate in rates.values():
                 rate.jobs = min(rate.jobs, RESTART_JOBS)
 
@@ -141,11 +141,11 @@ class Speeds:
         declared = delta.done - delta.guessed
         cost_ms = delta.cost_ms - delta.guessed_cost_ms
         if delta.guessed:
-            self._add(delta, _Kind(delta.task, delta.model, True), delta.guessed_busy_ms, delta.guessed, delta.guessed)
+            self._add(delta, _CostKind(delta.task, delta.model, True), delta.guessed_busy_ms, delta.guessed, delta.guessed)
         if declared > 0 and cost_ms > 0:
-            self._add(delta, _Kind(delta.task, delta.model, False), delta.busy_ms - delta.guessed_busy_ms, cost_ms, declared)
+            self._add(delta, _CostKind(delta.task, delta.model, False), delta.busy_ms - delta.guessed_busy_ms, cost_ms, declared)
 
-    def _add(self, delta: Delta, kind: _Kind, busy_ms: int, work: int, jobs: int) -> None:
+    def _add(self, delta: Delta, kind: _CostKind, busy_ms: int, work: int, jobs: int) -> None:
         rates = self._rates[delta.name]
         rate = rates.get(kind)
         if rate is None:
@@ -158,13 +158,13 @@ class Speeds:
     # -- estimating
 
     def _log_speed(self, name: str, model: str) -> float:
-        """Measured, else the weight."""
-        found = self._measured_logs.get(name, _NOTHING).get(model)
-        return math.log(self._reports[name].weight) if found is None else found
+        """Logarithm of the measured speed, else of the weight."""
+        log_speed = self._measured_logs.get(name, _NOTHING).get(model)
+        return math.log(self._reports[name].weight) if log_speed is None else log_speed
 
     def _solve(self, model: str, cells: Sequence[_Cell]) -> None:
         """One pass of least squares over ``log mean = log cost - log speed``: costs from the last speeds, speeds from those."""
-        sums: dict[_Kind, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        sums: dict[_CostKind, list[float]] = defaultdict(lambda: [0.0, 0.0])
         logs = [rate.log_mean for _, _, rate in cells]
         for (name, kind, rate), log_mean in zip(cells, logs, strict=True):
             if kind.guessed:
@@ -178,7 +178,7 @@ class Speeds:
         sums_of: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
         for (name, kind, rate), log_mean in zip(cells, logs, strict=True):
             log_cost = self._log_costs[kind] if kind.guessed else 0.0
-            # Kinds weigh by the time they take: one that does next to nothing says nothing of how fast the others go.
+            # Kinds weigh by the time they take: a kind that does next to nothing says nothing of how fast the others go.
             weight = min(rate.jobs, MEMORY_JOBS) * rate.job_ms
             speed = sums_of[name]
             speed[0] += weight * (log_cost - log_mean)
@@ -209,8 +209,8 @@ class Speeds:
         return total / weights if weights else 0.0
 
     def _current(self, models: Iterable[str]) -> dict[str, dict[str, float]]:
-        """Name → model → speed: prior and measurement together, and what running jobs say."""
-        found: dict[str, dict[str, float]] = {name: {} for name in self._reports}
+        """Name → model → speed: the prior, the measurement and the running jobs together."""
+        speeds: dict[str, dict[str, float]] = {name: {} for name in self._reports}
         for model in models:
             prior = self._priors[model]
             for name, worker in self._reports.items():
@@ -218,17 +218,17 @@ class Speeds:
                 if jobs or prior:  # in a unit that is not the weights', no worker may be left with its bare weight
                     expected = math.log(worker.weight) + prior
                     log = expected + (self._log_speed(name, model) - expected) * jobs / (self._prior_jobs + jobs) if jobs else expected
-                    found[name][model] = math.exp(log)
+                    speeds[name][model] = math.exp(log)
         for name, worker in self._reports.items():
-            for model, factor in self._overruns(worker, found[name]).items():
-                found[name][model] = found[name].get(model, worker.weight) / factor
-        return found
+            for model, factor in self._overruns(worker, speeds[name]).items():
+                speeds[name][model] = speeds[name].get(model, worker.weight) / factor
+        return speeds
 
     def _overruns(self, worker: WorkerReport, speeds: Mapping[str, float]) -> dict[str, float]:
         """Model → by how much the worker's running jobs, on average, are later than they may be; only what is above 1."""
         late: dict[str, list[float]] = defaultdict(list)
         for job in worker.totals.running:
-            log_cost = self._log_costs.get(_Kind(job.task, job.model, True))
+            log_cost = self._log_costs.get(_CostKind(job.task, job.model, True))
             cost_ms = job.cost_ms if not job.guessed else math.exp(log_cost) if log_cost is not None else 0.0
             if cost_ms > 0 and not worker.may_load(job):
                 expected_ms = cost_ms / speeds.get(job.model, worker.weight)
@@ -237,16 +237,16 @@ class Speeds:
         return {model: factor for model, factor in means.items() if factor > 1}
 
     def _bounded(self, speeds: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-        """Within :data:`BOUND` of the median: no measurement is worth more than that."""
+        """The speeds within :data:`BOUND` of the median: no measurement is worth more than that."""
         of_model: dict[str, list[float]] = defaultdict(list)
-        for found in speeds.values():
-            for model, speed in found.items():
+        for by_model in speeds.values():
+            for model, speed in by_model.items():
                 of_model[model].append(speed)
         middles = {model: median(values) for model, values in of_model.items()}
         return {
-            name: {model: min(max(speed, middles[model] / BOUND), middles[model] * BOUND) for model, speed in found.items()}
-            for name, found in speeds.items()
-            if found
+            name: {model: min(max(speed, middles[model] / BOUND), middles[model] * BOUND) for model, speed in by_model.items()}
+            for name, by_model in speeds.items()
+            if by_model
         }
 
     # -- for a successor
@@ -260,7 +260,7 @@ class Speeds:
             self._time_to_dump.restart()
         if self._time_to_dump.due(self._now_ms):
             self._dumped_rates = rates
-            rates_of = {name: list(found.items()) for name, found in self._rates.items() if found}
+            rates_of = {name: list(rates.items()) for name, rates in self._rates.items() if rates}
             self._dumped = msgspec.json.encode(
                 _Saved(self._speeds, self._lives, rates_of, self._measured_logs, list(self._log_costs.items()))
             )
@@ -271,6 +271,6 @@ class Speeds:
         saved = msgspec.json.decode(state, type=_Saved)
         self._speeds = saved.speeds if self._measured else {}
         self._lives, self._measured_logs = saved.lives, saved.measured
-        self._rates = {name: dict(found) for name, found in saved.rates.items()}
+        self._rates = {name: dict(rates) for name, rates in saved.rates.items()}
         self._log_costs = dict(saved.costs)
         self._reports = {}

@@ -16,15 +16,14 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One run that ended with its worker or its process, as the job's story has it; Redis adds when it began and ended.
-
-    ``alone``: the worker was running nothing else.
-    """
+    """One run that ended with its worker or its process, as the job's story has it; Redis adds when it began and ended."""
 
     worker: str
     epoch: str
     how: str
+    """How it ended, in words."""
     alone: bool
+    """True if the worker was running nothing else."""
 
 
 class Fate(Enum):
@@ -47,13 +46,13 @@ def fate(deaths: int, *, alone: bool, attempts_max: int) -> Fate:
 
 def told(story: Iterable[Any], *, first: int = 1) -> str:
     """A story in words, for the text of an error: ``run 1 on w1@h (life 5a…), 12:00:00 to 12:00:07 UTC: its process died; …``."""
-    return "; ".join(f"run {number} {_line(one)}" for number, one in enumerate(story, start=first) if isinstance(one, dict))
+    return "; ".join(f"run {number} {_line(run)}" for number, run in enumerate(story, start=first) if isinstance(run, dict))
 
 
-def _line(one: dict[str, Any]) -> str:
-    beside = ", alone" if one.get("alone") else ""
-    times = " to ".join(_time(one[name]) for name in ("began_ms", "ended_ms") if isinstance(one.get(name), int))
-    return f"on {one.get('worker')} (life {one.get('epoch')}){beside}, {times} UTC: {one.get('how')}"
+def _line(run: dict[str, Any]) -> str:
+    beside = ", alone" if run.get("alone") else ""
+    times = " to ".join(_time(run[name]) for name in ("began_ms", "ended_ms") if isinstance(run.get(name), int))
+    return f"on {run.get('worker')} (life {run.get('epoch')}){beside}, {times} UTC: {run.get('how')}"
 
 
 def _time(at_ms: int) -> str:

@@ -1,6 +1,6 @@
-"""Which jobs go back in line because another worker could begin them at once: those that a worker was given and has not begun.
+"""Which jobs go back in line because another worker could begin them at once: jobs that a worker was given and has not begun.
 
-Late binding keeps such jobs few; these are the ones it guessed wrong, where a worker has slowed down or another became free.
+Late binding keeps such jobs few: a worker has slowed down, or another has become free.
 """
 
 from __future__ import annotations
@@ -17,33 +17,38 @@ from dispatcher.core.learning.residency import load_penalty_ms, time_to_load_ms
 NO_LOADS: Final[Mapping[str, int]] = {}
 
 RATIO: Final = 2.0
-"""It must be done that many times sooner elsewhere: less is within the error of what is known, and would go to and fro."""
+"""A job must be done so many times sooner elsewhere: less is within the error of what is known, and jobs would go to and fro."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecallRule:
-    """``after_ms``: how long a job must have waited at its worker, 0 for never; ``times_max``: how often one job may go back so."""
+    """When a job may be recalled."""
 
     after_ms: int
+    """A job must have waited so long at its worker."""
     times_max: int
+    """One job may be recalled so often."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unstarted:
-    """A job that a worker owes and has not begun, ``waited_ms`` after it was given it. ``recalls``: how often it went back so far."""
+    """A job that a worker owes and has not begun."""
 
     lease_id: str
     lane: Lane
     cost_ms: int
     waited_ms: int
+    """How long ago the worker was given it."""
     recalls: int
+    """How often it was recalled so far."""
 
 
 @dataclass(slots=True)
 class FreeSlots:
-    """Slots at which a job could begin at once, over the fleet; each is spoken for once."""
+    """Slots of the fleet at which a job could begin at once. Each is given away once."""
 
     slots: dict[str, int]
+    """Epoch → its free slots."""
     workers: Sequence[WorkerView]
     filters: Sequence[Filter]
     load_ms: Mapping[str, int]
@@ -52,9 +57,8 @@ class FreeSlots:
     def of(
         cls, workers: Sequence[WorkerView], given: frozenset[str], filters: Sequence[Filter], load_ms: Mapping[str, int] = NO_LOADS
     ) -> FreeSlots:
-        """``given``: epochs that were assigned jobs since the workers were looked at. Who has not begun what it owes begins no other.
-
-        ``load_ms``: model → time to load it, where known.
+        """Count the free slots. A worker with unstarted leases has none. ``given``: epochs that were assigned jobs since the workers were
+        looked at. ``load_ms``: model → time to load it, where known.
         """
         free = {
             worker.epoch: min(worker.concurrency - worker.leases, worker.room)
@@ -67,7 +71,7 @@ class FreeSlots:
         return any(self.slots.values())
 
     def take(self, job: Unstarted, epoch: str, at_least_ms: float) -> bool:
-        """Speak for a slot of another worker at which the job would be done in ``at_least_ms`` divided by :data:`RATIO`."""
+        """Take a slot of another worker at which the job would be done within ``at_least_ms`` / :data:`RATIO`; False if there is none."""
         model = job.lane.model
         cold_ms = time_to_load_ms(model, self.load_ms)
         for worker in self.workers:
@@ -75,7 +79,7 @@ class FreeSlots:
                 self.slots[worker.epoch] > 0
                 and worker.epoch != epoch
                 and (job.cost_ms / worker.speed(model) + load_penalty_ms(model, worker, cold_ms)) * RATIO <= at_least_ms
-                and all(one.refuses(job.lane, worker) is None for one in self.filters)
+                and all(rule.refuses(job.lane, worker) is None for rule in self.filters)
             ):
                 self.slots[worker.epoch] -= 1
                 return True
@@ -83,17 +87,17 @@ class FreeSlots:
 
 
 def is_crowded(worker: WorkerView) -> bool:
-    """Whether it has jobs that it has not begun: it is full, or it does not look at its queue."""
+    """True if the worker has jobs that it has not begun: it is full, or it does not look at its queue."""
     return worker.ended is None and worker.concurrency > 0 and worker.leases > worker.taken
 
 
 def recalled(worker: WorkerView, jobs: Sequence[Unstarted], free: FreeSlots, rule: RecallRule) -> list[str]:
     """Lease ids of the jobs of ``worker`` that go back in line, longest waiting first."""
-    found = []
-    for job in sorted(jobs, key=lambda one: (-one.waited_ms, one.lease_id)):
+    lease_ids = []
+    for job in sorted(jobs, key=lambda job: (-job.waited_ms, job.lease_id)):
         if job.waited_ms < rule.after_ms or job.recalls >= rule.times_max or job.lane.slot >= 0:
-            continue  # one of a session has its home here, and is not better off elsewhere
+            continue  # a job of a session has its home here, and is not better off elsewhere
         wait_ms = worker.leased_cost_ms / (worker.speed(job.lane.model) * worker.concurrency)
         if free.take(job, worker.epoch, max(wait_ms, job.waited_ms)):
-            found.append(job.lease_id)
-    return found
+            lease_ids.append(job.lease_id)
+    return lease_ids

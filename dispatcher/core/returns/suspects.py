@@ -1,4 +1,4 @@
-"""Where suspects run: jobs that may kill their workers (``core/poison.py``), each of which is to have a worker to itself."""
+"""Where suspects run: jobs that may kill their workers (``core/returns/poison.py``), each of which gets a worker to itself."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from dispatcher.core.facts.decisions import Hold
 from dispatcher.core.facts.snapshot import LaneView, WorkerView, is_paused
 
 SHARE: Final = 4
-"""One worker in so many, and always one, may be kept for suspects at a time: they are rare, and the others have their work to do."""
+"""One worker in so many, but always one, may be kept for suspects at a time: suspects are rare, and other jobs need workers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quarantine:
-    """Where suspects go now. ``assign``: (lane, epoch), each for one job and an empty worker. ``emptying``: epochs that get nothing new,
-    so that a suspect finds them empty. ``holds``: why the others wait.
-    """
+    """Where suspects go now."""
 
     assign: tuple[tuple[str, str], ...]
+    """(lane, epoch): the next job of the lane goes to this worker, which is empty."""
     emptying: frozenset[str]
+    """Epochs that get nothing new, so that a suspect finds them empty."""
     holds: tuple[Hold, ...]
+    """Why other suspects wait."""
 
 
 def place_suspects(
@@ -34,30 +35,30 @@ def place_suspects(
     emptying: Collection[str],
     paused: Collection[str] = (),
 ) -> Quarantine:
-    """Give each suspect a worker of its own, the one that has waited longest first.
+    """Give each suspect a worker of its own, the suspect that has waited longest first.
 
-    ``alone``: epochs where a suspect runs now; ``emptying`` those that this said before, and keeps to, lest one after another be emptied
-    for nobody. An empty worker is taken at once, the fastest; where there is none, the one that will be done soonest is emptied.
+    ``alone``: epochs where a suspect runs now; ``emptying``: what this returned before. Those workers are preferred, or one after another
+    would be emptied for nothing. The fastest empty worker is taken at once; if none is empty, the worker that is done soonest is emptied.
     """
-    most = max(1, sum(worker.ended is None for worker in workers) // SHARE)
+    kept_max = max(1, sum(worker.ended is None for worker in workers) // SHARE)
     kept = len(alone)
     assign: list[tuple[str, str]] = []
     chosen: set[str] = set()
     holds: list[Hold] = []
-    for view in sorted(lanes, key=lambda one: one.job):
+    for view in sorted(lanes, key=lambda view: view.job):
         if is_paused(view.lane.ingress, paused):
             holds.append(Hold(view.name, "paused", view.depth, {}))
             continue
-        fit = [one for one in workers if all(by.refuses(view.lane, one) is None for by in filters)]
-        free = [one for one in fit if one.epoch not in alone and one.epoch not in chosen]
+        fit = [worker for worker in workers if all(rule.refuses(view.lane, worker) is None for rule in filters)]
+        free = [worker for worker in fit if worker.epoch not in alone and worker.epoch not in chosen]
         left = view.depth
-        while left and free and kept + len(chosen) < most:
-            one = min(free, key=lambda worker: _rank(worker, view.lane.model, emptying))
-            free.remove(one)
-            chosen.add(one.epoch)
+        while left and free and kept + len(chosen) < kept_max:
+            taken = min(free, key=lambda worker: _rank(worker, view.lane.model, emptying))
+            free.remove(taken)
+            chosen.add(taken.epoch)
             left -= 1
-            if not one.leases:
-                assign.append((view.name, one.epoch))
+            if not taken.leases:
+                assign.append((view.name, taken.epoch))
         waiting = view.depth - sum(name == view.name for name, _ in assign)
         if waiting:
             holds.append(Hold(view.name, "alone" if fit else "unroutable", waiting, {}))
@@ -65,6 +66,6 @@ def place_suspects(
 
 
 def _rank(worker: WorkerView, model: str, emptying: Collection[str]) -> tuple[bool, bool, float, str]:
-    """Least first: empty, then being emptied, then the one that is done soonest; the fastest of the empty ones."""
+    """Lowest first: empty workers, the fastest first; then workers being emptied; then the worker that is done soonest."""
     speed = worker.speed(model) * worker.concurrency
     return worker.leases > 0, worker.epoch not in emptying, worker.leased_cost_ms / speed if worker.leases else -speed, worker.epoch

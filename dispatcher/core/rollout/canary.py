@@ -34,7 +34,7 @@ ALPHA: Final = 0.001
 """The chance that a version which is no worse is rolled back, at most, over its whole rollout."""
 
 LIMIT: Final = 2 / ALPHA
-"""For each of the two tests, which share the chance."""
+"""A test that reaches this rolls the candidate back. Two tests share the chance."""
 
 DOUBT: Final = 2.0
 """While a test of the present share stands above this, the share does not grow: more jobs will tell."""
@@ -55,16 +55,18 @@ POOL_JOBS: Final = 200.0
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """Runs of one version that one worker ended between two looks. ``failed``: those that did not end well, retries included;
-    ``busy_ms`` is of the others, which are ``done``. ``weight`` is the worker's.
-    """
+    """Runs of one version that one worker ended between two reads."""
 
     version: str
     worker: str
     done: int
+    """Runs that ended well."""
     failed: int
+    """The other runs, retries included."""
     busy_ms: float
+    """Time that the runs that ended well took."""
     weight: float = 1.0
+    """The worker's weight."""
 
 
 class Tally(msgspec.Struct):
@@ -121,7 +123,7 @@ class Bet(msgspec.Struct):
 
     def present(self) -> float:
         """How much the present stage has multiplied its stake."""
-        return sum(math.exp(min(100.0, one)) for one in self.logs) / len(self.logs)
+        return sum(math.exp(min(100.0, log)) for log in self.logs) / len(self.logs)
 
     def value(self, stages: int) -> float:
         """The number to hold against ``LIMIT``."""
@@ -169,7 +171,7 @@ class Stay:
 
 
 def observe(watch: Watch, guard: Guard, block: list[Ended]) -> None:
-    """What has ended since the last look."""
+    """Take in what has ended since the last read."""
     old, new = Tally(), Tally()
     for ended in block:
         if ended.version == guard.baseline:
@@ -265,5 +267,3 @@ def _bet_on_latency(watch: Watch, guard: Guard, block: list[Ended]) -> None:
 
 def _times(odds: float) -> str:
     return f"{odds:,.0f} times" if odds < 1e9 else "a billion times"
-
-
