@@ -35,6 +35,7 @@ from dispatcher.store.keys import Keys
 from dispatcher.store.leader.dispatch_store import DispatchStore
 from dispatcher.store.redis_client.connection import connect
 from dispatcher.store.registration import Registration
+from dispatcher.store.worker.lease_pipe import LeasePipe
 from dispatcher.store.worker.worker_store import WorkerStore
 
 LIMIT = 2.0
@@ -66,7 +67,9 @@ class Cell:
     def __init__(self, url: str) -> None:
         self.client = connect(url, text=False, timeout_s=60)
         self.keys = Keys()
-        self.workers = [WorkerStore(connect(url, timeout_s=60), self.keys, f"{number:012x}") for number in range(WORKERS)]
+        text = connect(url, timeout_s=60)
+        self.workers = [WorkerStore(text, self.keys, f"{number:012x}") for number in range(WORKERS)]
+        self.pipes = [LeasePipe(text, self.keys, worker.epoch) for worker in self.workers]
         for number, worker in enumerate(self.workers):
             assert worker.register(Registration(f"w{number}@bench", "bench", number, ARRIVALS // WORKERS, tasks=("bench.job",)))
         self.dispatcher = make_dispatcher(
@@ -88,10 +91,10 @@ class Cell:
         return median(self._change_and_tick_ms() for _ in range(TICKS))
 
     def _change_and_tick_ms(self) -> float:
-        for worker in self.workers:
+        for worker, pipe in zip(self.workers, self.pipes, strict=True):
             ids = cast("list[bytes]", self.client.hkeys(self.keys.leases(worker.epoch)))
             if ids:
-                worker.ack([lease.decode() for lease in ids])
+                pipe.ack([lease_id.decode() for lease_id in ids])
             self.client.delete(self.keys.worker_queue(worker.epoch))
             worker.heartbeat({"done": 0, "consume_age_ms": 0})
         self.client.lpush("dispatch", *next(messages(self._next, ARRIVALS)))

@@ -7,7 +7,6 @@
     ├── Unavailable      something needed is not there (Redis, a binary): start it and call again
     ├── NotLeader        another dispatcher leads this cell: become a standby
     ├── EpochEnded       this worker life was declared dead: stop the process, start a new one
-    ├── DeadlinePassed   a job was not begun in time: give its lease back, so that it becomes a dead letter
     └── JobDead          raised by ``AsyncResult.get()`` for a job that went to dead letters
         └── PoisonJob    … because its worker, or its process there, died each time: look at its input before you
                          send it again
@@ -53,10 +52,6 @@ class NotLeader(DispatcherError):
 
 class EpochEnded(DispatcherError):
     """This worker life was declared dead. Its leases belong to other workers: stop, and write nothing."""
-
-
-class DeadlinePassed(DispatcherError):
-    """The job of this lease may not begin any more. Nothing was written."""
 
 
 class JobDead(DispatcherError):

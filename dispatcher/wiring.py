@@ -55,13 +55,7 @@ def connect_cell(settings: Settings, app: Celery | None = None, *, text: bool = 
 
 def keys_of(settings: Settings, app: Celery | None = None) -> Keys:
     """The keys of the cell, with the app's ``global_keyprefix``, ``sep`` and ``priority_steps``."""
-    options = dict(app.conf.broker_transport_options or {}) if app is not None else {}
-    return Keys(
-        cell=settings.cell,
-        prefix=options.get("global_keyprefix", ""),
-        separator=options.get("sep", "\x06\x16"),
-        priority_steps=tuple(options.get("priority_steps", (0, 3, 6, 9))),
-    )
+    return Keys.of_broker(settings.cell, (app.conf.broker_transport_options if app is not None else None) or {})
 
 
 def build_dispatcher(

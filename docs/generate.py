@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from dispatcher.settings import Settings, env_name, toml_place
-from dispatcher.store.keys import KEYS
+from dispatcher.store.key_catalogue import KEYS
 from dispatcher.worker.options import LABELS_ENV, MODELS_ENV, MODELS_MAX_ENV, WEIGHT_ENV
 
 DOCS = Path(__file__).resolve().parent
@@ -23,7 +23,7 @@ def redis_keys() -> str:
     rows = [(f"`{key.name}`", key.type, key.holds, key.writers, key.readers, key.lifetime) for key in KEYS]
     return _page(
         "Redis keys",
-        "dispatcher/store/keys.py",
+        "dispatcher/store/key_catalogue.py",
         "Every key that the dispatcher writes or reads. `<cell>` is the setting `cell` (default `dispatch`); the "
         "broker's `global_keyprefix`, if it has one, stands before it. An *epoch* is a life of a worker process. Job "
         "numbers and lease ids come from Redis' clock and never repeat. Writers and readers are the Lua scripts in "

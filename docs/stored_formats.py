@@ -29,7 +29,7 @@ from dispatcher.core.rollout.aliases import Rollout
 from dispatcher.core.rollout.canary import Watch
 from dispatcher.store import frame
 from dispatcher.store.formats import FORMATS
-from dispatcher.store.keys import KEYS
+from dispatcher.store.key_catalogue import KEYS
 from dispatcher.store.leader import admit_batch
 from dispatcher.store.leader.decision_store import Tick
 from dispatcher.store.leader.leader_view import LeaderView

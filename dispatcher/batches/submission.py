@@ -131,8 +131,7 @@ def submit_file(
     files = ResultFiles(out, errors, resume=resume, custom_ids=custom_ids)
     url = settings.redis_url or str(app.conf.broker_write_url or app.conf.broker_url)
     with files, connect(url, options=tls_options(app.conf.broker_use_ssl)) as client:
-        options = app.conf.broker_transport_options or {}
-        keys = Keys(cell=settings.cell, prefix=options.get("global_keyprefix", ""))
+        keys = Keys.of_broker(settings.cell, app.conf.broker_transport_options or {})
         submission = Submission(
             app, batch, files, SubmissionState(client, keys, out), settings=settings, model=model, queue=queue,
             progress=progress, clock=clock or SystemClock(),

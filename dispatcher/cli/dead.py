@@ -22,7 +22,7 @@ def dead() -> None:
 def list_(session: Session, limit: int, as_json: bool) -> None:
     """List dead letters with their reasons, the newest first."""
     with session.admin() as admin:
-        letters = admin.dead_list(limit)
+        letters = admin.dead_letters().list(limit)
     if as_json:
         say([asdict(letter) for letter in letters], "", as_json=True)
         return
@@ -51,7 +51,7 @@ def requeue(session: Session, jobs: tuple[str, ...], everything: bool, as_json: 
     """Send dead letters back to the queues they came from. JOBS are numbers that `dead list` shows."""
     named = _named(jobs, everything)
     with session.admin() as admin:
-        requeued = admin.dead_requeue(named)
+        requeued = admin.dead_letters().requeue(named)
     say({"requeued": requeued}, f"{count(requeued, 'job')} back in line", as_json=as_json)
     _check_all_known(named, requeued)
 
@@ -65,7 +65,7 @@ def purge(session: Session, jobs: tuple[str, ...], everything: bool, as_json: bo
     """Forget dead letters. JOBS are numbers that `dead list` shows."""
     named = _named(jobs, everything)
     with session.admin() as admin:
-        purged = admin.dead_purge(named)
+        purged = admin.dead_letters().purge(named)
     say({"purged": purged}, f"{count(purged, 'dead letter')} forgotten", as_json=as_json)
     _check_all_known(named, purged)
 

@@ -40,7 +40,7 @@ def purge(session: Session, force: bool, as_json: bool) -> None:
             facts = admin.status()
             waiting = facts["ingress"] + facts["scheduled"] + sum(lane["depth"] for lane in facts["lanes"])
             click.confirm(f"Forget {count(waiting, 'waiting job')}? They cannot be brought back", abort=True, err=True)
-        purged = admin.purge(store_failures)
+        purged = admin.emptying().purge(store_failures)
     say({"purged": purged}, f"{count(purged, 'job')} forgotten", as_json=as_json)
     if failures:
         raise Unavailable(

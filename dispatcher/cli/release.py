@@ -20,7 +20,7 @@ def release(session: Session, as_json: bool) -> None:
     workers can take over; `dispatcher resume` fetches the jobs again.
     """
     with session.admin() as admin:
-        released = admin.release()
+        released = admin.emptying().release()
     say(
         {**asdict(released), "paused": True},
         f"{count(released.jobs, 'job')} back in their queues as plain Celery messages, "

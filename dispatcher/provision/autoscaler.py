@@ -26,10 +26,10 @@ from dispatcher.provision.base import Provisioner, WorkerKind
 from dispatcher.settings import Settings
 from dispatcher.settings.rules import scaling_limits_of
 from dispatcher.store.keys import Keys
-from dispatcher.store.leader.dispatch_store import DispatchStore
 from dispatcher.store.leader.look import Look
+from dispatcher.store.leader.look_store import LookStore
 from dispatcher.store.registration import Registrations
-from dispatcher.store.scripts.sources import Scripts
+from dispatcher.store.scripts.call import Scripts
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Autoscaler:
         """
         self._client = client
         self._keys = keys
-        self._store = DispatchStore(client, keys, token="")
+        self._cell = LookStore(client, keys)
         self._run_script = Scripts(client)
         self._settings = settings
         self._limits = scaling_limits_of(settings)
@@ -109,7 +109,7 @@ class Autoscaler:
 
     def _view(self) -> tuple[dict[str, list[str]], ScalingView]:
         """The epochs of each worker name, and what the decision is made from."""
-        look = self._store.look([], limit=0, message_bytes_max=0)
+        look = self._cell.look()
         self._registrations.learn([row.epoch for row in look.workers])
         handles = {handle.name: handle for handle in self._provisioner.list()} if self._provisioner is not None else {}
         epochs: dict[str, list[str]] = {}
@@ -155,7 +155,7 @@ class Autoscaler:
             for lane in look.lanes
             if not is_paused(lane.lane.ingress, look.paused)
         ]
-        queues = {*self._settings.ingress_queues, *self._store.ingress_queues()} - look.paused
+        queues = {*self._settings.ingress_queues, *self._cell.ingress_queues()} - look.paused
         with self._client.pipeline(transaction=False) as pipe:
             for queue in queues:
                 for key in self._keys.ingress(queue):

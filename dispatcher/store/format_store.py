@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import redis
 
-from dispatcher.errors import NotLeader
 from dispatcher.store.formats import FORMATS_UNSAID, Formats, read_formats, refusal
 from dispatcher.store.frame import read_record
 from dispatcher.store.keys import Keys
+from dispatcher.store.redis_client.connection import replies_of_its_type
 from dispatcher.store.registration import read_registration
-from dispatcher.store.scripts.sources import Scripts
+from dispatcher.store.scripts.call import Scripts, led
 
 
 class Reader(NamedTuple):
@@ -62,13 +62,13 @@ class FormatStore:
             pipe.hget(keys.leader_info, "formats")
             pipe.hget(keys.leader_info, "info")
             pipe.smembers(keys.workers)
-            stored, has_jobs, is_led, leader, info, epochs = _answers(pipe)
+            stored, has_jobs, is_led, leader, info, epochs = replies_of_its_type(pipe)
         known = [_text(epoch) for epoch in epochs or ()]
         with self._client.pipeline(transaction=False) as pipe:
             for epoch in known:
                 pipe.exists(keys.alive(epoch))
                 pipe.hget(keys.worker(epoch), "registration")
-            answers = _answers(pipe)
+            answers = replies_of_its_type(pipe)
         workers = []
         for epoch, alive, text in zip(known, answers[::2], answers[1::2], strict=True):
             registration = read_registration(text)
@@ -82,23 +82,11 @@ class FormatStore:
     def raise_to(self, newest: int, epochs: Iterable[str]) -> bool:
         """From now on records of format ``newest`` may lie here. ``epochs``: the workers that read it.
 
-        False: another worker has registered. Raises :class:`NotLeader` where this process does not lead any more.
+        False: another worker has registered. Raises :class:`~dispatcher.errors.NotLeader` where this process does not lead any more.
         """
         keys = self._keys
         names = [keys.leader, keys.formats, keys.workers, keys.sequence]
-        raised = self._run("raise_format", names, [self._token, newest, *epochs])
-        if raised == -1:
-            raise NotLeader("another dispatcher leads this cell")
-        return bool(raised)
-
-
-def _answers(pipe: Any) -> list[Any]:
-    """The replies of ``pipe``; ``None`` for a key of another type."""
-    answers = pipe.execute(raise_on_error=False)
-    for answer in answers:
-        if isinstance(answer, Exception) and not str(answer).startswith("WRONGTYPE"):
-            raise answer
-    return [None if isinstance(answer, Exception) else answer for answer in answers]
+        return bool(led(self._run("raise_format", names, [self._token, newest, *epochs])))
 
 
 def _text(value: Any) -> str:

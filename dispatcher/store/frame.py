@@ -1,4 +1,4 @@
-"""What is kept of a job beside its message: the Python side of ``lua/_entry.lua``."""
+"""The record of a job that is kept beside its message: the Python side of ``lua/_entry.lua``."""
 
 from __future__ import annotations
 
@@ -10,41 +10,37 @@ import msgspec
 
 FRAME_BYTES = 59
 NEW = "00000000" + "0" * 13
-"""What a frame has after its cost while the job never came back and has no deadline."""
+"""The part of a frame behind its cost, for a job that never came back and has no deadline."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A frame and the lane it belongs to.
-
-    ``job`` is the job number (16 digits, unique in the cell, ordered by admission); ``crashes``, ``rejects``, ``reaps`` and
-    ``recalls`` count how often the job came back, by cause, up to 99. ``deadline_ms`` is the Redis time at which it may not begin any
-    more, 0 for never.
-    """
+    """A frame, and the lane that its job belongs to."""
 
     job: str
+    """The job number: 16 digits, unique in the cell, in order of admission."""
     admitted_ms: int
     cost_ms: int
     crashes: int
+    """How often the job came back because its process died. Like the next three, up to 99."""
     rejects: int
+    """How often its task asked to go back, or its worker left in order."""
     reaps: int
+    """How often its worker died."""
     recalls: int
+    """How often it came back before it had begun."""
     deadline_ms: int
+    """Redis' time from which on the job may not begin any more; 0: none."""
     lane: str
 
     @property
-    def attempts(self) -> int:
-        """How often a worker started the job before and did not end it."""
-        return self.crashes + self.rejects + self.reaps
-
-    @property
     def deaths(self) -> int:
-        """How often its worker, or its process there, died while it ran."""
+        """How often the job's worker, or its process there, died while it ran."""
         return self.crashes + self.reaps
 
 
 def parse_entry(text: str) -> Entry:
-    """The entry that a script returned. ``lane`` is empty for a bare frame, as lanes hold them."""
+    """The entry from its text. ``lane`` is empty for a bare frame, as lanes hold them."""
     return Entry(
         job=text[0:16],
         admitted_ms=int(text[16:29]),
@@ -59,7 +55,7 @@ def parse_entry(text: str) -> Entry:
 
 
 def cost_of(entry: bytes) -> int:
-    """The cost in ms; of an entry or of a bare frame."""
+    """The cost in ms, of an entry or of a bare frame."""
     return int(entry[29:38])
 
 
@@ -79,8 +75,9 @@ def deadline_of(frame: bytes) -> int:
 
 
 def read_record(text: str | bytes | None) -> dict[str, Any]:
-    """A JSON object that is kept of a job, empty for whatever else lies there. Why it was buried: by admit (task and ingress by name), or
-    by giveback (its entry).
+    """A JSON object that is kept of a job, such as the reason of its burial; empty if anything else lies there.
+
+    ``admit`` writes the reason with task and ingress by name, other scripts write it with the job's entry.
     """
     try:
         record = msgspec.json.decode(text or "{}")
@@ -90,6 +87,6 @@ def read_record(text: str | bytes | None) -> dict[str, Any]:
 
 
 def story_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The runs that a reason record tells of, the oldest first."""
+    """The runs in the record of a burial, the oldest first."""
     story = record.get("story")
-    return [one for one in story if isinstance(one, dict)] if isinstance(story, list) else []
+    return [run for run in story if isinstance(run, dict)] if isinstance(story, list) else []

@@ -11,6 +11,7 @@ import redis
 
 from dispatcher.store.formats import FORMATS_UNSAID, Formats
 from dispatcher.store.keys import Keys
+from dispatcher.store.redis_client.connection import replies_of_its_type
 
 CONCURRENCY_MAX: Final = 1_000_000
 WEIGHT_MAX: Final = 1e9
@@ -103,12 +104,6 @@ class Registrations:
         with self._client.pipeline(transaction=False) as pipe:
             for epoch in epochs:
                 pipe.hget(self._keys.worker(epoch), "registration")
-            replies = pipe.execute(raise_on_error=False)
-        read: dict[str, Registration] = {}
-        for epoch, reply in zip(epochs, replies, strict=True):
-            if isinstance(reply, Exception) and not str(reply).startswith("WRONGTYPE"):
-                raise reply
-            registration = None if isinstance(reply, Exception) else read_registration(reply)
-            if registration is not None:
-                read[epoch] = registration
-        return read
+            texts = replies_of_its_type(pipe)
+        read = {epoch: read_registration(text) for epoch, text in zip(epochs, texts, strict=True)}
+        return {epoch: registration for epoch, registration in read.items() if registration is not None}

@@ -33,9 +33,4 @@ def client_of(channel: Any, settings: Settings) -> redis.Redis:
 
 def keys_of(channel: Any, settings: Settings) -> Keys:
     """The keys of the cell as the broker's transport options shape them."""
-    return Keys(
-        cell=settings.cell,
-        prefix=channel.global_keyprefix,
-        separator=channel.sep,
-        priority_steps=tuple(channel.priority_steps),
-    )
+    return Keys.of_broker(settings.cell, {name: getattr(channel, name) for name in ("global_keyprefix", "sep", "priority_steps")})

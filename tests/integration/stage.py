@@ -26,7 +26,8 @@ from dispatcher.store.leader.dispatch_store import DispatchStore
 from dispatcher.store.leader.unsettled_store import UnsettledStore
 from dispatcher.store.redis_client.connection import celery_url, connect
 from dispatcher.store.registration import Registration
-from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, Beat, Taken, WorkerStore
+from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, Beat
+from tests.life import Life, Taken
 from tests.messages import TASK
 
 TICK_MS = 500
@@ -41,7 +42,7 @@ class Stub:
         self.epoch = epoch
         self.name = registration.name
         self.labels = registration.labels
-        self.store = WorkerStore(stage.text, stage.keys, epoch)
+        self.store = Life(stage.text, stage.keys, epoch)
         assert self.store.register(registration)
         self.done = 0
 

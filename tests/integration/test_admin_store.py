@@ -20,8 +20,9 @@ from dispatcher.store.keys import Keys
 from dispatcher.store.operator.admin_store import AdminStore
 from dispatcher.store.redis_client.connection import celery_url, connect
 from dispatcher.store.registration import Registration
-from dispatcher.store.worker.worker_store import WorkerStore, new_epoch
+from dispatcher.store.worker.worker_store import new_epoch
 from dispatcher.wiring import build_dispatcher
+from tests.life import Life
 
 KEYS = Keys()
 FACTS = {"done": 7, "failed": 1, "running": 0, "busy_ms": 0, "consume_age_ms": 0, "loop_lag_ms": 0}
@@ -43,8 +44,8 @@ class Cell:
         for _ in range(times):
             self.process.dispatcher.step()
 
-    def worker(self, name: str = "w1@here", *, beat: bool = True, **facts: object) -> WorkerStore:
-        worker = WorkerStore(self.client, KEYS, new_epoch())
+    def worker(self, name: str = "w1@here", *, beat: bool = True, **facts: object) -> Life:
+        worker = Life(self.client, KEYS, new_epoch())
         assert worker.register(Registration(name, "here", 42, 2, tasks=("t",), **facts))
         if beat:
             worker.heartbeat(FACTS)
@@ -183,7 +184,7 @@ def test_release_returns_every_unstarted_job_in_order(cell: Cell) -> None:
     queued = worker.heartbeat(FACTS).queued
     started = worker.take(min(queued))
     assert started is not None
-    released = cell.admin.release()
+    released = cell.admin.emptying().release()
     assert (released.jobs, released.running) == (13, 1)
     assert released.recalled == len(queued) - 1
     status = cell.admin.status()
@@ -205,7 +206,7 @@ def test_release_from_a_worker_that_is_dead_already(cell: Cell) -> None:
     cell.step()
     worker.goodbye()
     cell.process.dispatcher.resign()
-    assert cell.admin.release().jobs == 2
+    assert cell.admin.emptying().release().jobs == 2
 
 
 def test_released_messages_are_the_very_messages(cell: Cell) -> None:
@@ -213,7 +214,7 @@ def test_released_messages_are_the_very_messages(cell: Cell) -> None:
     cell.send(1, headers={"dispatch": {"cost": 3}})
     (before,) = cell.client.lrange("dispatch", 0, -1)
     cell.step()
-    assert cell.admin.release().jobs == 1
+    assert cell.admin.emptying().release().jobs == 1
     assert cell.client.lrange("dispatch", 0, -1) == [before]
 
 
@@ -226,7 +227,7 @@ def test_purge_forgets_what_waits_and_nothing_else(cell: Cell) -> None:
     cell.step(3)
     leased = len(worker.heartbeat(FACTS).leases)
     cell.send(5)
-    assert cell.admin.purge() == 26 - leased
+    assert cell.admin.emptying().purge() == 26 - leased
     status = cell.admin.status()
     assert (status["ingress"], status["lanes"], status["scheduled"], status["dead"]) == (0, [], 0, 1)
     assert cell.client.hlen(KEYS.messages) == leased + 1
@@ -256,23 +257,23 @@ def test_dead_letters_are_listed_with_their_reasons(cell: Cell) -> None:
     (lease,) = worker.heartbeat(FACTS).leases
     assert worker.take(lease) is not None
     worker.giveback([GiveBack(lease, "crashes", -1, "crashed", "it killed its worker")])
-    given_up, refused = cell.admin.dead_list()
+    given_up, refused = cell.admin.dead_letters().list()
     assert (given_up.reason, given_up.detail, given_up.task, given_up.task_id) == ("crashed", "it killed its worker", "t", task_id)
     assert given_up.ingress == refused.ingress == "dispatch"
     assert refused.reason
     assert refused.task_id is None
-    assert [letter.job for letter in cell.admin.dead_list(1)] == [given_up.job]
+    assert [letter.job for letter in cell.admin.dead_letters().list(1)] == [given_up.job]
 
 
 def test_a_dead_letter_can_be_sent_back_or_forgotten(cell: Cell) -> None:
     """Requeued: it is in its queue as it was; purged: nothing of it is left. Unknown ones are not counted."""
     cell.client.lpush("dispatch", "first", "second")
     cell.step()
-    newer, older = cell.admin.dead_list()
-    assert cell.admin.dead_requeue([older.job, "1"]) == 1
+    newer, older = cell.admin.dead_letters().list()
+    assert cell.admin.dead_letters().requeue([older.job, "1"]) == 1
     assert cell.client.lrange("dispatch", 0, -1) == ["first"]
-    assert cell.admin.dead_purge() == 1
-    assert cell.admin.dead_list() == []
+    assert cell.admin.dead_letters().purge() == 1
+    assert cell.admin.dead_letters().list() == []
     assert cell.client.hlen(KEYS.messages) == cell.client.hlen(KEYS.dead_reasons) == cell.client.scard(KEYS.unsettled) == 0
     assert newer.job != older.job
 
@@ -286,7 +287,7 @@ def test_a_prefixed_cell(redis_url: str) -> None:
         assert admin.status()["ingress"] == 1
         admin.pause()
         assert client.smembers("team:blue:paused") == {"*"}
-        assert admin.purge() == 1
+        assert admin.emptying().purge() == 1
 
 
 def test_a_redis_that_is_away_is_said_in_a_sentence() -> None:
@@ -299,6 +300,6 @@ def test_a_redis_that_is_away_is_said_in_a_sentence() -> None:
 def test_the_store_needs_no_keys_of_its_own(cell: Cell) -> None:
     """Looking writes nothing."""
     cell.admin.status()
-    cell.admin.dead_list()
+    cell.admin.dead_letters().list()
     cell.admin.paused()
     assert cell.client.keys("*") == []

@@ -15,9 +15,9 @@ from dispatcher.core.admission.rules import Admission, Admitted
 from dispatcher.errors import EpochEnded
 from dispatcher.leader.dispatcher import StepReport
 from dispatcher.leader.wake import Waker
-from dispatcher.store.worker.worker_store import Taken
 from tests.eventually import eventually
 from tests.integration.stage import Stage, in_turn, task_id
+from tests.life import Taken
 from tests.messages import TASK, message
 
 
@@ -39,7 +39,7 @@ def test_the_whole_life_of_a_job(stage: Stage) -> None:
     assert (report.admitted, report.assigned) == (1, 1)
     taken = worker.take()
     assert taken is not None
-    assert taken.message.encode() == raw
+    assert taken.message == raw
     worker.end(taken, "result")
 
     assert AsyncResult(sent, app=stage.app).get(timeout=10) == "result"
@@ -208,8 +208,8 @@ def test_a_retry_and_the_job_that_sent_it_may_both_be_there(stage: Stage, countd
     assert first is not None
     assert second is not None
     assert [task_id(first), task_id(second)] == [sent, sent]
-    attempts = {retries_of(one): one.entry.attempts for one in (first, second)}
-    assert attempts == {0: 1, 1: 0}
+    reaps = {retries_of(taken): taken.entry.reaps for taken in (first, second)}
+    assert reaps == {0: 1, 1: 0}
 
     successor.end(first)
     with pytest.raises(EpochEnded):

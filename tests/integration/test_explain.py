@@ -164,7 +164,7 @@ def test_a_dead_letter(stage: Stage, explain: Explain) -> None:
     """With its reason; by its number too, as `dead list` shows it."""
     (job,) = stage.send(1, headers={"dispatch": {"model": "never heard of"}})
     stage.steps()
-    (letter,) = AdminStore(stage.text, stage.keys).dead_list()
+    (letter,) = AdminStore(stage.text, stage.keys).dead_letters().list()
 
     found = explain(job)
 

@@ -44,7 +44,7 @@ def test_a_silent_worker_is_reaped_after_its_ttl(stage: Stage) -> None:
     stage.pass_ms(1_500, silent=(worker,))
 
     assert worker.leases() == {}
-    assert [(entry.reaps, entry.attempts) for entry in stage.waiting()] == [(1, 1), (0, 0), (0, 0)]
+    assert [(entry.reaps, entry.crashes + entry.rejects) for entry in stage.waiting()] == [(1, 0), (0, 0), (0, 0)]
     assert worker.beat().status is BeatStatus.DEAD
     reaped = [event for event in stage.events if isinstance(event, WorkerReaped)]
     assert [(one.name, one.reason, one.returned, one.buried) for one in reaped] == [("w1@h", "silent", 3, 0)]
@@ -104,7 +104,7 @@ def test_after_a_goodbye_all_is_back_at_once(stage: Stage) -> None:
     worker.store.goodbye()
     stage.step()
 
-    assert [(entry.attempts, entry.deaths) for entry in stage.waiting()] == [(1, 0), (0, 0), (0, 0)]
+    assert [(entry.rejects, entry.deaths) for entry in stage.waiting()] == [(1, 0), (0, 0), (0, 0)]
     assert stage.text.smembers(stage.keys.workers) == set()
     successor = stage.worker("w2", concurrency=4)
     stage.steps()

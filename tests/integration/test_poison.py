@@ -17,8 +17,8 @@ from dispatcher.errors import PoisonJob
 from dispatcher.events import SuspectIsolated
 from dispatcher.leader.telling.explain import Explainer
 from dispatcher.store.operator.admin_store import AdminStore
-from dispatcher.store.worker.worker_store import Taken
 from tests.integration.stage import Stage, Stub, task_id
+from tests.life import Taken
 from tests.messages import TASK
 
 
@@ -104,7 +104,7 @@ def test_a_worker_of_one_slot_is_always_alone(stage: Stage) -> None:
         die(stage, worker)
 
     assert stage.reasons() == {sent: "worker_died"}
-    (letter,) = AdminStore(stage.text, stage.keys).dead_list()
+    (letter,) = AdminStore(stage.text, stage.keys).dead_letters().list()
     assert [(line["worker"], line["alone"], line["how"]) for line in letter.story] == [
         (f"w{life}@h", True, "the worker died (silent)") for life in range(3)
     ]
@@ -203,7 +203,7 @@ def test_a_dead_process_and_a_dead_worker_count_alike(stage: Stage) -> None:
     die(stage, worker)
 
     assert stage.reasons() == {sent: "worker_died"}
-    (letter,) = AdminStore(stage.text, stage.keys).dead_list()
+    (letter,) = AdminStore(stage.text, stage.keys).dead_letters().list()
     assert [line["how"] for line in letter.story] == ["its process died", "its process died", "the worker died (silent)"]
 
 

@@ -160,7 +160,7 @@ def test_a_lane_that_is_gone_is_no_alert(stage: Stage) -> None:
     """What was purged waits for nothing."""
     stage.send(2, **ask(stage, "chat"))
     stage.steps()
-    AdminStore(stage.text, stage.keys, ("dispatch",)).purge()
+    AdminStore(stage.text, stage.keys, ("dispatch",)).emptying().purge()
     later(stage, 40_000)
     later(stage)
 

@@ -15,8 +15,9 @@ import redis
 from dispatcher.core.facts.labels import refused
 from dispatcher.core.facts.lane import parse_lane
 from dispatcher.core.returns.ending import BadEnd, Cause, GiveBack, verdict
-from dispatcher.errors import DeadlinePassed, EpochEnded
+from dispatcher.errors import EpochEnded
 from dispatcher.leader.dispatcher import Dispatcher, StepReport
+from dispatcher.store.frame import lane_of
 from dispatcher.store.operator.admin_store import AdminStore
 from dispatcher.store.worker.worker_store import ALIVE_TTL_MS
 from tests.integration.stage import Stage, Stub, make_app
@@ -178,7 +179,7 @@ class Events(ABC):
         self.admin.resume()
 
     def requeue_dead(self) -> None:
-        self.admin.dead_requeue()
+        self.admin.dead_letters().requeue()
 
     def register(self) -> None:
         if sum(not process.frozen for process in self.processes) >= 5:
@@ -211,19 +212,15 @@ class Events(ABC):
 
     def take_at(self, process: Process, lease_id: str) -> None:
         before, lives = dump(self.client), self.lives(process)
-        try:
-            taken = process.stub.store.take(lease_id)
-        except DeadlinePassed:
+        started, late = process.stub.store.pipe.take(lease_id.encode(), 1)
+        if not started:
             assert dump(self.client) == before, "a refused take wrote something"
             with suppress(EpochEnded):
-                process.stub.store.giveback([GiveBack.late(lease_id)])
-            return
-        if taken is None:
-            assert dump(self.client) == before, "a refused take wrote something"
+                process.stub.store.giveback([GiveBack.late(late_id) for late_id in late])
             return
         assert lives, "a dead epoch started a job"
         assert lease_id not in self.taken, f"lease {lease_id} was taken twice"
-        refusal = refused(parse_lane(taken.entry.lane).requires, process.stub.labels)
+        refusal = refused(parse_lane(lane_of(started[0].entry)).requires, process.stub.labels)
         assert refusal is None, f"a job began where it must not: {refusal}"
         self.taken.add(lease_id)
         process.running.append(lease_id)

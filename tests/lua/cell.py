@@ -16,8 +16,8 @@ from dispatcher.store.leader.admit_batch import AdmitBatch, IngressList
 from dispatcher.store.leader.dispatch_store import Applied, DispatchStore
 from dispatcher.store.redis_client.connection import connect
 from dispatcher.store.registration import Registration
-from dispatcher.store.scripts.sources import Scripts
-from dispatcher.store.worker.worker_store import WorkerStore
+from dispatcher.store.scripts.call import Scripts
+from tests.life import Life
 from tests.messages import TASK, message
 
 LANE = f"dispatch/{TASK}/default/p0/c10"
@@ -93,8 +93,8 @@ class Cell:
 
     # -- workers
 
-    def worker(self, epoch: str = "aaaaaaaaaaaa", **facts: Any) -> WorkerStore:
-        store = WorkerStore(self.text, self.keys, epoch)
+    def worker(self, epoch: str = "aaaaaaaaaaaa", **facts: Any) -> Life:
+        store = Life(self.text, self.keys, epoch)
         given: dict[str, Any] = {"name": f"{epoch}@h", "host": "h", "pid": 1, "concurrency": 1, "tasks": (TASK,)}
         assert store.register(Registration(**(given | facts)))
         return store
@@ -102,7 +102,7 @@ class Cell:
     def assign(self, *assignments: Assign, store: DispatchStore | None = None) -> list[int]:
         return (store or self.store).apply([], lambda: assignments, promote=0).assigned
 
-    def give(self, worker: WorkerStore, count: int, *, window: int = 10_000, lane: str = LANE) -> list[str]:
+    def give(self, worker: Life, count: int, *, window: int = 10_000, lane: str = LANE) -> list[str]:
         """Assign ``count`` jobs to the worker; the new ids in its queue, next first."""
         before = self.queued(worker)
         left = count
@@ -112,26 +112,26 @@ class Cell:
             left -= done
         return self.queued(worker)[len(before) :]
 
-    def leased(self, worker: WorkerStore, count: int) -> list[str]:
+    def leased(self, worker: Life, count: int) -> list[str]:
         """``count`` new jobs, leased to the worker; lease ids, next first."""
         self.jobs(count)
         return self.give(worker, count)
 
-    def queued(self, worker: WorkerStore) -> list[str]:
+    def queued(self, worker: Life) -> list[str]:
         """Lease ids in the worker's queue, next first."""
         return list(reversed(cast("list[str]", self.text.lrange(self.keys.worker_queue(worker.epoch), 0, -1))))
 
-    def pop(self, worker: WorkerStore) -> str:
+    def pop(self, worker: Life) -> str:
         """What the worker's BRPOP would get."""
         found = cast("str | None", self.text.rpop(self.keys.worker_queue(worker.epoch)))
         assert found is not None
         return found
 
-    def leases(self, worker: WorkerStore) -> dict[str, Entry]:
+    def leases(self, worker: Life) -> dict[str, Entry]:
         found = cast("dict[str, str]", self.text.hgetall(self.keys.leases(worker.epoch)))
         return {id_: parse_entry(entry) for id_, entry in found.items()}
 
-    def taken(self, worker: WorkerStore) -> set[str]:
+    def taken(self, worker: Life) -> set[str]:
         return set(cast("list[str]", self.text.hkeys(self.keys.taken(worker.epoch))))
 
     # -- what is there

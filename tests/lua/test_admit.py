@@ -302,7 +302,7 @@ def test_decisions_travel_as_they_were_made(cell: Cell) -> None:
     ]
     cell.store.apply([AdmitBatch(DISPATCH, [raw] * 4, decisions)], tuple, promote=0)
 
-    assert [(entry.cost_ms, entry.deadline_ms, entry.attempts) for entry in cell.waiting()] == [
+    assert [(entry.cost_ms, entry.deadline_ms, entry.deaths + entry.rejects) for entry in cell.waiting()] == [
         (999_999_999, 0, 0),
         (1, 1_700_000_000_123, 0),
     ]

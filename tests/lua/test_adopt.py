@@ -6,13 +6,13 @@ import pytest
 
 from dispatcher.core.returns.ending import GiveBack
 from dispatcher.errors import EpochEnded
-from dispatcher.store.worker.worker_store import WorkerStore
+from tests.life import Life
 from tests.lua.cell import Cell, nothing_written
 
 Job = tuple[str, bytes, bytes]
 
 
-def running(cell: Cell, count: int) -> tuple[WorkerStore, list[Job]]:
+def running(cell: Cell, count: int) -> tuple[Life, list[Job]]:
     """A worker that has taken so many jobs, and what it holds of each."""
     worker = cell.worker()
     held = []
@@ -21,7 +21,7 @@ def running(cell: Cell, count: int) -> tuple[WorkerStore, list[Job]]:
         taken = worker.take(lease_id)
         assert taken is not None
         assert isinstance(entry, bytes)
-        held.append((lease_id, entry, taken.message.encode()))
+        held.append((lease_id, entry, taken.message))
     return worker, held
 
 

@@ -10,14 +10,14 @@ from dispatcher.core.facts.lane import Lane, lane_name
 from dispatcher.core.returns.ending import GiveBack
 from dispatcher.errors import NotLeader
 from dispatcher.store.frame import FRAME_BYTES
-from dispatcher.store.worker.worker_store import WorkerStore
+from tests.life import Life
 from tests.lua.cell import LANE, Cell, nothing_written
 from tests.messages import TASK, message
 
 OTHER = lane_name(Lane("dispatch", "other.task", "default", 0, 10))
 
 
-def to(worker: WorkerStore | str, count: int, *, window: int = 100, lane: str = LANE) -> Assign:
+def to(worker: Life | str, count: int, *, window: int = 100, lane: str = LANE) -> Assign:
     return Assign(lane, worker if isinstance(worker, str) else worker.epoch, count, window, 0.0)
 
 
@@ -151,7 +151,7 @@ def test_one_message_pushed_twice_has_two_leases(cell: Cell) -> None:
     assert set(cell.leases(worker)) == {second}
     taken = worker.take(second)
     assert taken is not None
-    assert taken.message.encode() == twice
+    assert taken.message == twice
 
 
 def test_many_lanes_and_workers_in_one_call(cell: Cell) -> None:

@@ -8,14 +8,14 @@ from dispatcher.core.facts.lane import Lane, lane_name
 from dispatcher.core.returns.ending import GiveBack
 from dispatcher.errors import NotLeader
 from dispatcher.leader.health.probe import probe_message
-from dispatcher.store.worker.worker_store import WorkerStore
+from tests.life import Life
 from tests.lua.cell import Cell, nothing_written
 
 LANE = lane_name(Lane("dispatch", "dispatcher.probe", "default", 0, 0))
 MESSAGE = probe_message(0)
 
 
-def probe(cell: Cell, worker: WorkerStore, window: int = 1) -> bool:
+def probe(cell: Cell, worker: Life, window: int = 1) -> bool:
     return cell.store.assign_probe(worker.epoch, lane=LANE, window=window, message=MESSAGE)
 
 
@@ -28,7 +28,7 @@ def test_a_probe_is_a_job_of_that_worker(cell: Cell) -> None:
     assert cell.leases(worker)[lease].lane == LANE
     taken = worker.take(lease)
     assert taken is not None
-    assert taken.message.encode() == MESSAGE
+    assert taken.message == MESSAGE
     assert worker.ack([lease]) == 1
     assert cell.messages() == {}
     assert cell.whereabouts() == []

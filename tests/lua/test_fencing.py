@@ -14,10 +14,11 @@ from dispatcher.core.facts.decisions import Assign
 from dispatcher.core.returns.ending import GiveBack
 from dispatcher.core.rollout.aliases import POINTS
 from dispatcher.core.rollout.changes import set_shares
-from dispatcher.errors import DeadlinePassed, EpochEnded, NotLeader
+from dispatcher.errors import EpochEnded, NotLeader
 from dispatcher.store.leader.dispatch_store import DispatchStore, Lead
 from dispatcher.store.scripts.sources import names
-from dispatcher.store.worker.worker_store import BeatStatus, WorkerStore
+from dispatcher.store.worker.worker_store import BeatStatus
+from tests.life import Life
 from tests.lua.cell import LANE, Cell, dump, nothing_written
 from tests.lua.test_assign_alone import SUSPECTS, suspects
 from tests.lua.test_assign_probe import LANE as PROBES
@@ -49,7 +50,7 @@ LEADER: dict[str, Callable[[Cell, DispatchStore], object]] = {
     "save_policy": lambda _, store: store.policy().save({"speeds": b"{}"}),
     "tell": lambda _, store: store.tell(b"{}"),
 }
-WORKER: dict[str, Callable[[WorkerStore, str, str], object]] = {
+WORKER: dict[str, Callable[[Life, str, str], object]] = {
     "adopt": lambda worker, *_: worker.adopt([("0.1", b"0" * 59 + LANE.encode(), b"{}")]),
     "ack": lambda worker, _, taken: worker.ack([taken]),
     "drain_worker": lambda worker, *_: worker.drain(),
@@ -61,7 +62,7 @@ WORKER: dict[str, Callable[[WorkerStore, str, str], object]] = {
 ELECTED = {"elect"}
 BEGINS_A_LIFE = {"register_worker"}
 READ_ONLY = {"find_job", "read_ingress", "snapshot"}
-ANYBODY = {"publish", "purge", "release", "requeue_dead", "revoke"}
+ANYBODY = {"publish", "purge", "release", "requeue_dead", "revoke", "store_retry"}
 """At any time: what they change is checked by what is there, not by who asks."""
 
 
@@ -70,13 +71,13 @@ def everything_to_do(cell: Cell) -> None:
     suspects(cell, 1)
     for epoch in (OWES, IDLE, SILENT, GONE):
         cell.worker(epoch)
-    cell.leased(WorkerStore(cell.text, cell.keys, OWES), 2)
+    cell.leased(Life(cell.text, cell.keys, OWES), 2)
     cell.jobs(2)
     jobs_until(cell, 1, lane=LATE_LANE)
     schedule(cell, 1, in_ms=-1_000)
     cell.push(message(retries=1))
     cell.text.pexpire(cell.keys.alive(SILENT), 1_000)
-    WorkerStore(cell.text, cell.keys, GONE).goodbye()
+    Life(cell.text, cell.keys, GONE).goodbye()
     cell.text.hset(cell.keys.alone, GONE, f"{GONE}.1")
     cell.woken()
 
@@ -116,8 +117,6 @@ def is_refused(call: Callable[[], object]) -> bool:
         answer = call()
     except EpochEnded:
         return True
-    except DeadlinePassed:
-        return False
     status = getattr(answer, "status", answer)
     return status in (None, False, BeatStatus.DEAD)
 

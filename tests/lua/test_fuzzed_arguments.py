@@ -11,9 +11,9 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dispatcher.store.scripts.sources import Scripts
+from dispatcher.store.scripts.call import Scripts
 from dispatcher.store.scripts.stream import Stream
-from dispatcher.store.worker.worker_store import WorkerStore
+from tests.life import Life
 from tests.lua.cell import Cell, dump
 from tests.lua.test_fencing import LEADER, OWES, WORKER, everything_to_do
 
@@ -39,7 +39,7 @@ def recorded() -> Iterator[list[Call]]:
 def call_of(cell: Cell, script: str) -> Call:
     """A call of that script as the product makes it, with something to do; it is not made yet."""
     begin_anew(cell)
-    worker = WorkerStore(cell.text, cell.keys, OWES)
+    worker = Life(cell.text, cell.keys, OWES)
     waiting, taken = cell.queued(worker)
     if script == "take":
         return script, [*map(cell.keys.alive, [OWES]), cell.keys.leases(OWES), cell.keys.taken(OWES), cell.keys.messages,

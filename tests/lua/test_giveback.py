@@ -11,7 +11,7 @@ from dispatcher.core.facts.lane import ALONE, parse_lane
 from dispatcher.core.returns.ending import GiveBack
 from dispatcher.core.returns.poison import Attempt
 from dispatcher.errors import EpochEnded, NotLeader
-from dispatcher.store.worker.worker_store import STORY_TTL_MS
+from dispatcher.store.giveback import STORY_TTL_MS
 from tests.lua.cell import LANE, Cell, nothing_written
 from tests.lua.test_bury_late import FUTURE_MS, jobs_until
 
@@ -92,7 +92,7 @@ def test_a_started_job_that_crashed_goes_back(cell: Cell) -> None:
     (again,) = cell.give(worker, 1)
     taken = worker.take(again)
     assert taken is not None
-    assert (taken.entry.crashes, taken.entry.attempts) == (1, 1)
+    assert (taken.entry.crashes, taken.entry.rejects, taken.entry.reaps) == (1, 0, 0)
 
 
 def test_a_job_is_buried_when_its_count_reaches_the_most(cell: Cell) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, BeatStatus, WorkerStore
+from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, BeatStatus
+from tests.life import Life
 from tests.lua.cell import Cell, nothing_written
 
 
@@ -62,7 +63,7 @@ def test_a_worker_that_was_declared_dead_is_told_so(cell: Cell) -> None:
 
 def test_a_worker_that_redis_does_not_know_is_told_so(cell: Cell) -> None:
     """REFUSED: Redis lost its state; that is no reason to kill running jobs (scenario 34)."""
-    stranger = WorkerStore(cell.text, cell.keys, "bbbbbbbbbbbb")
+    stranger = Life(cell.text, cell.keys, "bbbbbbbbbbbb")
 
     with nothing_written(cell):
         assert stranger.heartbeat({"done": 1}, b"{}").status is BeatStatus.UNKNOWN

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dispatcher.store.leader.admit_batch import IngressList
-from dispatcher.store.leader.dispatch_store import READ_BYTES_MAX
+from dispatcher.store.leader.look_store import READ_BYTES_MAX
 from tests.lua.cell import BYTES_MAX, DISPATCH, Cell, nothing_written
 
 LISTS = [DISPATCH, IngressList("gpu", "gpu", 0), IngressList("dispatch\x06\x163", "dispatch", 3)]

@@ -42,17 +42,12 @@ def test_a_take_tells_when_something_was_revoked(cell: Cell, store: RevokeStore)
     """Nothing while nothing is."""
     worker = cell.worker()
     first, second = cell.leased(worker, 2)
-    take = cell.scripts["take"]
 
-    def revoked_at(lease: str) -> bytes:
-        keys = cell.keys
-        epoch = worker.epoch
-        names = [keys.alive(epoch), keys.leases(epoch), keys.taken(epoch), keys.messages, keys.revoked_at, keys.worker_queue(epoch)]
-        return take(keys=names, args=[1, 0, lease])[0]
-
-    assert revoked_at(first) == b""
+    assert worker.take(first)
+    assert worker.pipe.revoked_at is None
     store.add(id_members(["a"]))
-    assert int(revoked_at(second) or 0) == store.since(0).at_us
+    assert worker.take(second)
+    assert int(worker.pipe.revoked_at or 0) == store.since(0).at_us
 
 
 def test_old_revokes_go_and_so_do_the_oldest_of_too_many(cell: Cell, store: RevokeStore, monkeypatch: pytest.MonkeyPatch) -> None:

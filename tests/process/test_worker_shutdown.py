@@ -41,7 +41,7 @@ def all_is_back(cell: Cell, epochs: list[str], cut: int) -> None:
     eventually(lambda: cell.waiting() == cut + WAITING, ENDS_S)
     assert [cell.client.get(cell.keys.dead(epoch)) for epoch in epochs] == ["goodbye"] * len(epochs)
     frames = [parse_entry(frame) for lane in cell.client.keys(cell.keys.lane("*")) for frame in cell.client.lrange(lane, 0, -1)]
-    assert sorted((one.deaths, one.attempts) for one in frames) == [(0, 0)] * WAITING + [(0, 1)] * cut
+    assert sorted((one.deaths, one.rejects) for one in frames) == [(0, 0)] * WAITING + [(0, 1)] * cut
     assert len(cell.ledger.started()) == SLOTS, "something was started after the signal"
     eventually(cell.no_leases)
 

@@ -69,7 +69,7 @@ def test_a_cold_stop_gives_back_what_ran(cell: Cell) -> None:
     [lane] = eventually(lambda: cell.client.keys(cell.keys.lane("*")))
     [frame] = cell.client.lrange(lane, 0, -1)
     entry = parse_entry(frame)
-    assert (entry.deaths, entry.attempts) == (0, 1)
+    assert (entry.deaths, entry.rejects) == (0, 1)
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
@@ -84,7 +84,7 @@ def test_what_waits_for_its_rate_limit_is_back_in_line_as_it_was(cell: Cell, poo
     eventually(lambda: cell.waiting() == 2, message=worker.output)
     assert cell.dead_letters() == {}
     frames = [parse_entry(frame) for lane in cell.client.keys(cell.keys.lane("*")) for frame in cell.client.lrange(lane, 0, -1)]
-    assert [one.attempts for one in frames] == [0, 0]
+    assert [one.deaths + one.rejects for one in frames] == [0, 0]
 
 
 LOOP_BREAKER = """

@@ -166,4 +166,4 @@ class Chaos:
         for number in account.server.members(account.keys.dead_letters):
             for run in account.runs_of.get(account.server.hash(account.keys.messages)[number], ()):
                 run.is_forgiven = True
-        self.sim.admin.dead_requeue()
+        self.sim.admin.dead_letters().requeue()

@@ -211,7 +211,8 @@ class WorkerProcess(Process):
     def _deliver(self, payload: Any) -> None:
         lease_id = payload["properties"]["delivery_tag"]
         held = self.life.keeper.held()[lease_id]
-        outcome, seconds = self._behave(held.message, parse_entry(held.entry.decode()).attempts)
+        entry = parse_entry(held.entry.decode())
+        outcome, seconds = self._behave(held.message, entry.deaths + entry.rejects)
         if outcome == "cannot be delivered":
             raise RuntimeError(outcome)
         self._runs[lease_id] = None

@@ -21,8 +21,8 @@ from dispatcher.settings.rules import policy_of
 from dispatcher.store.frame import Entry
 from dispatcher.store.keys import Keys
 from dispatcher.store.leader.decision_store import DecisionStore, LoggedAssignment
-from dispatcher.store.leader.dispatch_store import DispatchStore
 from dispatcher.store.leader.leader_view import LeaderView, read_leader_view
+from dispatcher.store.leader.look_store import LookStore
 from dispatcher.store.leader.views import learned_from_json, lost_worker_view, worker_view
 from dispatcher.store.operator.whereabouts import Dead, Finder, InIngress, InLane, Leased, Scheduled, Whereabouts
 
@@ -131,9 +131,9 @@ class Explainer:
         return replace(policy, strategy=STRATEGIES.get(told.strategy, policy.strategy))
 
     def _snapshot(self, told: LeaderView) -> Snapshot:
-        store = DispatchStore(self.client, self.keys, "")
-        look = store.look([], limit=0, message_bytes_max=0)
-        registrations = store.registrations([row.epoch for row in look.workers])
+        cell = LookStore(self.client, self.keys)
+        look = cell.look()
+        registrations = cell.registrations([row.epoch for row in look.workers])
         views: list[WorkerView] = []
         for row in look.workers:
             if (registration := registrations.get(row.epoch)) is None:
@@ -146,8 +146,8 @@ class Explainer:
         return Snapshot(look.now_ms, True, look.paused, look.lanes, tuple(views), load_ms=told.load_ms)
 
     def _name(self, epoch: str) -> str:
-        found = DispatchStore(self.client, self.keys, "").registrations([epoch])
-        return found[epoch].name if epoch in found else epoch
+        registrations = LookStore(self.client, self.keys).registrations([epoch])
+        return registrations[epoch].name if epoch in registrations else epoch
 
 
 def _of_entry(entry: Entry, now_ms: int) -> dict[str, Any]:

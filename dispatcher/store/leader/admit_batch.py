@@ -1,4 +1,4 @@
-"""What ``lua/admit.lua`` is told about a batch of messages: a record for each, and the verdicts that they share."""
+"""A batch of messages and what was decided about each, and how the script ``admit`` takes it: records, and verdicts they share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class IngressList:
 
 
 class AdmitBatch(msgspec.Struct, frozen=True):
-    """The head of one ingress list, and what was decided about each message, in order."""
+    """Messages at the head of one ingress list, next first, and what was decided about each."""
 
     source: IngressList
     messages: Sequence[bytes]
@@ -50,9 +50,9 @@ def admit_records(batch: AdmitBatch) -> tuple[bytes, list[str], list[bytes]]:
 
 
 def _verdict(decision: Admitted | Refused, source: IngressList, lanes: dict[str, int]) -> bytes:
-    """What admit is told about one message. ``lanes``: the numbers of the lanes; a new one is added."""
+    """The verdict about one message. ``lanes``: name → number; a new lane is added."""
     if isinstance(decision, Refused):
-        # One that is too large was not looked into here: it may have an id.
+        # A message that is too large was not read here: it may have an id.
         return (b"U" if decision.task_id or decision.reason == "too_large" else b"D") + _reason(decision, source)
     lane = lanes.setdefault(decision.lane, len(lanes) + 1)
     rest = new_until(decision.deadline_ms) if decision.deadline_ms else NEW
@@ -62,11 +62,11 @@ def _verdict(decision: Admitted | Refused, source: IngressList, lanes: dict[str,
 
 
 def _fingerprint(message: bytes) -> bytes:
-    """What admit compares with the message it pops: its end, or all of it where the delivery tag is not there."""
+    """What ``admit`` compares with the message it pops: the message's end, or a hash of all if the end has no delivery tag."""
     tail = message[-FINGERPRINT_BYTES:]
     if b'"delivery_tag"' in tail and len(tail) == FINGERPRINT_BYTES:
         return tail
-    if message[:1] == UNREAD:  # its size is all that is known
+    if message[:1] == UNREAD:  # only its size is known
         return (UNREAD + message.lstrip(UNREAD)).ljust(FINGERPRINT_BYTES)
     return b"sha1:%-59b" % hashlib.sha1(message).hexdigest().encode()  # noqa: S324 (what Lua in Redis has)
 

@@ -1,11 +1,11 @@
-"""The decision log: which job went to which worker and why, of the last jobs that were assigned.
+"""The decision log: for the jobs that were assigned last, which worker each went to, and why.
 
-A Redis stream. An entry is what one tick did; its id is the count of jobs logged before it, so that one command appends it and drops
-(``MINID``) what has become too old: at most ``decisions_kept`` jobs are kept, however many to a tick. A job stands in it twice: with its
-task id where it was admitted (the leader has that in hand there, and need not read a message for it), and as its frame where it was
-assigned. Both are kept as they come from the scripts, so that logging costs a few µs a tick and next to nothing a job; to look a job up
-means to search all of it, which is for ``dispatcher explain`` to do. It is for the eye: nothing is decided by it, and what a leader that
-is killed had not written yet is missing.
+It is a Redis stream with one entry per tick. An entry's id is the number of jobs logged before it, so one command appends the entry
+and drops (``MINID``) the entries that have become too old: at most ``decisions_kept`` jobs are kept, however many a tick has.
+A job stands in the log twice: with its task id where it was admitted (the leader has the id in hand there, and need not read a
+message for it), and with its frame where it was assigned. Both are kept as they come from the scripts, so logging costs a few µs
+a tick and next to nothing a job. To look up a job, ``dispatcher explain`` searches the whole log.
+The log is only shown, never acted on. Ticks that a killed leader had not yet written are missing.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ _Page = list[tuple[bytes, dict[bytes, bytes]]] | None
 
 
 class Given(msgspec.Struct, frozen=True, array_like=True):
-    """``score``: what the first of the ``jobs`` scored on that worker."""
+    """Jobs that one worker got."""
 
     worker: str
     epoch: str
     jobs: int
+    """How many."""
     score: float
+    """The score of the first of these jobs on that worker."""
 
 
 class Ranked(msgspec.Struct, frozen=True, array_like=True):
@@ -47,23 +49,25 @@ class Ranked(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Jobs of one lane went to workers. ``frames``: the jobs, end to end, in the order they were given. ``ranking``: the best few
-    workers; ``refused``: filter → how many it kept out, and an example. Both are empty where there was too much to tell.
-    """
+    """Jobs of one lane went to workers."""
 
     at_ms: int
     lane: str
     given: list[Given]
     frames: str
+    """The frames of the jobs, end to end, in the order they were given."""
     strategy: str
     ranking: list[Ranked] = []
+    """The best few workers. Left empty, like ``refused``, if the entry would become too large."""
     refused: dict[str, tuple[int, str]] = {}
+    """Filter → how many workers it refused, and an example."""
 
 
 class Tick(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An entry. ``admitted``: number of the first job → task ids of it and of those whose numbers follow."""
+    """An entry of the log."""
 
     admitted: list[tuple[int, list[str]]] = []
+    """Number of the first job of a batch, and the task ids of the batch; the jobs' numbers follow one another."""
     decisions: list[Decision] = []
 
 
@@ -77,45 +81,45 @@ class LoggedAssignment:
 
 
 class DecisionStore:
-    """The log of one cell, to look jobs up in. The client must answer with bytes."""
+    """Looks up jobs in the log of one cell. The client must answer with bytes."""
 
     def __init__(self, client: redis.Redis, keys: Keys) -> None:
         self._client = client
         self._key = keys.decisions
 
     def find(self, task_id: str, jobs: Sequence[str] = ()) -> tuple[list[str], list[LoggedAssignment]]:
-        """(numbers that jobs of that task id got, what was decided about them and about ``jobs``), both in order of time."""
+        """The numbers of the jobs with that task id, and the decisions about them and about ``jobs``; both in order of time."""
         ticks = self._read()
         quoted = msgspec.json.encode(task_id)
         numbers = [*jobs]
         for tick in (decode_tick(raw) for raw in ticks if quoted in raw):
             for first, ids in tick.admitted:
-                numbers += [str(first + at) for at, one in enumerate(ids) if one == task_id]
+                numbers += [str(first + at) for at, admitted_id in enumerate(ids) if admitted_id == task_id]
         numbers = sorted(set(numbers))
         needles = [number.encode() for number in numbers]
-        found: list[LoggedAssignment] = []
+        assignments: list[LoggedAssignment] = []
         for raw in ticks:
             if any(needle in raw for needle in needles):
                 tick = decode_tick(raw)
                 for decision in tick.decisions:
-                    found += [
+                    assignments += [
                         LoggedAssignment(entry, given, decision)
                         for number in numbers
                         for entry, given in _assignments(decision, number)
                     ]
-        return numbers, found
+        return numbers, assignments
 
     def _read(self) -> list[bytes]:
-        found: list[bytes] = []
+        ticks: list[bytes] = []
         start: Any = "-"
         while page := cast("_Page", if_of_its_type(partial(self._client.xrange, self._key, min=start, count=PAGE))):
-            found += [facts.get(b"tick", b"") for _, facts in page]
+            ticks += [fields.get(b"tick", b"") for _, fields in page]
             start = b"(" + page[-1][0]
-        return found
+        return ticks
 
 
 def decode_tick(raw: bytes) -> Tick:
-    """A tick as it was; an empty one where another version wrote it."""
+    """A tick from its JSON; an empty tick if another version wrote it."""
     try:
         return msgspec.json.decode(raw, type=Tick)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
@@ -123,7 +127,7 @@ def decode_tick(raw: bytes) -> Tick:
 
 
 def _assignments(decision: Decision, number: str) -> list[tuple[Entry, Given]]:
-    """Where in a decision a job stands: nowhere, or once."""
+    """The job's entry and the worker it went to: one pair, or none if the decision is about other jobs."""
     jobs = len(decision.frames) // FRAME_BYTES
     if jobs * FRAME_BYTES != len(decision.frames):
         return []  # frames of another version

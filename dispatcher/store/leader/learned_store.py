@@ -1,4 +1,4 @@
-"""What the leader learns from, and where it keeps what it has learned."""
+"""The totals that the leader learns from, and the state of what it has learned, kept for its successor."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from typing import cast
 
 import redis
 
-from dispatcher.errors import NotLeader
 from dispatcher.store.keys import Keys
-from dispatcher.store.scripts.sources import Scripts
+from dispatcher.store.scripts.call import Scripts, led
 
 
 class PolicyStore:
-    """One leader's. The client must answer with bytes."""
+    """Reads totals and keeps state, for one leader. The client must answer with bytes."""
 
     def __init__(self, client: redis.Redis, keys: Keys, token: str) -> None:
         self._client = client
@@ -22,21 +21,22 @@ class PolicyStore:
         self._run = Scripts(client)
 
     def totals(self) -> dict[str, bytes]:
-        """Epoch → JSON of what that worker told with its last beat."""
-        found = cast("dict[bytes, bytes]", self._client.hgetall(self._keys.totals))
-        return {epoch.decode(errors="replace"): told for epoch, told in found.items()}
+        """Epoch → JSON of the totals in that worker's last beat."""
+        totals = cast("dict[bytes, bytes]", self._client.hgetall(self._keys.totals))
+        return {epoch.decode(errors="replace"): text for epoch, text in totals.items()}
 
     def load(self) -> dict[str, bytes]:
-        """Subject → what was saved of it."""
-        found = cast("dict[bytes, bytes]", self._client.hgetall(self._keys.policy))
-        return {subject.decode(errors="replace"): state for subject, state in found.items()}
+        """Subject → its saved state."""
+        states = cast("dict[bytes, bytes]", self._client.hgetall(self._keys.policy))
+        return {subject.decode(errors="replace"): state for subject, state in states.items()}
 
     def save(self, states: Mapping[str, bytes]) -> None:
-        """Keep these subjects' states beside those of the others. Raises :class:`NotLeader` once another leads."""
+        """Save the states of these subjects; other subjects keep theirs.
+
+        Raises :class:`~dispatcher.errors.NotLeader` once another dispatcher leads.
+        """
         if not states:
             return
-        reply = self._run(
+        led(self._run(
             "save_policy", [self._keys.leader, self._keys.policy], [self._token, *(part for pair in states.items() for part in pair)]
-        )
-        if reply == -1:
-            raise NotLeader("another dispatcher leads this cell")
+        ))  # fmt: skip

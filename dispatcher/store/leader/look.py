@@ -18,39 +18,52 @@ from dispatcher.store.leader.admit_batch import IngressList
 
 
 class WorkerRow(NamedTuple):
-    """A worker's line of the snapshot; :class:`~dispatcher.core.facts.snapshot.WorkerView` adds its registration."""
+    """A worker's row of the snapshot; :class:`~dispatcher.core.facts.snapshot.WorkerView` adds its registration."""
 
     epoch: str
     beat_age_ms: int
+    """Below 0 if Redis' clock was set back after the beat; 0 if the life has ended."""
     draining: str
+    """``""``, ``"exit"`` or ``"keep"``."""
     consume_age_ms: int
+    """How long ago the worker last asked for jobs, as of its last beat."""
     leases: int
     leased_cost_ms: int
     taken: int
+    """How many of the leases it has started."""
     done: int
+    """Jobs it has done in this life."""
     loop_lag_ms: int
     ended: str | None
+    """Why the life ended; ``None`` while it lasts."""
 
 
 class Look(msgspec.Struct, frozen=True):
-    """What one look found. ``messages``: per ingress list (its index) the next raw messages, next first. ``leased_ms``: cost by
-    lane, where it was asked for. ``unreadable``: in words, lanes whose name or first job is none of ours, and keys of lanes and workers of
-    another type; these lanes and workers are left out.
-    """
+    """A cell at one instant."""
 
     now_ms: int
+    """Redis' time."""
     leads: bool
+    """The store that looked holds the lead."""
     paused: frozenset[str]
+    """Ingress queues, or ``*`` for all."""
     lanes: tuple[LaneView, ...]
     workers: tuple[WorkerRow, ...]
     next_due_ms: int | None
+    """When the next scheduled job is due."""
     leased_ms: dict[str, int]
+    """Lane → cost of its jobs that are leased; empty unless it was asked for."""
     messages: dict[int, list[bytes]]
+    """Index of an ingress list → its next raw messages, next first."""
     unreadable: tuple[str, ...] = ()
+    """In words: lanes whose name or first job is malformed, and keys of lanes and workers that are of another type.
+
+    These lanes and workers are left out.
+    """
 
 
 class LookAt(TypedDict):
-    """How much a look reads; see :meth:`DispatchStore.look`."""
+    """How much a look reads; see :meth:`LookStore.look <dispatcher.store.leader.look_store.LookStore.look>`."""
 
     limit: int
     message_bytes_max: int
@@ -59,11 +72,13 @@ class LookAt(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class LookWish:
-    """Commands that make a look of these lists, and how many replies they get."""
+    """A look that is sent ahead: Redis takes it when the sender is woken up."""
 
     ingress: tuple[IngressList, ...]
     packed: bytes
+    """The commands, as they go over the wire."""
     replies: int
+    """How many replies they get."""
 
 
 class Granted(msgspec.Struct, frozen=True):
@@ -73,14 +88,14 @@ class Granted(msgspec.Struct, frozen=True):
     replies: Sequence[Any]
 
     def look(self, ingress: Sequence[IngressList]) -> Look | None:
-        """What it found; ``None`` if it is one of other lists, or Redis could not run it (it was restarted: it has no scripts)."""
+        """The look; ``None`` if it is of other lists, or if Redis could not take it: a restarted Redis has no scripts."""
         if self.wish.ingress != tuple(ingress) or any(isinstance(reply, Exception) for reply in self.replies):
             return None
         return as_look(ingress, *self.replies)
 
 
 def parts_of(snapshot: list[Any]) -> tuple[Any, ...]:
-    """What the script ``snapshot`` returned, taken apart: now_ms, leads, next_due_ms or "", paused, lanes, workers, leased, unreadable."""
+    """The reply of the script ``snapshot`` in parts: now_ms, leads, next_due_ms or "", paused, lanes, workers, leased, unreadable."""
     parts: list[Any] = snapshot[:3]
     at = 8
     for size in snapshot[3:8]:
@@ -89,21 +104,21 @@ def parts_of(snapshot: list[Any]) -> tuple[Any, ...]:
     return tuple(parts)
 
 
-def _by_list(found: list[Any], lists: int) -> dict[int, list[bytes]]:
-    """What ``read_ingress`` returned: messages by the index of their list, without the empty ones."""
+def _by_list(reply: list[Any], lists: int) -> dict[int, list[bytes]]:
+    """The reply of the script ``read_ingress``: index of each list that is not empty → its messages."""
     messages, at = {}, lists
     for index in range(lists):
-        if size := found[index]:
-            messages[index] = found[at : at + size]
+        if size := reply[index]:
+            messages[index] = reply[at : at + size]
             at += size
     return messages
 
 
-def as_look(ingress: Sequence[IngressList], snapshot: list[Any], found: list[Any] | None = None) -> Look:
-    """What the two scripts returned about these lists, read."""
-    now_ms, leads, next_due, paused, lanes, workers, leased, others = parts_of(snapshot)
+def as_look(ingress: Sequence[IngressList], snapshot: list[Any], messages: list[Any] | None = None) -> Look:
+    """A look, from the replies of the scripts ``snapshot`` and ``read_ingress``."""
+    now_ms, leads, next_due, paused, lanes, workers, leased, foreign_keys = parts_of(snapshot)
     views: list[LaneView] = []
-    unreadable = [f"key {key.decode(errors='backslashreplace')!r}" for key in others]
+    unreadable = [f"key {key.decode(errors='backslashreplace')!r}" for key in foreign_keys]
     for i in range(0, len(lanes), 3):
         try:
             views.append(_lane_view(now_ms, *lanes[i : i + 3]))
@@ -118,7 +133,7 @@ def as_look(ingress: Sequence[IngressList], snapshot: list[Any], found: list[Any
         workers=tuple(_worker_row(*workers[i : i + 10]) for i in range(0, len(workers), 10) if workers[i].isalnum()),
         next_due_ms=_due_ms(next_due),
         leased_ms={leased[i].decode(errors="backslashreplace"): leased[i + 1] for i in range(0, len(leased), 2)},
-        messages=_by_list(found, len(ingress)) if found else {},
+        messages=_by_list(messages, len(ingress)) if messages else {},
         unreadable=tuple(unreadable),
     )
 

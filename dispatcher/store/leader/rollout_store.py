@@ -1,4 +1,4 @@
-"""Aliases of model versions in Redis: read and changed by the leading dispatcher, and by an operator who leads nothing."""
+"""Aliases of model versions in Redis. The leading dispatcher reads and changes them, and so does an operator, who needs no lead."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ import redis
 
 from dispatcher.core.rollout.aliases import Rollout
 from dispatcher.core.rollout.canary import Watch
-from dispatcher.errors import NotLeader
 from dispatcher.store.keys import Keys
 from dispatcher.store.registration import Registrations
-from dispatcher.store.scripts.sources import Scripts
+from dispatcher.store.scripts.call import Scripts, led
 
 log = logging.getLogger(__name__)
 
 SUBJECT: Final = "rollouts"
-"""Under which the leader keeps what its guards have seen."""
+"""The subject under which the leader keeps what its guards have seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +40,18 @@ class RolloutStore:
         self._run = Scripts(client)
 
     def read(self) -> dict[str, Stored]:
-        """Every alias, without those that cannot be read (a later version wrote them, or a hand)."""
-        found: dict[str, Stored] = {}
+        """Every alias, except those that cannot be read because a later version or a person wrote them."""
+        aliases: dict[str, Stored] = {}
         for name, text in cast("dict[Any, Any]", self._client.hgetall(self._keys.rollouts)).items():
             alias, raw = _text(name), _bytes(text)
             try:
-                found[alias] = Stored(raw, msgspec.json.decode(raw, type=Rollout))
+                aliases[alias] = Stored(raw, msgspec.json.decode(raw, type=Rollout))
             except msgspec.DecodeError as exc:
                 log.warning("the alias %r cannot be read, and nothing is resolved by it: %s", alias, exc)
-        return found
+        return aliases
 
     def watches(self) -> dict[str, Watch]:
-        """What the leader's guards had seen when it last saved that; at most a second ago."""
+        """What the leader's guards have seen, as of its last save, at most a second ago."""
         state = cast("Any", self._client.hget(self._keys.policy, SUBJECT))
         try:
             return msgspec.json.decode(_bytes(state), type=dict[str, Watch]) if state else {}
@@ -60,16 +59,14 @@ class RolloutStore:
             return {}
 
     def change(self, alias: str, seen: Stored | None, wanted: Rollout | None) -> Stored | None:
-        """Write the alias (``None``: remove it) if it is still as it was ``seen``; what is stored now, ``None`` where it is not.
+        """Write the alias (``None``: remove it) if it is still as it was ``seen``. Returns what is stored now; ``None``: it has changed.
 
-        Raises :class:`NotLeader` where a leader's store does not lead any more.
+        A leader's store raises :class:`~dispatcher.errors.NotLeader` once another dispatcher leads.
         """
         keys = self._keys
         raw = b"" if wanted is None else msgspec.json.encode(wanted)
         args = [self._token, alias, b"" if seen is None else seen.raw, raw]
-        changed = self._run("change_rollout", [keys.leader, keys.rollouts, keys.wake], args)
-        if changed == -1:
-            raise NotLeader("another dispatcher leads this cell")
+        changed = led(self._run("change_rollout", [keys.leader, keys.rollouts, keys.wake], args))
         return Stored(raw, wanted or Rollout((), 0, 0)) if changed else None
 
     def now_ms(self) -> int:
@@ -95,29 +92,23 @@ class RolloutStore:
     # -- jobs that wait for a version which was withdrawn
 
     def waiting(self, lane: str, start: int, count: int) -> list[tuple[bytes, bytes]]:
-        """(frame, message) of jobs of a lane, newest first; without those whose message has gone."""
-        found = self._client.lrange(self._keys.lane(lane), -start - count, -start - 1)
-        frames = [_bytes(frame) for frame in reversed(cast("list[Any]", found))]
+        """(frame, message) of jobs of a lane, newest first; the message is empty if it is gone."""
+        members = self._client.lrange(self._keys.lane(lane), -start - count, -start - 1)
+        frames = [_bytes(frame) for frame in reversed(cast("list[Any]", members))]
         if not frames:
             return []
         messages = cast("list[Any]", self._client.hmget(self._keys.messages, [frame[:16] for frame in frames]))
         return [(frame, b"" if message is None else _bytes(message)) for frame, message in zip(frames, messages, strict=True)]
 
     def reroute(self, lane: str, moves: Sequence[tuple[bytes, str]]) -> int:
-        """Move waiting jobs, (frame, new lane) of each, newest first and 500 at most. How many waited there still."""
+        """Move waiting jobs, each as (frame, new lane), newest first, at most 500. Returns how many still waited there."""
         keys = self._keys
         numbers: dict[str, int] = {}
         args: list[Any] = []
         for frame, to in moves:
             args += (frame, numbers.setdefault(to, len(numbers) + 1))
-        moved = self._run(
-            "reroute",
-            [keys.leader, keys.lanes, keys.lane(lane), *map(keys.lane, numbers)],
-            [self._token, lane, len(numbers), *numbers, *args],
-        )
-        if moved == -1:
-            raise NotLeader("another dispatcher leads this cell")
-        return int(moved)
+        names = [keys.leader, keys.lanes, keys.lane(lane), *map(keys.lane, numbers)]
+        return int(led(self._run("reroute", names, [self._token, lane, len(numbers), *numbers, *args])))
 
 
 def _text(value: Any) -> str:

@@ -11,7 +11,7 @@ from dispatcher.store.keys import Keys
 
 
 class UnsettledStore:
-    """One dispatcher's, with its ``token``. The client must answer with bytes."""
+    """The dead letters that one dispatcher settles while it leads. The client must answer with bytes."""
 
     def __init__(self, client: redis.Redis, keys: Keys, token: str) -> None:
         self._client = client
@@ -19,9 +19,9 @@ class UnsettledStore:
         self._token = token.encode()
 
     def some(self, limit: int) -> list[tuple[str, bytes | None, dict[str, Any]]]:
-        """(job number, raw message, reason record) of dead letters whose FAILURE is still to be stored.
+        """(job number, raw message, reason record) of dead letters whose FAILURE is not stored yet, at most ``limit``.
 
-        None unless this dispatcher leads: two would tell each canvas twice.
+        Empty unless this dispatcher leads: two dispatchers would tell each canvas twice.
         """
         with self._client.pipeline() as pipe:
             pipe.get(self._keys.leader)
@@ -39,5 +39,5 @@ class UnsettledStore:
         ]
 
     def settled(self, job: str) -> None:
-        """The FAILURE of that dead letter is stored. True whoever leads by now: a job's number is never given again."""
+        """Note that the FAILURE of this dead letter is stored. Needs no lead: a job's number is never used again."""
         self._client.srem(self._keys.unsettled, job.encode(errors="surrogateescape"))

@@ -1,6 +1,4 @@
-"""What choosing sees: workers, each from a row of the snapshot, what it said when its life began, and what the leader has learned; and
-jobs that are being admitted.
-"""
+"""What a plan sees: each worker, from its row of the snapshot, its registration and what the leader has learned; and arriving jobs."""
 
 from __future__ import annotations
 
@@ -22,12 +20,12 @@ _OF_ROW: Final = frozenset(
     {"epoch", "leases", "leased_cost_ms", "taken", "done", "draining", "beat_age_ms", "consume_age_ms", "loop_lag_ms", "ended"}
 )
 _OF_REGISTRATION: Final = frozenset({"name", "concurrency", "weight", "models", "tasks", "ingress", "at_most_once", "labels", "models_max"})
-_LEARNED: Final = tuple(one for one in structs.fields(WorkerView) if one.name not in _OF_ROW | _OF_REGISTRATION)
+_LEARNED: Final = tuple(field for field in structs.fields(WorkerView) if field.name not in _OF_ROW | _OF_REGISTRATION)
 _TYPES: Final = get_type_hints(WorkerView)
 
 
 def worker_view(row: WorkerRow, registration: Registration, **learned: Any) -> WorkerView:
-    """``learned``: the fields of :class:`WorkerView` that neither of the two has, its window at least."""
+    """A worker as a plan sees it. ``learned``: the fields of :class:`WorkerView` that neither of the two has, at least ``window``."""
     return WorkerView(
         epoch=row.epoch,
         name=registration.name,
@@ -54,12 +52,12 @@ def worker_view(row: WorkerRow, registration: Registration, **learned: Any) -> W
 
 @lru_cache(maxsize=4096)
 def _set(names: tuple[str, ...]) -> frozenset[str]:
-    """Most workers say the same."""
+    """One set for all workers that name the same, as most do."""
     return frozenset(names)
 
 
 def lost_worker_view(row: WorkerRow) -> WorkerView:
-    """A worker whose registration is gone: it can only be reaped."""
+    """A worker whose registration is missing or malformed: it gets no jobs, and can only be reaped."""
     return WorkerView(
         epoch=row.epoch, name=row.epoch, concurrency=0, weight=1.0, models=frozenset(), tasks=frozenset(), ingress=frozenset(), window=0,
         leases=row.leases, leased_cost_ms=row.leased_cost_ms, taken=row.taken, ended=row.ended, beat_age_ms=row.beat_age_ms,
@@ -67,22 +65,22 @@ def lost_worker_view(row: WorkerRow) -> WorkerView:
 
 
 def learned(view: WorkerView) -> dict[str, Any]:
-    """What the leader alone knows of the worker, for others to be told; what is as for any worker is left out."""
-    known = {one.name: getattr(view, one.name) for one in _LEARNED}
-    return {one.name: known[one.name] for one in _LEARNED if known[one.name] != _default(one)}
+    """Field → value of what only the leader knows of the worker, for its published view; defaults are left out."""
+    known = {field.name: getattr(view, field.name) for field in _LEARNED}
+    return {field.name: known[field.name] for field in _LEARNED if known[field.name] != _default(field)}
 
 
 def learned_from_json(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What :func:`learned` gave, after it has been JSON. Raises ``msgspec.ValidationError`` for anything else."""
-    return {one.name: msgspec.convert(facts[one.name], _TYPES[one.name]) for one in _LEARNED if one.name in facts}
+    """The result of :func:`learned`, read back from JSON. Raises ``msgspec.ValidationError`` for anything else."""
+    return {field.name: msgspec.convert(facts[field.name], _TYPES[field.name]) for field in _LEARNED if field.name in facts}
 
 
-def _default(one: Any) -> Any:
-    return one.default_factory() if callable(one.default_factory) else one.default
+def _default(field: Any) -> Any:
+    return field.default_factory() if callable(field.default_factory) else field.default
 
 
 def arrivals(batches: Iterable[AdmitBatch], now_ms: int) -> dict[str, LaneView]:
-    """The jobs about to be admitted, as lanes: they can be assigned in the same step."""
+    """The jobs that are about to be admitted, as lanes, so that the same step can assign them."""
     views: dict[str, Any] = {}
     for batch in batches:
         for decision in batch.decisions:

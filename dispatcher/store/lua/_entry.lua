@@ -1,5 +1,5 @@
--- What is kept of a job beside its message. An *entry* is a frame of fixed width, so that no script ever parses JSON,
--- followed by the lane the job belongs to. A lane's list holds bare frames (its name is in its key). dispatcher/store/frame.py
+-- The record of a job that is kept beside its message. An *entry* is a frame of fixed width, so that no script ever parses JSON,
+-- followed by the lane that the job belongs to. A lane's list holds bare frames (its name is in its key). dispatcher/store/frame.py
 -- is the same layout in Python.
 --   1-16 job number · 17-29 admitted-at ms · 30-38 cost ms · 39-40 crashes · 41-42 rejects · 43-44 reaps · 45-46 recalls
 --   47-59 deadline in ms, zeros for none
@@ -16,13 +16,13 @@ local function deadline_ms_of(entry) return tonumber(string.sub(entry, 47, 59)) 
 
 local function has_deadline(entry) return string.sub(entry, 47, 59) ~= '0000000000000' end
 
--- Whether the job may not begin any more.
+-- True if the job may not begin any more.
 local function is_late(entry, at_ms)
   local deadline = string.sub(entry, 47, 59)
   return deadline ~= '0000000000000' and tonumber(deadline) <= at_ms
 end
 
--- Whether it is one: anything may lie in a key that somebody else wrote.
+-- True if the text is an entry: another program may have written anything to a key.
 local function is_entry(entry)
   return #entry > FRAME_BYTES and not string.find(string.sub(entry, 1, FRAME_BYTES), '%D')
 end
@@ -38,7 +38,7 @@ local function bump(entry, counter)
   return string.sub(entry, 1, at - 1) .. string.format('%02d', count) .. string.sub(entry, at + 2), count
 end
 
--- The first writes of a burial, before the job is removed from where it is. `reason` is a JSON object.
+-- The first writes of a burial. The caller removes the job from where it lay after that. `reason` is a JSON object.
 local function bury(dead_letters, dead_reasons, unsettled, entry, reason, at_ms)
   local job = job_of(entry)
   redis.call('HSET', dead_reasons, job, '{"entry":"' .. entry .. '",' .. string.sub(reason, 2))
@@ -51,8 +51,8 @@ local function now_ms()
   return now[1] * 1000 + math.floor(now[2] / 1000)
 end
 
--- `count` numbers that no other call was given or will be given: µs of Redis time, or one more than the last if that is later.
--- They stay unique over a loss of Redis' last writes, where a plain counter would repeat itself. Returns the first.
+-- Reserves `count` numbers that no other call ever gets: µs of Redis time, or one more than the last number if that is later.
+-- They stay unique when Redis loses its last writes, where a plain counter would repeat itself. Returns the first.
 local function reserve_numbers(sequence, count)
   local now = redis.call('TIME')
   local first = math.max(now[1] * 1000000 + now[2], tonumber(redis.call('GET', sequence) or '0') + 1)
@@ -60,7 +60,12 @@ local function reserve_numbers(sequence, count)
   return first
 end
 
--- Whatever else lies under a key that is to hold a `wanted` is moved aside, whole: one such key would stop all jobs. Whether it was.
+-- True if a worker lives and does not drain: only then may it be given jobs.
+local function may_take(alive, worker)
+  return redis.call('EXISTS', alive) == 1 and redis.call('HEXISTS', worker, 'draining') == 0
+end
+
+-- Moves aside whatever lies under a key and is not of the type `wanted`: one such key would stop all jobs. True if it did.
 local function free_key(key, wanted)
   local type = redis.call('TYPE', key).ok
   if type == wanted or type == 'none' then return false end

@@ -7,7 +7,7 @@ KEYS[5] lanes     SET
 KEYS[6] wake      LIST
 ARGV[*] lease ids, at most 500
 Returns how many leases were removed; -1 EPOCH_ENDED: nothing was changed, the jobs belong to others.
-Wakes the dispatcher where jobs wait: there is room now. ]]
+Wakes the dispatcher if jobs wait: there is room now. ]]
 local alive, leases, taken, messages, lanes, wake = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 if redis.call('EXISTS', alive) == 0 then return -1 end
 local jobs = {}

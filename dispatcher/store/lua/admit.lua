@@ -18,8 +18,8 @@ ARGV[*] verdicts     "L" .. facts .. lane number: it waits in that lane. facts: 
                      "S" .. facts .. lane number .. ":" .. due ms: it is not due before
                      "D" or "U" .. JSON of the reason: it is a dead letter; "U": its id needs a FAILURE
 Returns {how many messages were moved, job number of the first, lane lists under whose key something else lay ...}: the others' numbers
-follow on it; {0} none, {-1} NOT_LEADER. It stops at the first that is not the one planned for: somebody pushed to the head of the
-list in between, and the next look sees it.
+follow that number; {0} none, {-1} NOT_LEADER. It stops at the first message that is not the planned one: somebody pushed to the head of
+the list in between, and the next look sees that message.
 Checks before it writes (an error half-way would admit the first jobs again and again), and writes the copy before the remove.
 Bounded by what the caller sends (at most 999). ]]
 local leader, ingress, sequence, messages, lanes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]

@@ -1,14 +1,14 @@
---[[ adopt: jobs that a worker runs, and whose leases were lost with Redis' state, are leased to its new life.
+--[[ adopt: lease jobs that a worker runs to its new life: their leases were lost with Redis' state.
 KEYS[1] alive     STRING  of the new epoch
 KEYS[2] leases    HASH
 KEYS[3] taken     HASH
 KEYS[4] messages  HASH
 KEYS[5] lanes     SET
 ARGV[1] lane_prefix  key of a lane's list without its name (lane names come out of the entries)
-ARGV[*] three for each job: lease id (that of its old life: it stays), entry, message. At most 500
+ARGV[*] three for each job: lease id (of its old life; it is kept), entry, message. At most 500
 Returns how many are leased to this life now; -1 EPOCH_ENDED: nothing was written.
-A job that came back with an older state and waits in its lane is taken out of it. One that is anywhere else (leased to another, scheduled,
-a dead letter) stays there, and is not adopted: it has two runs. May be called again. ]]
+A job that came back with an older state and waits in its lane is taken out of the lane. A job that lies anywhere else (leased to
+another worker, scheduled, a dead letter) stays there and is not adopted: it has two runs. May be called again. ]]
 local alive, leases, taken, messages, lanes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local lane_prefix = ARGV[1]
 if redis.call('EXISTS', alive) == 0 then return -1 end

@@ -1,4 +1,4 @@
---[[ bury_late: waiting jobs whose deadline has passed become dead letters.
+--[[ bury_late: turn waiting jobs whose deadline has passed into dead letters.
 KEYS[1] leader        STRING  must equal token
 KEYS[2] lanes         SET
 KEYS[3] dead_letters  ZSET
@@ -9,8 +9,8 @@ ARGV[1] token
 ARGV[2] reason  JSON
 ARGV[3] limit   how many jobs are looked at in all, at most 500
 ARGV[*] per lane: its name, how many jobs at its head to pass over
-Returns {-1} NOT_LEADER, else per lane, in order: how many jobs were looked at, how many of them were late. 0 looked at: the lane is
-no longer than what was passed over, or the limit was reached before it. Redis' clock says what is late. ]]
+Returns {-1} NOT_LEADER, else per lane, in order: how many jobs were looked at, how many of them were late. 0 looked at: no more jobs
+wait in the lane than were passed over, or the limit was reached before it. Redis' clock says what is late. ]]
 local leader, lanes, dead_letters, dead_reasons, unsettled = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local token, reason, left = ARGV[1], ARGV[2], tonumber(ARGV[3])
 if redis.call('GET', leader) ~= token then return { -1 } end

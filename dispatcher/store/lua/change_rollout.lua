@@ -1,10 +1,10 @@
---[[ change_rollout: set one alias, if it still is what the caller saw.
+--[[ change_rollout: set one alias, if it is still as the caller saw it.
 KEYS[1] leader    STRING
 KEYS[2] rollouts  HASH    alias -> JSON
 KEYS[3] wake      LIST
-ARGV[1] token     what leader must hold, where the leading dispatcher writes; "" for an operator
+ARGV[1] token     the leading dispatcher's; "" for an operator
 ARGV[2] alias
-ARGV[3] seen      the JSON that the change was made from; "" means: there was none
+ARGV[3] seen      the JSON that the caller saw; "" means: there was none
 ARGV[4] wanted    the new JSON; "" removes the alias
 Returns 1; 0 somebody else changed it; -1 NOT_LEADER. Writes nothing unless it returns 1. ]]
 local leader, rollouts, wake = KEYS[1], KEYS[2], KEYS[3]

@@ -1,9 +1,9 @@
---[[ drain_worker: give a worker nothing new; or take that back, unless it is to exit: nobody can take back what it is doing about that.
+--[[ drain_worker: give a worker no new jobs, or take that back. An exit cannot be taken back: the worker has begun it.
 KEYS[1] alive   STRING  of the epoch
 KEYS[2] worker  HASH
 KEYS[3] wake    LIST
 ARGV[1] mode    "exit": it finishes and exits; "keep": it finishes and stays; "": undrain
-Returns 1; 0 no such worker lives; -1 REFUSED: it exits. Its unstarted leases are recalled by the next tick of the leader. ]]
+Returns 1; 0 no such worker lives; -1 REFUSED: it exits. The next tick of the leader recalls its unstarted leases. ]]
 local alive, worker, wake = KEYS[1], KEYS[2], KEYS[3]
 local mode = ARGV[1]
 if redis.call('EXISTS', alive) == 0 then return 0 end

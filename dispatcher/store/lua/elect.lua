@@ -1,6 +1,6 @@
 --[[ elect: become or stay the leading dispatcher of the cell.
 KEYS[1] leader       STRING  random id of the leader; expires
-KEYS[2] leader_info  HASH    who that is, for `status`; which formats it reads, for workers that register; its ttl_ms, for standbys
+KEYS[2] leader_info  HASH    who the leader is, for `status`; which formats it reads, for workers that register; its ttl_ms, for standbys
 KEYS[3] leader_view  STRING  what the leader tells of the cell; another leader's is no longer true
 ARGV[1] token        this dispatcher's random id
 ARGV[2] ttl_ms       how long the lead lasts without renewal

@@ -6,8 +6,8 @@ KEYS[4] wake    LIST
 ARGV[1] guard_value  what the guard must hold; "" means: it must exist
 ARGV[2] reason       "goodbye" (the worker said it) or "silent" (it stopped beating)
 ARGV[3] dead_ttl_ms  how long the reason is remembered
-ARGV[4] beat_ttl_ms  for "silent": refused if the TTL of alive is above this, that is, if it beat after it was looked at; else "0"
-Returns 1; 0 it beat after all; -1 REFUSED. What it leases is given back by the next steps of the leader. ]]
+ARGV[4] beat_ttl_ms  for "silent": refused if the TTL of alive is above this, for then it beat after the look; else "0"
+Returns 1; 0 it beat after all; -1 REFUSED. The next steps of the leader give back its leases. ]]
 local guard, alive, dead, wake = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local guard_value, reason, dead_ttl_ms, beat_ttl_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local held = redis.call('GET', guard)

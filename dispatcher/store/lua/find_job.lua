@@ -3,7 +3,7 @@ KEYS[1] messages  HASH  job number -> raw message
 ARGV[1] cursor    "0" to begin
 ARGV[2] text
 ARGV[3] count     about so many messages are looked through
-Returns {cursor to go on with, "0" when all was looked through; job number, …}. The text may stand anywhere in a message: whoever asks
+Returns {cursor to go on with, "0" when all was looked through; job number, …}. The text may stand anywhere in a message: the caller
 looks into those few. No message leaves Redis, and a call is bounded, so that a search of all of them blocks nobody.
 Writes nothing. ]]
 local messages = KEYS[1]

@@ -1,4 +1,4 @@
---[[ forget_worker: the last step of a reap, when nothing is leased any more.
+--[[ forget_worker: remove a dead worker that has no leases any more: the last step of a reap.
 KEYS[1] leader   STRING  must equal token
 KEYS[2] workers  SET
 KEYS[3] worker   HASH

@@ -15,12 +15,12 @@ ARGV[2] lane_prefix   key of a lane's list without its name (lane names come out
 ARGV[3] delay_ms      first wait of a rejected job, doubled with each reject, at most a minute, not beyond its deadline; 0: none
 ARGV[4] story_prefix  key of a job's story without its number
 ARGV[5] story_ttl_ms  how long a story is kept after its last line
-ARGV[*] six for each lease: id, counter ("crashes", "rejects", "reaps", "recalls" or ""), most, JSON of the reason, JSON of the attempt,
-        suspect. most: the job is buried when the counter reaches it; "0" never, "-1" at once. attempt: a line of the job's story, ""
-        for none; a burial puts the whole story into the reason. suspect "1": back in line it goes to the lane of those that run alone
+ARGV[*] six for each lease: id, counter ("crashes", "rejects", "reaps", "recalls" or ""), bury_at, JSON of the reason, JSON of the attempt,
+        suspect. bury_at: the job is buried when the counter reaches it; "0" never, "-1" at once. attempt: a line of the job's story,
+        "" for none; a burial puts the whole story into the reason. suspect "1": the job waits in a lane of jobs that run alone
 Returns how many leases were ended; -1 REFUSED (the epoch ended, or another leads): nothing was written.
 "recalls" ends only leases that were not taken: a running job cannot be recalled.
-A probe (task dispatcher.probe) is dropped: it was for that worker alone.
+A probe (task dispatcher.probe) is dropped: it was meant for this worker only.
 Send the newest lease first, so that the oldest job ends at the head of its lane. At most 500. ]]
 local guard, leases, taken, queue, lanes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local scheduled, dead_letters, dead_reasons, unsettled, wake = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
@@ -30,7 +30,7 @@ local held = redis.call('GET', guard)
 if not held or (guard_value ~= '' and held ~= guard_value) then return -1 end
 local ended = 0
 for a = 6, #ARGV - 5, 6 do
-  local id, counter, most, reason = ARGV[a], ARGV[a + 1], tonumber(ARGV[a + 2]), ARGV[a + 3]
+  local id, counter, bury_at, reason = ARGV[a], ARGV[a + 1], tonumber(ARGV[a + 2]), ARGV[a + 3]
   local attempt, suspect = ARGV[a + 4], ARGV[a + 5] == '1'
   local entry = redis.call('HGET', leases, id)
   if entry and not (counter == 'recalls' and redis.call('HEXISTS', taken, id) == 1) then
@@ -49,11 +49,11 @@ for a = 6, #ARGV - 5, 6 do
     end
     if string.find(lane, '/dispatcher.probe/', 1, true) then
       redis.call('HDEL', messages, job_of(entry))
-    elseif most < 0 or (most > 0 and count >= most) then
+    elseif bury_at < 0 or (bury_at > 0 and count >= bury_at) then
       free_key(story, 'list')
       local lines = {}
       for _, line in ipairs(redis.call('LRANGE', story, 0, -1)) do
-        -- What is not as it is written above would make the whole reason unreadable.
+        -- A line that was not written above could make the whole reason unreadable.
         if string.find(line, '^{"began_ms":%w+,"ended_ms":%d+,.*}$') then lines[#lines + 1] = line end
       end
       if #lines > 0 then reason = '{"story":[' .. table.concat(lines, ',') .. '],' .. string.sub(reason, 2) end

@@ -1,4 +1,4 @@
---[[ heartbeat: a worker lives, and says how it does.
+--[[ heartbeat: note that a worker lives, and the numbers that it reports.
 KEYS[1] alive   STRING  of the epoch
 KEYS[2] dead    STRING  why the epoch ended
 KEYS[3] worker  HASH
@@ -7,12 +7,12 @@ KEYS[5] queue   LIST    the worker's
 KEYS[6] totals  HASH    epoch -> JSON
 ARGV[1] alive_ttl_ms
 ARGV[2] epoch
-ARGV[3] told    JSON of what it did, by kind of job; "" while that is what `totals` has
+ARGV[3] told    JSON for `totals`: what it has done, by kind of job; "" if `totals` has the same already
 ARGV[*] field, value, …: totals and state to keep in `worker` (done, failed, busy_ms, running, consume_age_ms, loop_lag_ms, …)
 Returns {status, draining, lease ids, ids in the queue, now_ms}:
   status 1 OK, -1 UNKNOWN (Redis does not know the epoch: it lost its state), -2 DEAD (reaped: stop, write nothing)
   draining "", "exit" (finish, then exit) or "keep" (finish, stay)
-The PEXPIRE comes first: a Redis that is full refuses other writes, and must not make the whole fleet look dead. ]]
+The PEXPIRE comes first: a full Redis refuses other writes, and that must not make the whole fleet look dead. ]]
 local alive, dead, worker, leases, queue, totals = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local alive_ttl_ms, epoch, told = ARGV[1], ARGV[2], ARGV[3]
 if redis.call('PEXPIRE', alive, alive_ttl_ms) == 0 then

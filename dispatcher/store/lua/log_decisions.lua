@@ -1,8 +1,8 @@
---[[ log_decisions: append what ticks of the leader decided; drop what has become too old.
+--[[ log_decisions: append ticks of the leader, with what each decided; drop ticks that have become too old.
 KEYS[1] leader     STRING  must equal token
 KEYS[2] decisions  STREAM  n: jobs of the tick, tick: JSON; an id is the count of jobs logged before, plus one
 ARGV[1] token
-ARGV[2] kept         of so many jobs, the last ones, ticks are kept
+ARGV[2] kept         the ticks of this many jobs are kept, the last ones
 ARGV[3] lifetime_ms  of the log after its last tick
 ARGV[*] then per tick: how many jobs (at most kept), JSON
 Returns how many jobs were ever logged; -1 NOT_LEADER. ]]
@@ -15,13 +15,13 @@ if last then
   -- The fields come in the order they were written: n first.
   local jobs = tonumber(last[2][2]) or 0
   logged = tonumber(string.match(last[1], '^%d+')) + jobs - 1
-  -- None of ours, and nothing could be appended: the log begins anew.
+  -- Another program wrote this entry, and nothing could be appended to it: the log begins anew.
   if not (jobs >= 1 and logged < 2 ^ 53) then
     redis.call('RENAME', decisions, decisions .. ':aside')
     logged = 0
   end
 end
-redis.call('PEXPIRE', decisions, lifetime_ms)  -- before the log is there this only refuses what is no number
+redis.call('PEXPIRE', decisions, lifetime_ms)  -- first: it refuses a lifetime that is not a number
 for i = 4, #ARGV, 2 do
   local first = logged + 1
   logged = logged + tonumber(ARGV[i])

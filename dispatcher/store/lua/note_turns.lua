@@ -1,4 +1,4 @@
---[[ note_turns: remember which turn of task ids is about to be admitted, so that an earlier one is not run again beside it.
+--[[ note_turns: remember which turn of each task id is about to be admitted, so that an earlier turn does not run again beside it.
 KEYS[1] leader  STRING  must equal token
 KEYS[*] turn    STRING  one for each task id: the turn, and when it came in ms
 ARGV[1] token

@@ -8,9 +8,9 @@ KEYS[6] unsettled     SET
 ARGV[1] token
 ARGV[2] lane_prefix  key of a lane's list without its name (lane names come out of the entries)
 ARGV[3] limit        at most 1000
-ARGV[4] reason       JSON, of those that are buried
-Returns {how many were moved, how many of those to dead letters, how many that are no jobs to `scheduled:aside`}; {-1} NOT_LEADER. Redis'
-clock says what is due. ]]
+ARGV[4] reason       JSON, for the jobs that are buried
+Returns {how many members were moved, how many of them to dead letters, how many that are not jobs to `scheduled:aside`};
+{-1} NOT_LEADER. Redis' clock says what is due. ]]
 local leader, scheduled, lanes, dead_letters, dead_reasons, unsettled = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local token, lane_prefix, limit, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 if redis.call('GET', leader) ~= token then return { -1 } end

@@ -1,10 +1,10 @@
---[[ purge: forget waiting jobs of one lane, or scheduled ones, that were read before.
+--[[ purge: forget waiting jobs of one lane, or scheduled jobs, that the caller has read.
 KEYS[1] source    LIST   a lane; or ZSET scheduled
 KEYS[2] messages  HASH
 KEYS[3] lanes     SET
 ARGV[1] lane      the lane's name; "" for `scheduled`
 ARGV[*] frames of the lane, or entries of `scheduled`, at most 500
-Returns 1 or 0 for each: forgotten, or not waiting there any more (it was assigned meanwhile, and is left alone). ]]
+Returns for each 1 (forgotten) or 0 (it does not wait there any more: it was assigned meanwhile, and is left alone). ]]
 local source, messages, lanes = KEYS[1], KEYS[2], KEYS[3]
 local lane = ARGV[1]
 local forgotten = {}

@@ -1,9 +1,9 @@
---[[ read_ingress: look at the next messages of every ingress list, removing nothing.
+--[[ read_ingress: read the next messages of every ingress list.
 KEYS[*]  ingress lists, the one served first at the front
 ARGV[1] limit      most messages over all lists
 ARGV[2] bytes_max  a larger message is not sent: its place holds "!<size>" instead, or "!!<size>" for one that begins with "!"
                    itself: that is not JSON, and would be taken for the mark
-ARGV[3] total_max  stop at this many bytes: what is read is less than this and one message
+ARGV[3] total_max  stop at this many bytes: less than this and one message is read
 Returns one array: per list how many messages, then those of all lists, next first.
 Writes nothing. ]]
 local limit, bytes_max, total_max = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])

@@ -1,4 +1,4 @@
---[[ release: return waiting jobs of one lane, or scheduled ones, to their ingress as the plain Celery messages they were.
+--[[ release: return waiting jobs of one lane, or scheduled jobs, to their ingress as the plain Celery messages they were.
 KEYS[1] source    LIST   a lane; or ZSET scheduled
 KEYS[2] ingress   LIST   where the messages go, ahead of what is there
 KEYS[3] messages  HASH
@@ -6,7 +6,7 @@ KEYS[4] lanes     SET
 ARGV[1] lane      the lane's name; "" for `scheduled`
 ARGV[2] limit     at most 500
 ARGV[*] for `scheduled`: its entries to move
-Returns how many were moved. The newest go first, so that the oldest ends up next in line. ]]
+Returns how many were moved. The newest goes first, so that the oldest is next in line. ]]
 local source, ingress, messages, lanes = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local lane, limit = ARGV[1], tonumber(ARGV[2])
 local moved = 0

@@ -7,9 +7,9 @@ ARGV[1] token
 ARGV[2] lane        name of the lane they wait in
 ARGV[3] lane_count  names of the other lanes follow, one for each list
 ARGV[*] two for each job, newest first: its frame, number of its new lane
-Returns how many were moved, those that wait there no more left out; -1 NOT_LEADER.
-Sent newest first, and the newest of a lane in the first call, jobs keep their order. The copy is written before the remove. At most
-500. ]]
+Returns how many were moved, not counting jobs that wait there no more; -1 NOT_LEADER.
+Jobs keep their order if they are sent newest first, and the newest of a lane in the first call. The copy is written before the remove.
+At most 500. ]]
 local leader, lanes, source = KEYS[1], KEYS[2], KEYS[3]
 local token, lane, lane_count = ARGV[1], ARGV[2], tonumber(ARGV[3])
 if redis.call('GET', leader) ~= token then return -1 end

@@ -1,4 +1,4 @@
---[[ save_policy: keep what the leader has learned.
+--[[ save_policy: save what the leader has learned, for its successor.
 KEYS[1] leader  STRING  must equal token
 KEYS[2] policy  HASH    subject -> JSON
 ARGV[1] token

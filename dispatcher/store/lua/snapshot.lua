@@ -6,23 +6,23 @@ KEYS[4] paused   SET     ingress queues
 KEYS[5] scheduled ZSET
 ARGV[1] token
 ARGV[2] cell     what every key of the cell begins with, colon included: the keys of lanes and epochs are found in the sets
-ARGV[3] alive_ttl_ms  TTL that a beat gives to alive:<epoch>; what has gone of it dates the last beat
+ARGV[3] alive_ttl_ms  TTL that a beat gives to alive:<epoch>; the part that has passed dates the last beat
 ARGV[4] by_lane  "1": add up the leased cost of each lane, else ""
 Returns now_ms, leads (1 or 0), next_due_ms or "", how many elements each of these has, and the elements, one behind the other, in one
-array: before 7.0 Redis sends each one that is inside another in a write of its own, and wakes the caller each time.
+array: before 7.0 Redis sends each nested array in a write of its own, and wakes the caller each time.
   paused   ingress queues
   lanes    name, depth, frame of the job that is next
-  workers  epoch, beat_age_ms (below 0 where Redis' clock was set back since; 0 where it ended), draining ("", "exit", "keep"),
+  workers  epoch, beat_age_ms (below 0 if Redis' clock was set back since; 0 if the life has ended), draining ("", "exit", "keep"),
            consume_age_ms, leases, leased cost ms, taken, done, loop_lag_ms, reason it ended ("" while it lives)
   leased   lane, cost in ms of its jobs that are leased; empty unless by_lane
-  unreadable  keys of lanes, and patterns of those of workers, that are of another type: these are left out, the rest is there
+  unreadable  keys of lanes, and patterns of keys of workers, that are of another type: these lanes and workers are left out
 Writes nothing. ]]
 local leader, lanes, workers, paused, scheduled = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local token, cell, alive_ttl_ms, by_lane = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
 local now = now_ms()  -- before the TTLs are read: a beat must not look newer for the time this takes
 local reply, counted, leased, unreadable = { now, 0, '', 0, 0, 0, 0, 0 }, 8, {}, {}
 
--- What was added since the last call is one part of the reply; its size stands at `at`.
+-- Ends one part of the reply: what was added since the last call. Its size goes to index `at`.
 local function end_part(at)
   reply[at] = #reply - counted
   counted = #reply
@@ -67,7 +67,7 @@ end
 
 for _, queue in ipairs(redis.call('SMEMBERS', paused)) do reply[#reply + 1] = queue end
 end_part(4)
--- What is of another type raises before its row is begun.
+-- A key of another type raises before its row is begun.
 for _, lane in ipairs(redis.call('SMEMBERS', lanes)) do
   if not pcall(add_lane, lane) then unreadable[#unreadable + 1] = cell .. 'lane:' .. lane end
 end

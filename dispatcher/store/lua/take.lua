@@ -5,14 +5,14 @@ KEYS[3] taken     HASH    lease id -> ms when started
 KEYS[4] messages  HASH
 KEYS[5] revoked_at STRING  µs when something was last revoked
 KEYS[6] queue     LIST    lease ids, right end next
-ARGV[1] at_ms     about now, as the worker reckons since its last beat: to ask for the time is a tenth of what this costs
-ARGV[2] others    how many that stand next in the queue are to be started, too, at most
+ARGV[1] at_ms     about now, as the worker reckons from its last beat: asking Redis for the time is a tenth of what this call costs
+ARGV[2] others    how many leases that are next in the queue are started too, at most
 ARGV[*] lease ids that were popped from it
-Returns false if this life has ended: drop them all silently. Else {revoked_at or "", then for each job its lease id, its entry, and its
+Returns false if this life has ended: drop all the ids silently. Else {revoked_at or "", then for each lease its id, its entry, and its
 message}, where the entry may be
-  0 LATE: its deadline has passed, and whoever gives it back buries it
-  "" it is not this worker's (any more), or was taken already: drop it silently
-After BYTES_MAX of messages no others are started. They are popped last: should a write fail (a full Redis), nothing was lost. ]]
+  0 LATE: its deadline has passed: give the lease back, to be buried
+  "" it is not this worker's any more, or was taken already: drop it silently
+After BYTES_MAX of messages no others are started. They are popped last: if a write fails (a full Redis), nothing is lost. ]]
 local alive, leases, taken, messages, revoked_at, queue = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local at_ms, others, call = ARGV[1], tonumber(ARGV[2]), redis.call
 local BYTES_MAX = 1024 * 1024

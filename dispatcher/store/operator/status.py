@@ -17,27 +17,27 @@ from dispatcher.store.keys import Keys, text_names
 from dispatcher.store.leader.leader_view import HeldLane, LeaderView, read_leader_info, read_leader_view
 from dispatcher.store.leader.look import parts_of
 from dispatcher.store.registration import Registration, read_registration
-from dispatcher.store.scripts.sources import Scripts
+from dispatcher.store.scripts.call import Scripts
 from dispatcher.store.worker.worker_store import ALIVE_TTL_MS
 
 SNAPSHOT_WORKER_FIELDS = 10
 
 NOBODY = Registration("", "", 0, 0)
-"""Stands for a registration that Redis has lost, or that cannot be read."""
+"""Stands in for a registration that is missing or malformed."""
 
 STATES = ("starting", "ready", "draining", "ejected", "dead")
 """*starting*: registered, has not beaten yet. *dead*: its life has ended; shown for a minute."""
 
 
 def read_status(client: redis.Redis, scripts: Scripts, keys: Keys, queues: Sequence[str]) -> dict[str, Any]:
-    """The cell as JSON. ``queues``: ingress queues to count besides those that workers named. ``client`` answers with text.
+    """The cell as JSON, in a few round trips, whatever the number of jobs. ``client`` answers with text.
 
-    ``ingress``, ``scheduled`` and ``dead`` are counts of jobs; a worker's ``leased`` includes ``running``, and its ``resident`` models
-    are ``null`` where it does not say. ``leader`` is ``null`` or has the ``host`` and ``pid`` of the leading dispatcher. What only the
-    leader knows is as of its last second, and missing while there is none: ``why`` a lane's jobs wait, ``unroutable`` (lanes that no
-    worker may serve, for ``unroutable_after_s``), and of a worker its ``window``, measured ``speeds``, ``warmth``, and why it is
-    ``ejected``. ``unreadable`` names lanes and keys that hold what nothing of ours has written: they are passed over. Costs a few
-    round trips, whatever the number of jobs.
+    ``queues``: ingress queues to count besides those that workers have named. ``ingress``, ``scheduled`` and ``dead`` are counts of
+    jobs. A worker's ``leased`` includes ``running``; its ``resident`` models are ``null`` if it does not say. ``leader`` is ``null`` or
+    has the ``host`` and ``pid`` of the leading dispatcher. Facts that only the leader knows are up to a second old, and missing while
+    none leads: ``why`` a lane's jobs wait, ``unroutable`` (lanes that no worker may serve, for ``unroutable_after_s``), and a worker's
+    ``window``, measured ``speeds``, ``warmth``, and why it is ``ejected``. ``unreadable`` names keys that hold what no version of this
+    package has written; they are passed over.
     """
     names = [keys.leader, keys.lanes, keys.workers, keys.paused, keys.scheduled]
     snapshot = scripts("snapshot", names, ["", keys.lane_prefix.removesuffix("lane:"), ALIVE_TTL_MS, ""])
@@ -54,10 +54,10 @@ def read_status(client: redis.Redis, scripts: Scripts, keys: Keys, queues: Seque
     view = (read_leader_view(client, keys) if leads else None) or LeaderView("")
     holds = {hold.lane: hold for hold in view.holds}
     epochs = [*rows, *(epoch for epoch in gone if epoch not in rows)]
-    lists = [one for queue in sorted({*queues, *text_names(named)}) for one in keys.ingress(queue)]
+    lists = [key for queue in sorted({*queues, *text_names(named)}) for key in keys.ingress(queue)]
     with client.pipeline(transaction=False) as pipe:
-        for one in lists:
-            pipe.llen(one)
+        for key in lists:
+            pipe.llen(key)
         for epoch in epochs:
             pipe.hgetall(keys.worker(epoch))
         pipe.hgetall(keys.totals)

@@ -1,4 +1,4 @@
-"""Where one job is now, looked up by its task id. Slow on purpose: nothing is indexed for it, and no call blocks Redis for long."""
+"""Finds out where a job is now, by its task id. Slow on purpose: nothing is indexed for it, and no call blocks Redis for long."""
 
 from __future__ import annotations
 
@@ -13,51 +13,59 @@ from dispatcher.core.facts.message import task_id_of
 from dispatcher.store.frame import Entry, parse_entry, read_record, story_of
 from dispatcher.store.keys import Keys
 from dispatcher.store.redis_client.connection import if_of_its_type
-from dispatcher.store.scripts.sources import Scripts
+from dispatcher.store.scripts.call import Scripts
 
 MESSAGES_A_CALL: Final = 100
 FRAMES_A_CALL: Final = 1_000
 INGRESS_LOOKED_AT: Final = 20_000
-"""Messages of each ingress list that are looked through: what is behind them waits for the dispatcher, not for a worker."""
+"""Messages of each ingress list that are searched. Jobs behind them wait for the dispatcher, not for a worker."""
 
 TRIES: Final = 3
-"""A job may move while it is looked for."""
+"""A job may move during a search, so a search is repeated."""
 
 
 @dataclass(frozen=True, slots=True)
 class InIngress:
-    """``before``: messages that are admitted first, of this list."""
+    """The job has not been admitted."""
 
     list_key: str
     before: int
+    """Messages of this list that are admitted first."""
 
 
 @dataclass(frozen=True, slots=True)
 class InLane:
-    """``before``: jobs of the lane that are served first, of ``depth``."""
+    """The job waits in its lane."""
 
     entry: Entry
     before: int
+    """Jobs of the lane that are served first."""
     depth: int
+    """Jobs of the lane."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scheduled:
+    """The job is not due yet."""
+
     entry: Entry
     due_ms: int
 
 
 @dataclass(frozen=True, slots=True)
 class Leased:
-    """``taken_ms``: when its worker started it, 0 while that has not."""
+    """The job is leased to a worker."""
 
     entry: Entry
     epoch: str
     taken_ms: int
+    """When the worker started it; 0: it has not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dead:
+    """The job is a dead letter."""
+
     reason: str
     detail: str
     died_ms: int
@@ -81,23 +89,23 @@ class Finder:
         return seconds * 1000 + micros // 1000
 
     def task_id(self, job: str) -> str | None:
-        """The task id of a job in keeping; ``None`` if it is not, or its message is none."""
+        """The task id of a job in keeping; ``None`` if the job is not in keeping, or its message cannot be read."""
         raw = cast("bytes | None", self._client.hget(self._keys.messages, job))
         return None if raw is None else task_id_of(raw)
 
     def jobs_of(self, task_id: str) -> list[str]:
-        """Numbers of the jobs in keeping that have this task id, the oldest first. Looks through every message."""
-        found: set[str] = set()
+        """Numbers of the jobs in keeping that have this task id, the oldest first. Searches every message."""
+        numbers: set[str] = set()
         cursor: Any = b"0"
         text = _plain_part(task_id)
         while True:
             cursor, *jobs = self._run("find_job", [self._keys.messages], [cursor, text, MESSAGES_A_CALL])
-            found |= {job.decode() for job in jobs if self.task_id(job.decode()) == task_id}
+            numbers |= {job.decode() for job in jobs if self.task_id(job.decode()) == task_id}
             if cursor == b"0":
-                return sorted(found)
+                return sorted(numbers)
 
     def in_ingress(self, task_id: str, lists: Sequence[str]) -> InIngress | None:
-        """The place of the first message of that task id."""
+        """The place of the first message with that task id."""
         text = _plain_part(task_id).encode()
         for key in lists:
             for before in range(0, INGRESS_LOOKED_AT, MESSAGES_A_CALL):
@@ -110,16 +118,16 @@ class Finder:
         return None
 
     def where(self, job: str) -> Whereabouts | None:
-        """Where a job in keeping is; ``None`` if it is nowhere (any more)."""
+        """Where a job in keeping is; ``None`` if it is nowhere any more."""
         for _ in range(TRIES):
-            found = self._leased(job) or self._in_lane(job) or self._scheduled(job) or self._dead(job)
-            if found is not None or not self._client.hexists(self._keys.messages, job):
-                return found
+            place = self._leased(job) or self._in_lane(job) or self._scheduled(job) or self._dead(job)
+            if place is not None or not self._client.hexists(self._keys.messages, job):
+                return place
         return None
 
     def _leased(self, job: str) -> Leased | None:
         keys, number = self._keys, job.encode()
-        for epoch in sorted(one.decode() for one in cast("set[bytes]", self._client.smembers(keys.workers))):
+        for epoch in sorted(name.decode() for name in cast("set[bytes]", self._client.smembers(keys.workers))):
             for lease, entry in cast("dict[bytes, bytes]", self._client.hgetall(keys.leases(epoch))).items():
                 if entry.startswith(number):
                     taken = cast("bytes | None", self._client.hget(keys.taken(epoch), lease.decode()))
@@ -128,7 +136,7 @@ class Finder:
 
     def _in_lane(self, job: str) -> InLane | None:
         keys, number = self._keys, job.encode()
-        for lane in sorted(one.decode() for one in cast("set[bytes]", self._client.smembers(keys.lanes))):
+        for lane in sorted(name.decode() for name in cast("set[bytes]", self._client.smembers(keys.lanes))):
             before = 0
             while page := cast("list[bytes]", self._client.lrange(keys.lane(lane), before, before + FRAMES_A_CALL - 1)):
                 for at, frame in enumerate(page):
@@ -157,5 +165,5 @@ class Finder:
 
 
 def _plain_part(task_id: str) -> str:
-    """The longest part of it that is written the same in every JSON: a producer may escape what it likes of the rest."""
+    """The longest part of the id that every JSON writes alike: a producer may escape other characters."""
     return max(re.findall(r"[\w .@:-]+", task_id, re.ASCII), key=len, default="")

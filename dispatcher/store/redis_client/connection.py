@@ -88,6 +88,15 @@ def if_of_its_type(read: Callable[[], T]) -> T | None:
         return None
 
 
+def replies_of_its_type(pipe: Any) -> list[Any]:
+    """The replies of a pipeline; ``None`` for a key of another type than it should be."""
+    replies = pipe.execute(raise_on_error=False)
+    for reply in replies:
+        if isinstance(reply, Exception) and not str(reply).startswith("WRONGTYPE"):
+            raise reply
+    return [None if isinstance(reply, Exception) else reply for reply in replies]
+
+
 def is_demoted(error: Exception) -> bool:
     """Whether the Redis that answered so was a primary and is a replica now. Who is primary is found out with a new connection, and this
     one may stay open for ever.

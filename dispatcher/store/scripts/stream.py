@@ -2,104 +2,107 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import redis
-from hiredis import pack_command
 
 from dispatcher.store.redis_client.connection import is_demoted
+from dispatcher.store.scripts.call import Call, pack, with_script
 from dispatcher.store.scripts.sources import names, source
 
 SEND_BYTES = 4096
 """Calls are gathered up to this size before they are sent: each send wakes Redis up."""
 
-Call = tuple[str, list[str], list[Any]]
-"""Name of the transition, KEYS, ARGV."""
-
 
 class ScriptRunner:
-    """The transitions of one client. Not thread-safe: the dispatcher's loop alone uses it."""
+    """Calls the transitions of one client over one connection. Not thread-safe: the dispatcher's loop alone uses it."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
         self._connection: Any = None
-        self._shas = {name: hashlib.sha1(source(name).encode()).hexdigest() for name in names()}  # noqa: S324 (Redis' own id)
+
+    def run(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """What one transition returns."""
+        return self.ask([(name, keys, args)])[0]
 
     def ask(self, calls: Sequence[Call]) -> list[Any]:
-        """Runs the calls in one round trip.
+        """Make the calls in one round trip: a single call, or calls that write nothing.
 
-        Where Redis does not know the scripts (it is new, or was restarted) they are loaded, and a single call is made again; of
-        several some may have run, so whoever made them decides.
+        If Redis does not know the scripts (a new or restarted server), they are loaded and all calls are made again.
+        """
+        return with_script(self.load, self._ask, calls)
+
+    def _ask(self, calls: Sequence[Call]) -> list[Any]:
+        with self._open() as stream:
+            for call in calls:
+                stream.send(call)
+            return stream.replies()
+
+    @contextmanager
+    def stream(self) -> Iterator[Stream]:
+        """Send calls one by one, then read all replies. Left before that, the connection is closed: its replies are lost.
+
+        If Redis does not know the scripts, they are loaded and ``NoScriptError`` is raised: some calls may have run, so the caller
+        decides what to repeat.
         """
         try:
-            with self.stream() as stream:
-                for call in calls:
-                    stream.send(call)
-                return stream.replies()
+            with self._open() as stream:
+                yield stream
         except redis.exceptions.NoScriptError:
-            if len(calls) > 1:
-                raise
-            return self.ask(calls)
+            self.load()
+            raise
 
-    def stream(self) -> Stream:
-        """Send calls one by one, then read all replies. Left before that, the connection is closed: its replies are lost."""
+    def _open(self) -> Stream:
         if self._connection is None:
             self._connection = self._client.connection_pool.get_connection()
         if self._connection._sock is None:
             self._connection.connect()  # sending would connect too, but not to where a Sentinel says
-        return Stream(self, self._connection, self._shas)
-
-    def pack(self, call: Call) -> bytes:
-        """The call as it goes over the wire."""
-        return _packed(call, self._shas)
+        return Stream(self._connection)
 
     def load(self) -> None:
-        """Gives Redis every script."""
+        """Give Redis every script."""
         with self._client.pipeline(transaction=False) as pipe:
-            for name in self._shas:
+            for name in names():
                 pipe.script_load(source(name))
             pipe.execute()
 
 
 class Stream:
-    """What :meth:`ScriptRunner.stream` gives: calls on their way."""
+    """Calls that are under way on one connection."""
 
-    def __init__(self, runner: ScriptRunner, connection: Any, shas: dict[str, str]) -> None:
-        self._runner = runner
+    def __init__(self, connection: Any) -> None:
         self._connection = connection
-        self._shas = shas
         self._unsent: list[bytes] = []
         self._unsent_bytes = 0
         self.under_way = 0
+        """Calls whose reply was not read yet."""
 
     def __enter__(self) -> Stream:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.under_way:
             self._connection.disconnect()
-        if kind is redis.exceptions.NoScriptError:
-            self._runner.load()
 
     def send(self, call: Call) -> None:
         """Send a call, together with the next ones if it is small. Does not wait for its reply."""
         self.under_way += 1
-        packed = _packed(call, self._shas)
+        packed = pack(call)
         self._unsent.append(packed)
         self._unsent_bytes += len(packed)
         if self._unsent_bytes > SEND_BYTES:
             self.flush()
 
     def replies(self) -> list[Any]:
-        """What the scripts returned, in order; raises the first error, when all have been read."""
+        """What the transitions returned, in order. Raises the first error once all replies have been read."""
         self.flush()
-        found: list[Any] = []
+        replies: list[Any] = []
         error: Exception | None = None
         while self.under_way:
             try:
-                found.append(self._connection.read_response())
+                replies.append(self._connection.read_response())
             except redis.ResponseError as exc:
                 error = error or exc
             self.under_way -= 1
@@ -107,17 +110,10 @@ class Stream:
             if is_demoted(error):
                 self._connection.disconnect()
             raise error
-        return found
+        return replies
 
     def flush(self) -> None:
-        """Send what was gathered."""
+        """Send the calls that were gathered."""
         if self._unsent:
             self._connection.send_packed_command([b"".join(self._unsent)], check_health=False)
             self._unsent, self._unsent_bytes = [], 0
-
-
-def _packed(call: Call, shas: dict[str, str]) -> bytes:
-    # redis-py's own packing looks at the type of each part first, which takes longer than the packing.
-    name, keys, args = call
-    packed: bytes = pack_command(("EVALSHA", shas[name], len(keys), *keys, *args))
-    return packed

@@ -1,54 +1,36 @@
-"""take and ack as cheaply as Redis allows: the two calls that every job costs its worker.
+"""Calls take and ack, the two calls that every job costs its worker, as cheaply as Redis allows.
 
-redis-py's client spends more on such a call than the server does, so this packs the command itself and sends it over one
-connection of its own. The keys of a worker life never change, so all but the lease id is packed once.
+redis-py's client spends more on such a call than the server does, so the commands are packed here and sent over a connection of
+their own. The keys of a worker life never change, so everything but the arguments is packed once.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
-from hashlib import sha1
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import redis
 
 from dispatcher.store.keys import Keys
 from dispatcher.store.redis_client.connection import is_demoted
-from dispatcher.store.scripts.sources import source
+from dispatcher.store.scripts.call import FixedCall
 
 TRANSIENT = (redis.ConnectionError, redis.TimeoutError, OSError)
 """Redis did not answer; the call may or may not have happened."""
 
-
 OTHERS_MAX = 64
-"""One call starts so many jobs more than the one that was asked for, at most."""
+"""Jobs that one call may start beside the one that was popped."""
 
 
 class Started(NamedTuple):
-    """A job that runs here from now on."""
+    """A job that has begun, and runs in this worker from now on."""
 
     lease_id: str
     message: bytes
+    """As the producer sent it."""
     entry: bytes
-
-
-def _bulk(part: bytes) -> bytes:
-    return b"$%d\r\n%b\r\n" % (len(part), part)
-
-
-class _Call:
-    """One script with its keys, packed but for its arguments."""
-
-    def __init__(self, name: str, keys: Sequence[str]) -> None:
-        self.text = source(name).encode()
-        self._sha = sha1(self.text).hexdigest().encode()  # noqa: S324 (what EVALSHA asks for)
-        self._fixed = len(keys) + 3
-        self._keys = _bulk(str(len(keys)).encode()) + b"".join(_bulk(key.encode()) for key in keys)
-        self._head = _bulk(b"EVALSHA") + _bulk(self._sha) + self._keys
-
-    def pack(self, args: Sequence[bytes]) -> bytes:
-        return b"*%d\r\n%b%b" % (self._fixed + len(args), self._head, b"".join([b"$%d\r\n%b\r\n" % (len(a), a) for a in args]))
+    """Its frame and lane (``frame.py``)."""
 
 
 class LeasePipe:
@@ -61,19 +43,19 @@ class LeasePipe:
         self._connection: Any = client.connection_pool.make_connection()
         self._lock = threading.Lock()
         self.revoked_at: bytes | None = None
-        """When something was last revoked (µs of Redis' clock), as of the last job that was taken; ``None``: not lately."""
+        """When the last revoke was (µs of Redis' clock), as of the last take; ``None``: not lately."""
         alive, leases, taken = keys.alive(epoch), keys.leases(epoch), keys.taken(epoch)
-        self._take = _Call("take", [alive, leases, taken, keys.messages, keys.revoked_at, keys.worker_queue(epoch)])
-        self._ack = _Call("ack", [alive, leases, taken, keys.messages, keys.lanes, keys.wake])
+        self._take = FixedCall("take", [alive, leases, taken, keys.messages, keys.revoked_at, keys.worker_queue(epoch)], self._ask)
+        self._ack = FixedCall("ack", [alive, leases, taken, keys.messages, keys.lanes, keys.wake], self._ask)
 
     def take(self, lease_id: bytes, at_ms: int, others: int = 0) -> tuple[list[Started], list[str]]:
-        """Start the job of a lease that was popped, at about ``at_ms`` of Redis' time, and up to ``others`` (at most
-        :data:`OTHERS_MAX`) that stand next in the queue, which are popped, too.
+        """Start the job of a popped lease, and up to ``others`` (at most :data:`OTHERS_MAX`) that are next in the queue: these it pops.
 
-        Those that were started, and the ids of those that are late and must be buried instead. What is in neither is not this worker's
-        (any more).
+        ``at_ms``: about now, in Redis' time. Returns the jobs that were started, and the ids of leases whose job is late and must be
+        buried instead. A lease that is in neither is not this worker's any more.
         """
-        reply = self._run(self._take, [b"%d" % at_ms, b"%d" % others, lease_id])
+        with self._lock:
+            reply = self._take([b"%d" % at_ms, b"%d" % others, lease_id])
         started: list[Started] = []
         late: list[str] = []
         if not reply:
@@ -88,33 +70,26 @@ class LeasePipe:
         return started, late
 
     def ack(self, lease_ids: Iterable[str]) -> int:
-        """End leases of jobs that have ended, at most 500; how many there were, or -1: this life has ended, nothing was changed."""
-        return int(self._run(self._ack, [lease_id.encode() for lease_id in lease_ids]))
+        """End leases of jobs that have ended, at most 500. Returns how many there were; -1: this life has ended, nothing was changed."""
+        with self._lock:
+            return int(self._ack([lease_id.encode() for lease_id in lease_ids]))
 
     def close(self) -> None:
         with self._lock:
             self._connection.disconnect()
 
-    def _run(self, call: _Call, args: Sequence[bytes]) -> Any:
+    def _ask(self, packed: bytes) -> Any:
         connection = self._connection
-        packed = [call.pack(args)]
-        with self._lock:
-            try:
-                if connection._sock is None:
-                    connection.connect()  # sending would connect too, but not to where a Sentinel says
-                connection.send_packed_command(packed, check_health=False)
-                return connection.read_response(disable_decoding=True)
-            except redis.exceptions.NoScriptError:
-                # A new or restarted server. The refused call changed nothing, so it may be sent again.
-                connection.send_command("SCRIPT", "LOAD", call.text)
-                connection.read_response(disable_decoding=True)
-                connection.send_packed_command(packed, check_health=False)
-                return connection.read_response(disable_decoding=True)
-            except redis.ResponseError as exc:
-                if is_demoted(exc):
-                    connection.disconnect()
-                raise
-            except BaseException:
-                # A late answer must not be read as the answer to the next call.
+        try:
+            if connection._sock is None:
+                connection.connect()  # sending would connect too, but not to where a Sentinel says
+            connection.send_packed_command([packed], check_health=False)
+            return connection.read_response(disable_decoding=True)
+        except redis.ResponseError as exc:
+            if is_demoted(exc):
                 connection.disconnect()
-                raise
+            raise
+        except BaseException:
+            # A late answer must not be read as the answer to the next call.
+            connection.disconnect()
+            raise

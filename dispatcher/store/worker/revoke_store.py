@@ -1,6 +1,6 @@
-"""What was revoked, kept in Redis: Celery keeps it in the memory of the workers that were there to hear it.
+"""Keeps revokes in Redis. Celery keeps them only in the memory of the workers that hear them.
 
-A worker that was not, or whose subscription was broken, learns it from its next ``take``.
+A worker that did not hear a revoke, because it started later or its subscription was broken, learns of it from its next ``take``.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import redis
 from redis.client import NEVER_DECODE
 
 from dispatcher.store.keys import Keys
-from dispatcher.store.scripts.sources import Scripts
+from dispatcher.store.scripts.call import Scripts
 
 log = logging.getLogger(__name__)
 
 REVOKES_MAX: Final = 50_000
-"""How many are kept: as many as Celery keeps in a worker."""
+"""How many revokes are kept: as many as Celery keeps in a worker."""
 
 CALL_MAX: Final = 500
 
@@ -31,22 +31,25 @@ _ID, _STAMP = "id:", "stamp:"
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """What was revoked up to ``at_us`` (Redis' clock): ids of tasks by when, and values of stamped headers by header."""
+    """Revokes up to one instant."""
 
     at_us: int = 0
+    """That instant, by Redis' clock."""
     ids: Mapping[str, int] = field(default_factory=dict)
+    """Task id → µs when it was revoked."""
     stamps: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Stamped header → its values that were revoked."""
 
 
 def id_members(task_ids: Iterable[str]) -> list[str]:
-    """Ids of tasks, as they are kept."""
+    """Task ids, as members of the set of revokes."""
     return [_ID + task_id for task_id in task_ids]
 
 
 def stamp_members(headers: Any) -> list[str]:
-    """Stamps, as they are kept. ``headers`` as Celery's ``revoke_by_stamped_headers`` takes them: a mapping, or ``key=value`` texts."""
+    """Stamped headers, as members of the set of revokes. ``headers``: as Celery's ``revoke_by_stamped_headers`` takes them."""
     if isinstance(headers, list | tuple):
-        headers = dict(str(one).split("=", 1) for one in headers)
+        headers = dict(str(text).split("=", 1) for text in headers)
     pairs = [
         (name, value)
         for name, values in headers.items()
@@ -56,7 +59,7 @@ def stamp_members(headers: Any) -> list[str]:
 
 
 class RevokeStore:
-    """Writes and reads it. Thread-safe as the client is, whose answers may be text or bytes. Raises what redis-py raises."""
+    """Adds and reads revokes. Thread-safe as the client is, which may answer with text or bytes. Raises what redis-py raises."""
 
     def __init__(self, client: redis.Redis, keys: Keys, *, kept_s: float) -> None:
         self._client = client
@@ -66,22 +69,22 @@ class RevokeStore:
 
     @property
     def kept_us(self) -> int:
-        """How long it is remembered, at least."""
+        """How long a revoke is kept, at least."""
         return self._kept_ms * 1000
 
     def add(self, members: Iterable[str]) -> int:
-        """Remember (:func:`id_members`, :func:`stamp_members`); how many of them were new."""
+        """Remember revokes (:func:`id_members`, :func:`stamp_members`). Returns how many of them were new."""
         new, rest = 0, iter(members)
         while part := list(islice(rest, CALL_MAX)):
             new += self._run("revoke", [self._keys.revoked, self._keys.revoked_at], [self._kept_ms, REVOKES_MAX, *part])
         return new
 
     def since(self, at_us: int) -> Revoked:
-        """What was revoked after ``at_us``. What cannot be read is passed over, and said in the log: it must not stop the jobs."""
-        found: list[tuple[bytes, float]] = []
+        """The revokes after ``at_us``. Members that cannot be read must not stop the jobs: they are passed over and logged."""
+        members: list[tuple[bytes, float]] = []
         try:
             options = {"withscores": True, "score_cast_func": float, NEVER_DECODE: True}
-            found = self._client.execute_command("ZRANGEBYSCORE", self._keys.revoked, f"({at_us}", "+inf", "WITHSCORES", **options)
+            members = self._client.execute_command("ZRANGEBYSCORE", self._keys.revoked, f"({at_us}", "+inf", "WITHSCORES", **options)
         except redis.ResponseError as exc:
             if not str(exc).startswith("WRONGTYPE"):
                 raise
@@ -90,7 +93,7 @@ class RevokeStore:
         stamps: dict[str, tuple[str, ...]] = {}
         latest_us = at_us
         unread: list[bytes] = []
-        for member, score in found:
+        for member, score in members:
             try:
                 revoked_us, text = int(score), member.decode()
                 if text.startswith(_ID):

@@ -1,37 +1,33 @@
-"""What a worker does with Redis: register, beat, take, ack, give back, say goodbye. Nothing else writes its leases.
+"""What a worker does with Redis beside take and ack (``lease_pipe.py``): register, beat, give leases back, say goodbye.
 
-Every call may raise ``redis.ConnectionError`` or ``redis.TimeoutError`` and then may or may not have happened; all of them
-may be called again.
+Every call may raise ``redis.ConnectionError`` or ``redis.TimeoutError``. Then it may or may not have happened, and may be repeated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, cast
 from uuid import uuid4
 
-import msgspec
 import redis
 
-from dispatcher.core.returns.ending import DEADLINE_PASSED, LATE, GiveBack
-from dispatcher.errors import DeadlinePassed, EpochEnded, FormatMismatch
+from dispatcher.core.returns.ending import GiveBack
+from dispatcher.errors import FormatMismatch
 from dispatcher.store.format_store import FormatStore
-from dispatcher.store.frame import Entry, parse_entry
+from dispatcher.store.giveback import give_back
 from dispatcher.store.keys import Keys
 from dispatcher.store.registration import Registration, encode_registration
-from dispatcher.store.scripts.sources import Scripts
+from dispatcher.store.scripts.call import Scripts, lived
 
 ALIVE_TTL_MS = 24 * 3600 * 1000
-"""TTL that a beat gives to ``alive:<epoch>``. Not the lease TTL: what is silent is decided by the leader alone."""
+"""TTL that a beat gives to ``alive:<epoch>``. It is not ``lease_ttl_s``: the leader alone decides which worker is silent."""
 
 DEAD_TTL_MS = 24 * 3600 * 1000
 
 ADOPT_MAX = 50
-"""Jobs in one call of ``adopt``, for it carries their messages."""
-
-STORY_TTL_MS = 7 * 24 * 3600 * 1000
+"""Jobs in one call of ``adopt``: it carries their messages."""
 
 GIVEBACK_MAX = 500
 """Leases that one call of :func:`giveback` may end."""
@@ -42,34 +38,24 @@ class BeatStatus(IntEnum):
 
     OK = 1
     UNKNOWN = -1
-    """Redis does not know the epoch: it lost its state. Register anew and adopt what is held."""
+    """Redis lost its state and does not know the epoch. Register anew, and adopt the jobs that run here."""
     DEAD = -2
-    """The epoch was reaped. Its jobs belong to others: kill the pool and exit."""
+    """The leader declared this life dead. Its jobs belong to others: kill the pool and exit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """The answer to a heartbeat. ``draining`` is ``""``, ``"exit"`` or ``"keep"``."""
+    """The answer to a heartbeat."""
 
     status: BeatStatus
     draining: str
+    """``""``, ``"exit"`` or ``"keep"``."""
     leases: frozenset[str]
+    """Ids of this life's leases."""
     queued: frozenset[str]
+    """Ids in its queue, at most 1,000."""
     now_ms: int = 0
     """Redis' time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """A job this worker has started: the message as the producer sent it, and what is kept of the job."""
-
-    lease_id: str
-    message: str
-    entry: Entry
-
-
-LATE_REASON = msgspec.json.encode({"reason": DEADLINE_PASSED, "detail": LATE})
-"""Why a job whose deadline has passed is buried, as the scripts take it."""
 
 
 def new_epoch() -> str:
@@ -78,7 +64,7 @@ def new_epoch() -> str:
 
 
 class WorkerStore:
-    """The store of one worker life. Thread-safe as the client is; the epoch is fixed."""
+    """The store of one worker life. Thread-safe as the client is."""
 
     def __init__(self, client: redis.Redis, keys: Keys, epoch: str) -> None:
         self.keys = keys
@@ -113,26 +99,24 @@ class WorkerStore:
         return reply
 
     def adopt(self, jobs: Sequence[tuple[str, bytes, bytes]]) -> int:
-        """Have jobs that run here, (lease id, entry, message) of each, leased to this life: Redis lost the one they were leased to.
+        """Lease jobs that run here to this life, each as (lease id, entry, message): Redis lost the life they were leased to.
 
-        How many are; the others are elsewhere in Redis too. Raises :class:`EpochEnded`.
+        Returns how many are leased to it now; the others lie elsewhere in Redis too. Raises :class:`~dispatcher.errors.EpochEnded`.
         """
         adopted = 0
         for at in range(0, len(jobs), ADOPT_MAX):
-            part = self._run(
+            reply = self._run(
                 "adopt",
                 [self._alive, self._leases, self._taken, self.keys.messages, self.keys.lanes],
                 [self.keys.lane_prefix, *(part for job in jobs[at : at + ADOPT_MAX] for part in job)],
             )
-            if part < 0:
-                raise EpochEnded(f"worker life {self.epoch} was declared dead")
-            adopted += part
+            adopted += lived(reply, self.epoch)
         return adopted
 
     def heartbeat(self, facts: dict[str, Any], totals: bytes = b"") -> Beat:
         """Beat once, with numbers to show and to plan by: ``done, failed, busy_ms, running, consume_age_ms, loop_lag_ms``.
 
-        ``totals``: JSON of :class:`~dispatcher.core.facts.evidence.WorkerTotals`; empty while it is what Redis has.
+        ``totals``: JSON of :class:`~dispatcher.core.facts.evidence.WorkerTotals`; empty if Redis has the same already.
         """
         status, draining, leases, queued, now_ms = self._run(
             "heartbeat",
@@ -141,74 +125,29 @@ class WorkerStore:
         )
         return Beat(BeatStatus(status), draining, frozenset(leases), frozenset(queued), now_ms)
 
-    def take(self, lease_id: str, *, at_ms: int = 1) -> Taken | None:
-        """Start a job, at about ``at_ms`` of Redis' time. ``None``: it is not this worker's (any more); drop the id silently.
-
-        Raises :class:`DeadlinePassed` where it must be buried instead (:meth:`GiveBack.late`).
-        """
-        names = [self._alive, self._leases, self._taken, self.keys.messages, self.keys.revoked_at, self._queue]
-        reply = self._run("take", names, [at_ms, 0, lease_id])
-        if reply and reply[2] == 0:
-            raise DeadlinePassed(lease_id)
-        if not reply or not reply[2]:
-            return None
-        return Taken(lease_id, reply[3], parse_entry(reply[2]))
-
     def turn(self, task_id: str) -> tuple[int, int]:
-        """The last turn of that task id that was admitted, and when, in ms of Redis' time; see ``header.turn_of``.
-        (0, 0) where none but the first is known.
+        """The last admitted turn of a task id (``header.turn_of``), and when it was admitted, in ms of Redis' time.
+
+        (0, 0) if only its first turn is known.
         """
         try:
             turn, at_ms = (cast("str | None", self._client.get(self.keys.turn(task_id))) or "0 0").split()
             return int(turn), int(at_ms)
-        except (redis.ResponseError, ValueError):  # no key of ours
+        except (redis.ResponseError, ValueError):  # a key that another program wrote
             return 0, 0
 
-    def ack(self, lease_ids: Iterable[str]) -> int:
-        """End leases of jobs that have ended; how many there were. Raises :class:`EpochEnded` if they belong to others now."""
-        removed = self._run(
-            "ack",
-            [self._alive, self._leases, self._taken, self.keys.messages, self.keys.lanes, self.keys.wake],
-            list(lease_ids),
-        )
-        if removed < 0:
-            raise EpochEnded(f"worker life {self.epoch} was declared dead")
-        return int(removed)
-
     def giveback(self, leases: Sequence[GiveBack], *, delay_ms: int = 0) -> int:
-        """End leases without an ack; how many there were. Newest first keeps the order of their lanes.
+        """End leases without an ack. Returns how many there were. Newest first keeps the order of their lanes.
 
-        Raises :class:`EpochEnded` if they belong to others now.
+        Raises :class:`~dispatcher.errors.EpochEnded` if they belong to others now.
         """
-        ended = giveback(self._run, self.keys, self.epoch, leases, guard=self._alive, guard_value="", delay_ms=delay_ms)
-        if ended < 0:
-            raise EpochEnded(f"worker life {self.epoch} was declared dead")
-        return ended
+        reply = give_back(self._run, self.keys, self.epoch, leases, guard=self._alive, delay_ms=delay_ms)
+        return lived(reply, self.epoch)
 
     def drain(self, mode: str = "exit") -> bool:
-        """Ask for nothing new, as ``dispatcher drain`` does from outside. False if this life has ended."""
+        """Ask for no new jobs, as ``dispatcher drain`` does from outside. False if this life has ended."""
         return int(self._run("drain_worker", [self._alive, self._worker, self.keys.wake], [mode])) > 0
 
     def goodbye(self) -> None:
-        """The life ends in order: what is still leased goes back in line at once, and no death is counted."""
+        """End the life in order: the jobs that it still has go back in line at once, and no death is counted."""
         self._run("end_epoch", [self._alive, self._alive, self._dead, self.keys.wake], ["", "goodbye", DEAD_TTL_MS, 0])
-
-
-def giveback(
-    run: Callable[[str, list[str], list[Any]], Any], keys: Keys, epoch: str, leases: Sequence[GiveBack], *, guard: str, guard_value: str,
-    delay_ms: int = 0,
-) -> int:
-    """Calls the ``giveback`` transition; -1 when refused. Shared by the worker (guard: its life) and the reaping leader."""
-    names = [
-        guard, keys.leases(epoch), keys.taken(epoch), keys.worker_queue(epoch), keys.lanes, keys.scheduled,
-        keys.dead_letters, keys.dead_reasons, keys.unsettled, keys.wake, keys.messages,
-    ]
-    args: list[Any] = [guard_value, keys.lane_prefix, delay_ms, keys.story_prefix, STORY_TTL_MS]
-    return int(run("giveback", names, [*args, *(part for lease in leases for part in _args(lease))]))  # fmt: skip
-
-
-def _args(lease: GiveBack) -> tuple[str, str, int, str, str, str]:
-    """A lease as ``giveback.lua`` takes it."""
-    reason = msgspec.json.encode({"reason": lease.reason, "detail": lease.detail}).decode()
-    attempt = msgspec.json.encode(lease.attempt).decode() if lease.attempt is not None else ""
-    return lease.lease_id, lease.counter, lease.bury_at, reason, attempt, "1" if lease.suspect else ""

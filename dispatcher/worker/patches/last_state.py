@@ -13,12 +13,7 @@ from typing import Any
 from celery import states
 from celery.backends.redis import RedisBackend
 
-_STORE = """
-if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
-if ARGV[3] == '0' then redis.call('SET', KEYS[1], ARGV[2]) else redis.call('SETEX', KEYS[1], ARGV[3], ARGV[2]) end
-redis.call('PUBLISH', KEYS[1], ARGV[2])
-return 1
-"""
+from dispatcher.store.scripts.call import call_script
 
 
 def keep_last_state() -> None:
@@ -37,10 +32,9 @@ def keep_last_state() -> None:
 
 
 def _store_unless_final(backend: Any, key: Any, value: Any) -> None:
-    store = backend.client.register_script(_STORE)
     while True:
         seen = backend.client.get(key)
         if seen and backend.decode_result(seen)["status"] in states.READY_STATES:
             return
-        if store(keys=[key], args=[seen or b"", value, int(backend.expires or 0)]):
+        if call_script(backend.client.execute_command, ("store_retry", [key], [seen or b"", value, int(backend.expires or 0)])):
             return

@@ -9,12 +9,11 @@ ran twice. Here each thread that sends is a sender that counts its messages, and
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 from uuid import uuid4
 
@@ -27,7 +26,7 @@ from kombu.utils.json import dumps
 
 from dispatcher.store.keys import Keys
 from dispatcher.store.redis_client.connection import RESULT_WAIT_S
-from dispatcher.store.scripts.sources import source
+from dispatcher.store.scripts.call import call_script
 from dispatcher.worker.patches.forced import PUBLISH_TRIES
 
 WAITS: Final = {
@@ -86,20 +85,10 @@ class _OnceMixin:
             return
         keys = Keys(cell=self.cell, prefix=self.global_keyprefix)
         list_key = self.global_keyprefix + self._q_for_pri(queue, self._get_message_priority(message, reverse=False))
-        args = (2, keys.sent(_sender.name), list_key, _sender.number, dumps(message), SENT_TTL_MS)  # type: ignore[no-untyped-call]
+        args = [_sender.number, dumps(message), SENT_TTL_MS]  # type: ignore[no-untyped-call]
         with self.conn_or_acquire() as client:
             # Not the client's own method: kombu's puts its prefix before one key of a script.
-            call: Any = redis.Redis.execute_command
-            try:
-                call(client, "EVALSHA", _sha(), *args)
-            except redis.exceptions.NoScriptError:
-                call(client, "SCRIPT LOAD", source("publish"))
-                call(client, "EVALSHA", _sha(), *args)
-
-
-@cache
-def _sha() -> str:
-    return hashlib.sha1(source("publish").encode()).hexdigest()  # noqa: S324 (what EVALSHA asks for)
+            call_script(partial(redis.Redis.execute_command, client), ("publish", [keys.sent(_sender.name), list_key], args))
 
 
 @cache

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from dispatcher.cli import cli
 from dispatcher.cli.group import COMMANDS
 from dispatcher.store.keys import Keys
-from dispatcher.store.operator.admin_store import AdminStore
+from dispatcher.store.operator.dead_letters import DeadLetters
 from dispatcher.store.redis_client.connection import connect
 from dispatcher.store.registration import Registration
 from dispatcher.store.worker.worker_store import WorkerStore
@@ -220,7 +220,7 @@ class TestAgainstRedis:
         """Jobs that are no dead letters are failed work, said after what was done."""
         assert run("dead", "list").stdout == "no dead letters\n"
         assert json.loads(run("dead", "list", "--json").stdout) == []
-        monkeypatch.setattr(AdminStore, "dead_requeue", lambda *_: 1)
+        monkeypatch.setattr(DeadLetters, "requeue", lambda *_: 1)
         result = run("dead", "requeue", "1", "2")
         assert (result.exit_code, result.stdout) == (1, "1 job back in line\n")
         assert "1 of the 2 named are no dead letters" in result.stderr
