@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import ceil
 
 from dispatcher.core.choosing.window import Windows
@@ -36,7 +36,6 @@ class Workers:
         unreadable: UnreadableReport,
         formats: CellFormats,
     ) -> None:
-        self._store = store
         self._ingress = ingress
         self._emit = emit
         self._windows = windows
@@ -45,13 +44,13 @@ class Workers:
         self._health = health
         self._unreadable = unreadable
         self._formats = formats
-        self._registrations: dict[str, Registration] = {}
+        self._registrations = store.registrations()
         self._apart: set[str] = set()
         """Workers that do not read the format that is written."""
 
     def __len__(self) -> int:
         """How many registrations are known."""
-        return len(self._registrations)
+        return len(self._registrations.known)
 
     def views(self, look: Look) -> tuple[WorkerView, ...]:
         """The workers of a look, as a plan sees them. Reads the registrations that are new, and forgets those of workers that are gone.
@@ -59,37 +58,35 @@ class Workers:
         Here the cell moves on to a newer format, before anything is given to the workers that let it.
         """
         rows = look.workers
-        if unknown := [row.epoch for row in rows if row.epoch not in self._registrations]:
-            self._read(unknown)
-            lost = [row.epoch for row in rows if row.epoch not in self._registrations and not row.ended]
+        learned = self._registrations.learn([row.epoch for row in rows])
+        if learned.new:
+            self._greet(learned.new)
+        if learned.unreadable:
+            lost = [row.epoch for row in rows if row.epoch in learned.unreadable and not row.ended]
             self._unreadable.report(f"the registration of worker {epoch}" for epoch in lost)
-        if len(self._registrations) > len(rows):
-            alive = {row.epoch for row in rows}
-            self._registrations = {epoch: said for epoch, said in self._registrations.items() if epoch in alive}
-            self._windows.forget(alive)
-        if self._formats.step(self._registrations) or unknown:
+        if learned.has_forgotten:
+            self._windows.forget({row.epoch for row in rows})
+        if self._formats.step(self._registrations.known) or learned.new:
             self._set_apart()
         return tuple(self._view(row, look.now_ms) for row in rows)
 
     def _set_apart(self) -> None:
         """Give nothing to workers that cannot read what is written here."""
-        formats = self._formats
-        self._apart = {epoch for epoch, registration in self._registrations.items() if not formats.is_read_by(registration)}
-        apart = [self._registrations[epoch] for epoch in self._apart]
+        formats, known = self._formats, self._registrations.known
+        self._apart = {epoch for epoch, registration in known.items() if not formats.is_read_by(registration)}
+        apart = [known[epoch] for epoch in self._apart]
         self._unreadable.report(f"what is written here in format {formats.writes}, by worker {worker.name}," for worker in apart)
 
-    def _read(self, epochs: list[str]) -> None:
-        found = self._store.registrations(epochs)
-        for epoch, registration in found.items():
-            self._registrations[epoch] = registration
+    def _greet(self, registrations: Mapping[str, Registration]) -> None:
+        for epoch, registration in registrations.items():
             self._emit(WorkerRegistered(registration.name, epoch, registration.concurrency, registration.weight))
         self._ingress.learn(
-            (queue for registration in found.values() for queue in registration.ingress),
-            (model for registration in found.values() for model in registration.models),
+            (queue for registration in registrations.values() for queue in registration.ingress),
+            (model for registration in registrations.values() for model in registration.models),
         )
 
     def _view(self, row: WorkerRow, now_ms: int) -> WorkerView:
-        registration = self._registrations.get(row.epoch)
+        registration = self._registrations.known.get(row.epoch)
         if registration is None or row.epoch in self._apart:
             return lost_worker_view(row)
         window = self._windows.window(row.epoch, concurrency=registration.concurrency, done=row.done, now_ms=now_ms)

@@ -28,7 +28,6 @@ from dispatcher.settings.rules import scaling_limits_of
 from dispatcher.store.keys import Keys
 from dispatcher.store.leader.look import Look
 from dispatcher.store.leader.look_store import LookStore
-from dispatcher.store.registration import Registrations
 from dispatcher.store.scripts.call import Scripts
 
 log = logging.getLogger(__name__)
@@ -68,7 +67,7 @@ class Autoscaler:
         self._clock = clock
         self._emit = emit
         self._memory = ScalingMemory()
-        self._registrations = Registrations(client, keys)
+        self._registrations = self._cell.registrations()
         self._advised: tuple[int, int] = (0, 0)
 
     def run(self, stop: Signal) -> None:

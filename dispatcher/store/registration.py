@@ -75,6 +75,8 @@ class Learned(NamedTuple):
     """Epoch → registration that was not known before."""
     unreadable: list[str]
     """Epochs whose registration is missing, malformed, or under a key of another type. They are read again at the next call."""
+    has_forgotten: bool
+    """Some workers that were known are not among the epochs any more."""
 
 
 class Registrations:
@@ -94,11 +96,12 @@ class Registrations:
         known = self.known
         unknown = [epoch for epoch in epochs if epoch not in known]
         new = self._read(unknown) if unknown else {}
-        if new or len(known) + len(unknown) > len(epochs):
+        has_forgotten = len(known) + len(unknown) > len(epochs)
+        if new or has_forgotten:
             # In the order of `epochs`, and as a new dict: another thread may be reading the old one.
-            found = known | new
-            self.known = {epoch: found[epoch] for epoch in epochs if epoch in found}
-        return Learned(new, [epoch for epoch in unknown if epoch not in new])
+            both = known | new
+            self.known = {epoch: both[epoch] for epoch in epochs if epoch in both}
+        return Learned(new, [epoch for epoch in unknown if epoch not in new], has_forgotten)
 
     def _read(self, epochs: Sequence[str]) -> dict[str, Registration]:
         with self._client.pipeline(transaction=False) as pipe:

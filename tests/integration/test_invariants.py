@@ -128,7 +128,7 @@ class Walk(Events):
         facts = cast("dict[str, str]", self.text.hgetall(self.keys.worker(stub.epoch)))
         if not facts or not self.text.exists(self.keys.alive(stub.epoch)):
             return None
-        said = self.dispatchers[0].parts.store.registrations([stub.epoch])[stub.epoch]
+        said = self.dispatchers[0].parts.store.registrations().learn([stub.epoch]).new[stub.epoch]
         return WorkerView(
             epoch=stub.epoch, name=said.name, concurrency=said.concurrency, weight=said.weight, models=frozenset(said.models),
             tasks=frozenset(said.tasks), ingress=frozenset(said.ingress), leases=len(stub.leases()), leased_cost_ms=0, taken=0,

@@ -19,7 +19,7 @@ def test_a_life_is_announced_with_all_it_says_of_itself(cell: Cell) -> None:
         at_most_once=("t.pay",),
     )  # fmt: skip
 
-    said = cell.store.registrations([worker.epoch])[worker.epoch]
+    said = cell.store.registrations().learn([worker.epoch]).new[worker.epoch]
     assert said == Registration(
         name="gpu1@h", host="h", pid=1, concurrency=1, weight=4.0, models=("minilm", "ü"), labels={"region": "eu"},
         ingress=("gpu", "a b"), tasks=("t",), at_most_once=("t.pay",),

@@ -12,8 +12,8 @@ from dispatcher.events import Event, FleetSilent, WorkerDraining, WorkerReaped, 
 from dispatcher.leader.returns.unbegun import UnbegunJobs, owes_unbegun
 from dispatcher.leader.telling.unreadable import UnreadableReport
 from dispatcher.store.frame import Entry
+from dispatcher.store.giveback import GIVEBACK_MAX
 from dispatcher.store.leader.dispatch_store import DispatchStore
-from dispatcher.store.worker.worker_store import GIVEBACK_MAX
 
 
 class Reaper:

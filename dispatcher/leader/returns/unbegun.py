@@ -12,8 +12,8 @@ from dispatcher.core.facts.snapshot import WorkerView
 from dispatcher.core.returns.ending import GiveBack
 from dispatcher.errors import Invalid
 from dispatcher.store.frame import Entry
+from dispatcher.store.giveback import GIVEBACK_MAX
 from dispatcher.store.leader.dispatch_store import DispatchStore
-from dispatcher.store.worker.worker_store import GIVEBACK_MAX
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from dispatcher.core.rollout.aliases import Split, version_now
 from dispatcher.errors import Invalid
 from dispatcher.events import Event, JobsRerouted
 from dispatcher.leader.returns.unbegun import UnbegunJobs, owes_unbegun
+from dispatcher.store.giveback import GIVEBACK_MAX
 from dispatcher.store.leader.rollout_store import RolloutStore
-from dispatcher.store.worker.worker_store import GIVEBACK_MAX
 
 REROUTE_READ: Final = 100
 """Messages that one call reads."""

@@ -133,7 +133,7 @@ class Explainer:
     def _snapshot(self, told: LeaderView) -> Snapshot:
         cell = LookStore(self.client, self.keys)
         look = cell.look()
-        registrations = cell.registrations([row.epoch for row in look.workers])
+        registrations = cell.registrations().learn([row.epoch for row in look.workers]).new
         views: list[WorkerView] = []
         for row in look.workers:
             if (registration := registrations.get(row.epoch)) is None:
@@ -146,7 +146,7 @@ class Explainer:
         return Snapshot(look.now_ms, True, look.paused, look.lanes, tuple(views), load_ms=told.load_ms)
 
     def _name(self, epoch: str) -> str:
-        registrations = LookStore(self.client, self.keys).registrations([epoch])
+        registrations = LookStore(self.client, self.keys).registrations().learn([epoch]).new
         return registrations[epoch].name if epoch in registrations else epoch
 
 

@@ -13,7 +13,7 @@ import redis
 from dispatcher.store.keys import Keys
 from dispatcher.store.leader.admit_batch import IngressList
 from dispatcher.store.leader.look import Look, as_look
-from dispatcher.store.registration import Registration, Registrations
+from dispatcher.store.registration import Registrations
 from dispatcher.store.scripts.call import Call
 from dispatcher.store.scripts.stream import ScriptRunner
 from dispatcher.store.worker.worker_store import ALIVE_TTL_MS
@@ -51,9 +51,9 @@ class LookStore:
             calls.append(("read_ingress", [source.key for source in ingress], [limit, message_bytes_max, READ_BYTES_MAX]))
         return calls
 
-    def registrations(self, epochs: Sequence[str]) -> dict[str, Registration]:
-        """Epoch → registration, without those that are gone or cannot be read."""
-        return Registrations(self._client, self.keys).learn(epochs).new
+    def registrations(self) -> Registrations:
+        """A new cache of the workers' registrations."""
+        return Registrations(self._client, self.keys)
 
     def ingress_queues(self) -> set[str]:
         """Queues that any worker has ever named."""

@@ -29,9 +29,6 @@ DEAD_TTL_MS = 24 * 3600 * 1000
 ADOPT_MAX = 50
 """Jobs in one call of ``adopt``: it carries their messages."""
 
-GIVEBACK_MAX = 500
-"""Leases that one call of :func:`giveback` may end."""
-
 
 class BeatStatus(IntEnum):
     """How Redis answered a beat."""
