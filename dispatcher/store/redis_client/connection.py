@@ -1,6 +1,6 @@
-"""Our own Redis client, beside kombu's: kombu's prefixes only some commands, and redis-py's default one retries.
+"""Makes our Redis clients, and shapes Celery's connections. kombu's client prefixes only some commands, redis-py's retries.
 
-A retried script may have run twice (asked for 2, told 2, leased 4), so this client never retries; whoever calls decides.
+A retried script may run twice (a caller asks for 2 jobs, is told 2, and 4 are leased), so our client never retries: the caller decides.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dispatcher.store.redis_client.sentinel import (
     without_master_name,
 )
 
-# Celery writes the constants of `ssl`, redis-py plain words, and kombu takes both.
+# Celery writes these as the constants of `ssl`, redis-py as plain words, and kombu takes both.
 _CERT_WORDS = re.compile(r"(?<=[?&]ssl_cert_reqs=)CERT_(?:NONE|OPTIONAL|REQUIRED)")
 _SOCKET_SCHEMES = ("redis+socket", "unix")
 
@@ -38,13 +38,15 @@ BROKER_WAITS: Final[Mapping[str, float]] = {
     "socket_connect_timeout": CONNECT_WAIT_S,
     "health_check_interval": 2.5,
 }
-"""For kombu's connections; its defaults are never, never, and 25 s. A consumer drops a connection that has been silent for 1 s plus two
-health checks."""
+"""For kombu's connections; its defaults are never, never, and 25 s.
+
+A consumer drops a connection that has been silent for 1 s plus two health checks.
+"""
 
 CELERY_RESULT_WAIT_S = 120.0
 """Celery's own default for a result backend's answer."""
 RESULT_WAIT_S = 30.0
-"""Ours: longer than the broker's, for a job's result is sent only once."""
+"""Our wait for a result backend: longer than the broker's, because a job's result is sent only once."""
 
 
 def connect(
@@ -59,9 +61,9 @@ def connect(
 
     ``url`` may be redis://, rediss://, redis+socket://, unix://, or sentinel:// (:mod:`dispatcher.store.redis_client.sentinel`).
 
-    ``timeout_s`` bounds connecting and each reply; a blocking command must ask for less. ``options`` go to redis-py as they
-    are (``ssl_ca_certs`` …); ``transport`` is Celery's ``broker_transport_options``, of which those for Sentinel count. Raises
-    :class:`Invalid` for any other scheme; connecting happens at the first command.
+    ``timeout_s`` bounds connecting and each reply; a blocking command must block for less. ``options`` go to redis-py as they
+    are (``ssl_ca_certs`` …). ``transport`` is Celery's ``broker_transport_options``: the options for Sentinel are read. Raises
+    :class:`Invalid` for any other scheme. The client connects at its first command.
     """
     common: dict[str, Any] = {
         "decode_responses": text,
@@ -73,13 +75,13 @@ def connect(
     if is_sentinel(url):
         return master_of(url, transport or {}, common | dict(options or {}))
     url = client_url(url)
-    if url.startswith("unix:"):  # TLS is the broker's, and this is not it
+    if url.startswith("unix:"):  # a socket of this machine has no TLS
         options = {name: value for name, value in (options or {}).items() if name != "connection_class" and name[:4] != "ssl_"}
     return redis.Redis.from_url(url, **common, **(options or {}))
 
 
 def if_of_its_type(read: Callable[[], T]) -> T | None:
-    """What ``read`` finds in a key; ``None`` where the key is of another type than it should be: that is as good as not there."""
+    """The result of ``read``; ``None`` if the key is of another type than it should be, which is as good as no key."""
     try:
         return read()
     except redis.ResponseError as exc:
@@ -98,10 +100,11 @@ def replies_of_its_type(pipe: Any) -> list[Any]:
 
 
 def is_demoted(error: Exception) -> bool:
-    """Whether the Redis that answered so was a primary and is a replica now. Who is primary is found out with a new connection, and this
-    one may stay open for ever.
+    """True if the server that answered with this error was the primary and is a replica now.
+
+    Only a new connection finds the new primary, and the old connection may stay open for ever: close it.
     """
-    # Inside a script, Redis 6.2 has other words before the one that redis-py knows this error by.
+    # In a script, Redis 6.2 puts other words before the word by which redis-py knows this error.
     return isinstance(error, redis.exceptions.ReadOnlyError) or "READONLY" in str(error)
 
 
@@ -110,19 +113,23 @@ BROKEN: Final = (TypeError, ValueError, ArithmeticError, AttributeError, LookupE
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether what Celery could not send or store may succeed later. kombu says OperationalError of a connection that was lost, and of a
-    message that cannot be packed, or whose queue is a key of another type, too: the cause tells.
+    """True if something that Celery could not send or store may succeed later.
+
+    kombu raises OperationalError for a lost connection, but also for a message that cannot be packed, or whose queue is a key of
+    another type: its cause tells them apart.
     """
     while isinstance(error, OperationalError) and error.__cause__ is not None:
         error = error.__cause__
-    if str(error).rpartition("caused error: ")[2].startswith("WRONGTYPE"):  # all that is left of the cause of one from another process
+    # Of an error from another process, only the text is left of its cause.
+    if str(error).rpartition("caused error: ")[2].startswith("WRONGTYPE"):
         return False
     return isinstance(error, OperationalError) or not isinstance(error, BROKEN)
 
 
 def bound_waits(conf: Any) -> None:
-    """Let no connection that Celery makes with ``conf`` wait for ever: one whose other end vanished without a word (a failover, a
-    firewall that forgot it) would never find out. What the app has set itself is kept.
+    """Bound the waits of all connections that Celery makes with ``conf``. What the app has set itself is kept.
+
+    If the other end vanishes without a word (a failover, a firewall that forgot the connection), an unbounded wait never ends.
     """
     options = dict(conf.broker_transport_options or {})
     for name, value in BROKER_WAITS.items():
@@ -141,14 +148,14 @@ def bound_waits(conf: Any) -> None:
 
 
 def tls_options(broker_use_ssl: Any) -> dict[str, Any]:
-    """Options for :func:`connect` that mean what Celery's ``broker_use_ssl`` does: nothing, ``True``, or ``ssl_…`` names."""
+    """Options for :func:`connect` with the meaning of Celery's ``broker_use_ssl``: nothing, ``True``, or ``ssl_…`` names."""
     if not broker_use_ssl:
         return {}
     return {"connection_class": redis.SSLConnection, **(broker_use_ssl if isinstance(broker_use_ssl, Mapping) else {})}
 
 
 def client_url(url: str) -> str:
-    """The form redis-py understands. Sentinels have none."""
+    """The URL in redis-py's form. A URL of sentinels has no such form: raises :class:`Invalid`."""
     refuse_unquoted(url)
     parts = urlsplit(url)
     if parts.scheme in _SOCKET_SCHEMES:
@@ -157,13 +164,13 @@ def client_url(url: str) -> str:
         login = f"{parts.netloc.rsplit('@', 1)[0]}@" if "@" in parts.netloc else ""
         return f"unix://{login}{parts.path}?db={database.strip('/')}"
     if parts.scheme in ("redis", "rediss"):
-        return _CERT_WORDS.sub(lambda found: found[0].replace("CERT_", "").lower(), url)
+        return _CERT_WORDS.sub(lambda word: word[0].replace("CERT_", "").lower(), url)
     raise Invalid(f"cannot use {redact(url)}: the URL of Redis begins with redis://, rediss://, redis+socket://, unix:// or "
                   "sentinel://")
 
 
 def celery_url(url: str) -> str:
-    """The form Celery, kombu and Flower understand. That of sentinels lacks the master: see :func:`point_broker_at`."""
+    """The URL in the form of Celery, kombu and Flower. For sentinels it lacks the master's name: see :func:`point_broker_at`."""
     if is_sentinel(url):
         read_sentinel_url(url)
         return without_master_name(url)
@@ -175,12 +182,12 @@ def celery_url(url: str) -> str:
 
 
 def point_broker_at(conf: Any, url: str) -> None:
-    """Make an app with ``conf`` use this broker, in any form of ours."""
+    """Make an app with ``conf`` use the broker at ``url``, which may have any form that :func:`connect` takes."""
     conf.update(broker_url=celery_url(url), broker_read_url=None, broker_write_url=None)
     conf.broker_transport_options = dict(conf.broker_transport_options or {}) | transport_options(url)
 
 
 def point_results_at(conf: Any, url: str) -> None:
-    """The same for its result backend."""
+    """Make an app with ``conf`` use the result backend at ``url``, in any such form."""
     conf.result_backend = celery_url(url)
     conf.result_backend_transport_options = dict(conf.result_backend_transport_options or {}) | transport_options(url)

@@ -1,4 +1,4 @@
-"""Passwords in URLs: kept out of whatever is shown, whether or not they were written as a URL wants them."""
+"""Keeps passwords in URLs out of logs and messages, even passwords that are not percent-encoded as they should be."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from dispatcher.errors import Invalid
 
-# From the colon after the user to the last @ of a URL, whatever stands between; sentinels are several URLs in one, after `;`.
+# From the colon after the user to the last @ of a URL. A URL of sentinels is several URLs, separated by `;`.
 _PASSWORD = re.compile(r"(//[^:@/?#;]*:)(?:(?!;\w+://).)*@", re.DOTALL)
 _FIELD = re.compile(r"([?&;]\w*(?:password|secret|token)=)[^&;#]*", re.IGNORECASE)
 
@@ -18,14 +18,15 @@ def redact(url: str) -> str:
 
 
 def refuse_unquoted(url: str) -> None:
-    """Raise :class:`Invalid` where a password that should have been percent-encoded would be taken for a host, port or path: errors
-    about those would show it.
+    """Raise :class:`Invalid` if part of a password would be taken for a host, port or path, because it is not percent-encoded.
+
+    Errors about that host, port or path would show the password.
     """
-    for one in url.split(";"):
+    for part in url.split(";"):
         try:
-            parts = urlsplit(one)
+            parts = urlsplit(part)
             _ = parts.port
-            torn = "@" in one and "@" not in parts.netloc and bool(parts.netloc)
+            torn = "@" in part and "@" not in parts.netloc and bool(parts.netloc)
         except ValueError:
             torn = True
         if torn:

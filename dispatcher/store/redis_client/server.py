@@ -1,4 +1,4 @@
-"""Whether a Redis server is fit to carry jobs."""
+"""Checks that a Redis server is fit to carry jobs."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ VERSION_MIN: Final = (6, 2)
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """What a server says of itself, and what is wrong with that: ``problems`` forbid running on it, ``warnings`` do not; for the end of
-    ``refusals`` one can wait. ``unread``: options it would not tell, of which nothing can be said.
-    """
+    """What a server says of itself, and what is wrong with it, in sentences."""
 
     version: str
     maxmemory_policy: str
     append_only: bool
     snapshots: bool
     problems: list[str] = field(default_factory=list)
+    """Why nothing may run on it."""
     refusals: list[str] = field(default_factory=list)
+    """Why it takes no writes now. That may end, so a process may wait."""
     warnings: list[str] = field(default_factory=list)
+    """What may cost jobs."""
     unread: list[str] = field(default_factory=list)
+    """Options that it refuses to show."""
 
 
 def read_server_facts(client: redis.Redis) -> ServerFacts:
-    """Ask the server. INFO answers where a managed Redis forbids CONFIG."""
+    """Ask the server. A managed Redis that forbids CONFIG still answers INFO."""
     info = client.info("everything")
     version = str(info.get("valkey_version") or info.get("redis_version") or "0.0")
     policy = str(info.get("maxmemory_policy", "noeviction"))
@@ -62,7 +64,7 @@ def read_server_facts(client: redis.Redis) -> ServerFacts:
 
 
 def _refusals(info: dict[str, Any]) -> Iterator[str]:
-    """Why it takes no writes now."""
+    """Why the server takes no writes now."""
     if info.get("role") == "slave":
         yield "this Redis is a replica, which takes no writes: name the master, or the sentinels that know it"
     for what, field_name in (("append-only file", "aof_last_write_status"), ("snapshot", "rdb_last_bgsave_status")):
@@ -74,7 +76,7 @@ def _refusals(info: dict[str, Any]) -> Iterator[str]:
 
 
 def _config(client: redis.Redis, name: str, unread: list[str]) -> str | None:
-    """``None`` where it must not be asked, as with most managed ones: then ``unread`` gets the name."""
+    """An option of the server; ``None`` if it refuses to show options, as most managed servers do: then ``unread`` gets the name."""
     try:
         return cast("dict[str, str]", client.config_get(name)).get(name)
     except redis.ResponseError:
