@@ -55,8 +55,8 @@ class Cell:
 
     def push(self, *messages: bytes, queue: str = "dispatch") -> None:
         """Send messages, the first to be served first."""
-        for one in messages:
-            self.client.lpush(queue, one)
+        for raw in messages:
+            self.client.lpush(queue, raw)
 
     def ingress(self, queue: str = "dispatch") -> list[bytes]:
         """Messages waiting, next first."""
@@ -88,8 +88,8 @@ class Cell:
         return [entry.job for entry in self.waiting()[before:]]
 
     def messages(self) -> dict[str, bytes]:
-        found = cast("dict[bytes, bytes]", self.client.hgetall(self.keys.messages))
-        return {job.decode(): raw for job, raw in found.items()}
+        messages = cast("dict[bytes, bytes]", self.client.hgetall(self.keys.messages))
+        return {job.decode(): raw for job, raw in messages.items()}
 
     # -- workers
 
@@ -123,13 +123,13 @@ class Cell:
 
     def pop(self, worker: Life) -> str:
         """What the worker's BRPOP would get."""
-        found = cast("str | None", self.text.rpop(self.keys.worker_queue(worker.epoch)))
-        assert found is not None
-        return found
+        lease_id = cast("str | None", self.text.rpop(self.keys.worker_queue(worker.epoch)))
+        assert lease_id is not None
+        return lease_id
 
     def leases(self, worker: Life) -> dict[str, Entry]:
-        found = cast("dict[str, str]", self.text.hgetall(self.keys.leases(worker.epoch)))
-        return {id_: parse_entry(entry) for id_, entry in found.items()}
+        entries = cast("dict[str, str]", self.text.hgetall(self.keys.leases(worker.epoch)))
+        return {id_: parse_entry(entry) for id_, entry in entries.items()}
 
     def taken(self, worker: Life) -> set[str]:
         return set(cast("list[str]", self.text.hkeys(self.keys.taken(worker.epoch))))
@@ -138,15 +138,15 @@ class Cell:
 
     def whereabouts(self) -> list[str]:
         """Job numbers of everything in keeping, one for each place a job is in."""
-        found: list[str] = []
+        jobs: list[str] = []
         for lane in cast("set[str]", self.text.smembers(self.keys.lanes)):
-            found += [entry.job for entry in self.waiting(lane)]
-        found += [entry[:16] for entry in cast("list[str]", self.text.zrange(self.keys.scheduled, 0, -1))]
-        found += cast("list[str]", self.text.zrange(self.keys.dead_letters, 0, -1))
+            jobs += [entry.job for entry in self.waiting(lane)]
+        jobs += [entry[:16] for entry in cast("list[str]", self.text.zrange(self.keys.scheduled, 0, -1))]
+        jobs += cast("list[str]", self.text.zrange(self.keys.dead_letters, 0, -1))
         for key in self.text.scan_iter(self.keys.leases("*")):
             if self.text.type(key) == "hash":
-                found += [entry[:16] for entry in cast("list[str]", self.text.hvals(key))]
-        return sorted(found)
+                jobs += [entry[:16] for entry in cast("list[str]", self.text.hvals(key))]
+        return sorted(jobs)
 
     def woken(self) -> bool:
         """Whether somebody asked the dispatcher to wake up since the last call."""
@@ -160,8 +160,8 @@ def dump(client: redis.Redis, *, without: str = "") -> dict[bytes, object]:
         for key in keys:
             pipe.type(key)
             pipe.pttl(key)
-        found = pipe.execute()
-        types, expiries = found[::2], [ttl_ms > 0 for ttl_ms in found[1::2]]
+        replies = pipe.execute()
+        types, expiries = replies[::2], [ttl_ms > 0 for ttl_ms in replies[1::2]]
         for key, type_ in zip(keys, types, strict=True):
             _READERS[type_](pipe, key)
         values = pipe.execute()

@@ -42,13 +42,13 @@ def test_after_the_last_ack_the_cell_is_empty(cell: Cell) -> None:
 def test_an_ack_may_come_again(cell: Cell) -> None:
     """REFUSED in part: the outbox sends it until it was answered, and what is acked already counts for nothing."""
     worker = cell.worker()
-    one, two = cell.leased(worker, 2)
-    assert worker.ack([one]) == 1
+    first, second = cell.leased(worker, 2)
+    assert worker.ack([first]) == 1
 
     with nothing_written(cell):
-        assert worker.ack([one]) == 0
+        assert worker.ack([first]) == 0
         assert worker.ack(["unknown"]) == 0
-    assert worker.ack([one, two, "unknown"]) == 1
+    assert worker.ack([first, second, "unknown"]) == 1
 
 
 def test_the_ack_of_a_dead_epoch_changes_nothing(cell: Cell) -> None:
@@ -83,13 +83,13 @@ def test_more_than_a_call_may_hold_ends_nothing(cell: Cell) -> None:
 def test_the_dispatcher_is_woken_where_jobs_wait(cell: Cell) -> None:
     """There is room now. Where nothing waits, nobody need look."""
     worker = cell.worker()
-    one, two = cell.leased(worker, 2)
+    first, second = cell.leased(worker, 2)
     cell.woken()
 
-    worker.ack([one])
+    worker.ack([first])
     assert not cell.woken()
     cell.jobs(1)
-    worker.ack([two])
+    worker.ack([second])
     assert cell.woken()
 
 

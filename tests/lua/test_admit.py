@@ -130,8 +130,8 @@ def test_9000_messages(cell: Cell) -> None:
 
     calls = 0
     while cell.client.llen("dispatch"):
-        found = cell.store.look([DISPATCH], limit=500, message_bytes_max=BYTES_MAX)
-        assert cell.admit(found.messages[0]) == 500
+        look = cell.store.look([DISPATCH], limit=500, message_bytes_max=BYTES_MAX)
+        assert cell.admit(look.messages[0]) == 500
         calls += 1
 
     assert calls == 18
@@ -169,8 +169,8 @@ def test_binary_garbage_is_a_dead_letter_byte_for_byte(cell: Cell) -> None:
     buried = cell.text.zrange(cell.keys.dead_letters, 0, -1)
     assert sorted(cell.messages()[job] for job in buried) == sorted([garbage, b"", b"\x00"])
     reasons = [json.loads(reason) for reason in cell.text.hvals(cell.keys.dead_reasons)]
-    assert [one["reason"] for one in reasons] == ["not_json"] * 3
-    assert {one["ingress"] for one in reasons} == {"dispatch"}
+    assert [reason["reason"] for reason in reasons] == ["not_json"] * 3
+    assert {reason["ingress"] for reason in reasons} == {"dispatch"}
     assert cell.text.scard(cell.keys.unsettled) == 0
     assert len(cell.waiting()) == 1
 
@@ -204,8 +204,8 @@ def test_a_message_that_was_not_read(cell: Cell, size: int) -> None:
     cell.push(unread, message())
     admitted = 0
     for _ in range(2):  # a look ends after so many bytes
-        if found := cell.store.look([DISPATCH], limit=10, message_bytes_max=BYTES_MAX).messages.get(0):
-            admitted += cell.admit(found)
+        if messages := cell.store.look([DISPATCH], limit=10, message_bytes_max=BYTES_MAX).messages.get(0):
+            admitted += cell.admit(messages)
 
     assert admitted == 2
     (job,) = cell.text.zrange(cell.keys.dead_letters, 0, -1)
@@ -216,9 +216,9 @@ def test_a_message_that_was_not_read(cell: Cell, size: int) -> None:
 def test_a_forged_mark_does_not_stop_the_ingress(cell: Cell, forged: bytes) -> None:
     """A message that looks like our own note about a large one is a dead letter like any other."""
     cell.push(forged, message())
-    found = cell.store.look([DISPATCH], limit=10, message_bytes_max=BYTES_MAX).messages[0]
+    messages = cell.store.look([DISPATCH], limit=10, message_bytes_max=BYTES_MAX).messages[0]
 
-    assert cell.admit(found) == 2
+    assert cell.admit(messages) == 2
 
 
 def test_a_message_whose_tag_is_not_at_its_end_is_compared_whole(cell: Cell) -> None:

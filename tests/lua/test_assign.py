@@ -119,11 +119,11 @@ def test_a_worker_that_changed_since_the_plan_gets_nothing(cell: Cell, state: st
 
 def test_a_shorter_lane_than_planned(cell: Cell) -> None:
     """Who is named first is served first; the others get what is left, or nothing."""
-    one, two = cell.worker(), cell.worker("bbbbbbbbbbbb")
+    first, second = cell.worker(), cell.worker("bbbbbbbbbbbb")
     cell.jobs(3)
 
-    assert cell.assign(to(one, 2), to(two, 5)) == [2, 1]
-    assert cell.assign(to(one, 2), to(two, 5)) == [0, 0]
+    assert cell.assign(to(first, 2), to(second, 5)) == [2, 1]
+    assert cell.assign(to(first, 2), to(second, 5)) == [0, 0]
 
 
 def test_a_job_that_came_back_to_the_head_goes_first(cell: Cell) -> None:
@@ -156,14 +156,14 @@ def test_one_message_pushed_twice_has_two_leases(cell: Cell) -> None:
 
 def test_many_lanes_and_workers_in_one_call(cell: Cell) -> None:
     """Replies stand in the order of the assignments."""
-    one, two = cell.worker(), cell.worker("bbbbbbbbbbbb")
+    first, second = cell.worker(), cell.worker("bbbbbbbbbbbb")
     cell.jobs(4)
     cell.push(*[message(task="other.task") for _ in range(3)])
     cell.admit()
 
-    assert cell.assign(to(one, 1), to(two, 3), to(one, 1, lane=OTHER), to(two, 1, lane=OTHER)) == [1, 3, 1, 1]
-    assert len(cell.leases(one)) == 2
-    assert len(cell.leases(two)) == 4
+    assert cell.assign(to(first, 1), to(second, 3), to(first, 1, lane=OTHER), to(second, 1, lane=OTHER)) == [1, 3, 1, 1]
+    assert len(cell.leases(first)) == 2
+    assert len(cell.leases(second)) == 4
     assert [len(cell.waiting(lane)) for lane in (LANE, OTHER)] == [0, 1]
 
 

@@ -70,9 +70,9 @@ def test_a_suspect_stays_alone(cell: Cell) -> None:
 def test_a_probe_that_comes_back_is_dropped(cell: Cell) -> None:
     """It waits in no lane, and is no dead letter: it was for that worker alone."""
     worker, other = cell.worker(), cell.worker("bbbbbbbbbbbb")
-    for counter, most in (("recalls", 0), ("crashes", 1), ("", 0)):
+    for counter, bury_at in (("recalls", 0), ("crashes", 1), ("", 0)):
         assert probe(cell, worker)
-        worker.giveback([GiveBack(cell.queued(worker)[0], counter, most)])
+        worker.giveback([GiveBack(cell.queued(worker)[0], counter, bury_at)])
         assert cell.whereabouts() == []
         assert cell.messages() == {}
         assert cell.queued(worker) == []

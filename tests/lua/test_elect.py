@@ -18,42 +18,42 @@ def elect(store: DispatchStore, ttl_ms: int = TTL_MS, *, resign: bool = False) -
 
 def test_the_first_leads_and_the_second_stands_by(cell: Cell) -> None:
     """REFUSED for the second: it writes nothing, and does not lengthen the first one's lead either."""
-    one, two = cell.store, candidate(cell, "two")
+    first, second = cell.store, candidate(cell, "two")
     cell.client.pexpire(cell.keys.leader, 30_000)
 
     with nothing_written(cell):
-        assert not elect(two)
+        assert not elect(second)
     assert cell.text.pttl(cell.keys.leader) <= 30_000
-    assert elect(one)
+    assert elect(first)
     assert cell.text.pttl(cell.keys.leader) > 30_000
     assert "leader-1" in cell.text.hget(cell.keys.leader_info, "info")
 
 
 def test_an_expired_lead_is_taken_over(cell: Cell) -> None:
     """And the old leader does not get it back by renewing."""
-    one, two = cell.store, candidate(cell, "two")
+    first, second = cell.store, candidate(cell, "two")
     cell.client.delete(cell.keys.leader)
 
-    assert elect(two)
-    assert not elect(one)
+    assert elect(second)
+    assert not elect(first)
     assert cell.text.get(cell.keys.leader) == "two"
 
 
 def test_a_leader_may_resign(cell: Cell) -> None:
     """At once, so that a standby need not wait."""
-    one, two = cell.store, candidate(cell, "two")
+    first, second = cell.store, candidate(cell, "two")
 
-    assert not elect(one, resign=True)
+    assert not elect(first, resign=True)
     assert cell.text.exists(cell.keys.leader, cell.keys.leader_info) == 0
-    assert elect(two)
+    assert elect(second)
 
 
 def test_a_standby_cannot_resign_for_the_leader(cell: Cell) -> None:
     """REFUSED."""
-    two = candidate(cell, "two")
+    second = candidate(cell, "two")
 
     with nothing_written(cell):
-        assert not elect(two, resign=True)
+        assert not elect(second, resign=True)
 
 
 def test_the_lead_expires(cell: Cell) -> None:
@@ -65,12 +65,12 @@ def test_the_lead_expires(cell: Cell) -> None:
 
 def test_after_a_loss_of_redis_last_writes_two_are_never_equal(cell: Cell) -> None:
     """The lock goes back to an older holder; tokens are random, so the newer one is simply refused (scenario 56)."""
-    two = candidate(cell, "two")
+    second = candidate(cell, "two")
     cell.client.delete(cell.keys.leader)
-    elect(two)
+    elect(second)
     cell.client.set(cell.keys.leader, "leader-1")
 
-    assert not elect(two)
+    assert not elect(second)
     assert elect(cell.store)
 
 

@@ -28,12 +28,12 @@ GARBAGE = st.one_of(
 @contextmanager
 def recorded() -> Iterator[list[Call]]:
     """The calls of scripts that stores make meanwhile."""
-    found: list[Call] = []
+    calls: list[Call] = []
     ask, send = Scripts.__call__, Stream.send
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Scripts, "__call__", lambda self, name, keys, args: found.append((name, keys, args)) or ask(self, name, keys, args))
-        patch.setattr(Stream, "send", lambda self, call: found.append(call) or send(self, call))
-        yield found
+        patch.setattr(Scripts, "__call__", lambda self, name, keys, args: calls.append((name, keys, args)) or ask(self, name, keys, args))
+        patch.setattr(Stream, "send", lambda self, call: calls.append(call) or send(self, call))
+        yield calls
 
 
 def call_of(cell: Cell, script: str) -> Call:
@@ -50,9 +50,9 @@ def call_of(cell: Cell, script: str) -> Call:
     act: Callable[[], object] = (
         (lambda: LEADER[script](cell, cell.store)) if script in LEADER else (lambda: WORKER[script](worker, waiting, taken))
     )
-    with recorded() as found:
+    with recorded() as calls:
         act()
-    call = next(one for one in found if one[0] == script)
+    call = next(call for call in calls if call[0] == script)
     begin_anew(cell)
     return call
 

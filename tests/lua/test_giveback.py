@@ -119,14 +119,14 @@ def test_a_story_grows_with_each_death_and_is_buried_with_its_job(cell: Cell) ->
     """Each line says who, and when by Redis' clock; the reason of the burial has all of them, and the key is gone."""
     worker = cell.worker()
     (job,) = cell.jobs(1)
-    for number, most in ((1, 0), (2, -1)):
+    for number, bury_at in ((1, 0), (2, -1)):
         (lease,) = cell.give(worker, 1)
         now_s, now_us = cell.text.time()
         worker.take(cell.pop(worker), at_ms=now_s * 1000 + now_us // 1000)
         lines = cell.text.lrange(cell.keys.story(job), 0, -1)
         assert len(lines) == number - 1
         attempt = Attempt(f"w{number}@h", worker.epoch, 'it said "no"', alone=number == 2)
-        worker.giveback([GiveBack(lease, "reaps", most, "worker_died", attempt=attempt)])
+        worker.giveback([GiveBack(lease, "reaps", bury_at, "worker_died", attempt=attempt)])
 
     assert not cell.text.exists(cell.keys.story(job))
     reason = json.loads(cell.text.hget(cell.keys.dead_reasons, job))
@@ -165,11 +165,11 @@ def test_what_is_no_line_of_a_story_is_not_buried_with_it(cell: Cell) -> None:
 def test_a_story_of_another_type_is_moved_aside(cell: Cell) -> None:
     """Its job goes back in line, or is buried, all the same."""
     worker = cell.worker()
-    for most in (0, -1):
+    for bury_at in (0, -1):
         (lease,) = cell.leased(worker, 1)
         job = cell.leases(worker)[lease].job
         cell.client.set(cell.keys.story(job), "mine")
-        worker.giveback([GiveBack(lease, "reaps", most, "worker_died", attempt=Attempt("w@h", worker.epoch, "it died", alone=False))])
+        worker.giveback([GiveBack(lease, "reaps", bury_at, "worker_died", attempt=Attempt("w@h", worker.epoch, "it died", alone=False))])
         assert cell.client.get(f"{cell.keys.story(job)}:aside") == b"mine"
         assert cell.client.hlen(cell.keys.leases(worker.epoch)) == 0
     assert cell.client.zcard(cell.keys.dead_letters) == 1

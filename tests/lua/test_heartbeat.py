@@ -42,12 +42,12 @@ def test_totals_stay_until_they_change(cell: Cell) -> None:
 def test_a_draining_worker_is_told_so(cell: Cell) -> None:
     """And whether to exit."""
     worker = cell.worker()
-    told = []
+    answers = []
     for mode in ("keep", "", "exit"):
         worker.drain(mode)
-        told.append(worker.heartbeat({}).draining)
+        answers.append(worker.heartbeat({}).draining)
 
-    assert told == ["keep", "", "exit"]
+    assert answers == ["keep", "", "exit"]
 
 
 def test_a_worker_that_was_declared_dead_is_told_so(cell: Cell) -> None:

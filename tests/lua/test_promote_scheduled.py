@@ -95,7 +95,7 @@ def test_counts_survive(cell: Cell) -> None:
     cell.text.zadd(cell.keys.scheduled, {entry: 0})
     promote(cell)
 
-    assert [one.rejects for one in cell.waiting()] == [1]
+    assert [entry.rejects for entry in cell.waiting()] == [1]
 
 
 def test_a_lane_of_another_type_is_moved_aside(cell: Cell) -> None:

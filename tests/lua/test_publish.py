@@ -26,7 +26,7 @@ def test_a_message_that_is_asked_for_again_is_there_once(cell: Cell) -> None:
 
 def test_senders_and_queues_are_told_apart(cell: Cell) -> None:
     """An exchange may lead to several queues: one message, one number, each queue once."""
-    assert [publish(cell, 1, sender=one, queue=queue) for one in ("one", "two") for queue in ("dispatch", "gpu")] == [1] * 4
+    assert [publish(cell, 1, sender=sender, queue=queue) for sender in ("one", "two") for queue in ("dispatch", "gpu")] == [1] * 4
     assert len(cell.ingress("gpu")) == 2
 
 

@@ -28,8 +28,8 @@ def test_the_limit_holds_over_all_lists(cell: Cell) -> None:
     cell.push(b"x", b"y", queue="gpu")
     cell.push(b"low", queue=LISTS[2].key)
 
-    found = read(cell, limit=131)
-    assert found == {0: [b"%d" % i for i in range(130)], 1: [b"x"]}
+    messages = read(cell, limit=131)
+    assert messages == {0: [b"%d" % i for i in range(130)], 1: [b"x"]}
 
 
 def test_every_length_of_list_is_read_whole(cell: Cell) -> None:
@@ -70,9 +70,9 @@ def test_a_look_ends_after_some_bytes(cell: Cell) -> None:
     cell.push(*[large] * 200)
     cell.push(b"other", queue="gpu")
 
-    found = read(cell)
-    assert len(found[0]) == 61
-    assert 1 not in found
+    messages = read(cell)
+    assert len(messages[0]) == 61
+    assert 1 not in messages
 
 
 def test_huge_messages_behind_small_ones_do_not_come_by_the_dozen(cell: Cell) -> None:
@@ -80,7 +80,7 @@ def test_huge_messages_behind_small_ones_do_not_come_by_the_dozen(cell: Cell) ->
     huge = b"x" * (READ_BYTES_MAX // 2)
     cell.push(*[b"small"] * 100, *[huge] * 100)
 
-    assert [len(one) for one in read(cell)[0]] == [5] * 100 + [len(huge)] * 2
+    assert [len(message) for message in read(cell)[0]] == [5] * 100 + [len(huge)] * 2
 
 
 def test_bytes_are_bytes(cell: Cell) -> None:

@@ -50,10 +50,10 @@ def test_an_ended_life_cannot_begin_again(cell: Cell) -> None:
 
 def test_two_workers_of_one_name_are_two_lives(cell: Cell) -> None:
     """Neither ends the other (scenario 12)."""
-    one, two = cell.worker(name="gpu1@h"), cell.worker("bbbbbbbbbbbb", name="gpu1@h")
+    first, second = cell.worker(name="gpu1@h"), cell.worker("bbbbbbbbbbbb", name="gpu1@h")
 
-    assert cell.text.smembers(cell.keys.workers) == {one.epoch, two.epoch}
-    assert one.heartbeat({}).status == two.heartbeat({}).status == 1
+    assert cell.text.smembers(cell.keys.workers) == {first.epoch, second.epoch}
+    assert first.heartbeat({}).status == second.heartbeat({}).status == 1
 
 
 def test_a_worker_without_models_names_none(cell: Cell) -> None:

@@ -17,13 +17,13 @@ def store(cell: Cell) -> RevokeStore:
 def test_what_was_revoked_is_read_once(store: RevokeStore) -> None:
     """Ids and stamps, and after that only what is new."""
     assert store.add([*id_members(["a", "b:ü"]), *stamp_members({"customer": ["acme", "evil"], "job": "1"})]) == 5
-    found = store.since(0)
-    assert set(found.ids) == {"a", "b:ü"}
-    assert {name: set(values) for name, values in found.stamps.items()} == {"customer": {"acme", "evil"}, "job": {"1"}}
+    revoked = store.since(0)
+    assert set(revoked.ids) == {"a", "b:ü"}
+    assert {name: set(values) for name, values in revoked.stamps.items()} == {"customer": {"acme", "evil"}, "job": {"1"}}
 
-    assert store.since(found.at_us) == Revoked(found.at_us)
+    assert store.since(revoked.at_us) == Revoked(revoked.at_us)
     store.add(id_members(["c"]))
-    assert set(store.since(found.at_us).ids) == {"c"}
+    assert set(store.since(revoked.at_us).ids) == {"c"}
 
 
 def test_celerys_command_line_names_stamps_as_texts() -> None:

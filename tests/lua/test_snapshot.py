@@ -10,16 +10,16 @@ from tests.messages import message
 
 
 def look(cell: Cell) -> tuple[dict[str, int], dict[str, WorkerRow]]:
-    found = cell.store.look([], limit=1, message_bytes_max=BYTES_MAX)
-    return {lane.name: lane.depth for lane in found.lanes}, {row.epoch: row for row in found.workers}
+    look = cell.store.look([], limit=1, message_bytes_max=BYTES_MAX)
+    return {lane.name: lane.depth for lane in look.lanes}, {row.epoch: row for row in look.workers}
 
 
 def test_an_empty_cell(cell: Cell) -> None:
     """Nothing waits, nobody works, nothing is due."""
-    found = cell.store.look([], limit=1, message_bytes_max=BYTES_MAX)
+    look = cell.store.look([], limit=1, message_bytes_max=BYTES_MAX)
 
-    assert (found.lanes, found.workers, found.paused, found.next_due_ms, found.messages) == ((), (), frozenset(), None, {})
-    assert found.leads
+    assert (look.lanes, look.workers, look.paused, look.next_due_ms, look.messages) == ((), (), frozenset(), None, {})
+    assert look.leads
 
 
 def test_it_writes_nothing(cell: Cell) -> None:
@@ -120,10 +120,10 @@ def test_what_is_due_next_and_what_is_paused(cell: Cell) -> None:
     cell.push(message(eta="2999-01-01T00:00:01"), message(eta="2999-01-01T00:00:00"))
     cell.admit()
     cell.text.sadd(cell.keys.paused, "dispatch", "gpu")
-    found = cell.store.look([], limit=1, message_bytes_max=BYTES_MAX)
+    look = cell.store.look([], limit=1, message_bytes_max=BYTES_MAX)
 
-    assert found.next_due_ms == 32472144000000
-    assert found.paused == {"dispatch", "gpu"}
+    assert look.next_due_ms == 32472144000000
+    assert look.paused == {"dispatch", "gpu"}
 
 
 def test_a_name_in_the_set_without_a_list(cell: Cell) -> None:
@@ -148,8 +148,8 @@ def test_leased_cost_is_added_up_by_lane_for_who_asks(cell: Cell) -> None:
     one, other = cell.worker(), cell.worker("bbbbbbbbbbbb")
     one.take(cell.leased(one, 2)[0])
     cell.leased(other, 3)
-    found = cell.store.look([], limit=1, message_bytes_max=BYTES_MAX, by_lane=True)
+    look = cell.store.look([], limit=1, message_bytes_max=BYTES_MAX, by_lane=True)
 
-    assert found.leased_ms == {LANE: sum(row.leased_cost_ms for row in found.workers)}
-    assert found.leased_ms[LANE] > 0
+    assert look.leased_ms == {LANE: sum(row.leased_cost_ms for row in look.workers)}
+    assert look.leased_ms[LANE] > 0
     assert cell.store.look([], limit=1, message_bytes_max=BYTES_MAX).leased_ms == {}
