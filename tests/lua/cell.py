@@ -175,6 +175,7 @@ _READERS: dict[bytes, Callable[[Any, bytes], object]] = {
     b"set": lambda pipe, key: pipe.smembers(key),
     b"stream": lambda pipe, key: pipe.xrange(key),
     b"zset": lambda pipe, key: pipe.zrange(key, 0, -1, withscores=True),
+    b"none": lambda pipe, key: pipe.echo("expired"),
 }
 
 
