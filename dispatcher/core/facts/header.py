@@ -20,12 +20,12 @@ DEFAULT_TENANT: Final = "default"
 TENANT_CHARS_MAX: Final = 128
 SESSION_CHARS_MAX: Final = 1024
 LABELS_MAX: Final = 8
-"""Labels that a job may ask for, and values that will do for each."""
+"""So many labels may a job ask for, and so many values may do for each."""
 LABEL_CHARS_MAX: Final = 64
 PREFIX_MAX: Final = 4096
 """Blocks of a prompt whose hashes a job may carry."""
 TURNS_MAX: Final = 1_000_000
-"""One replacement counts as more than all retries."""
+"""Retries are counted up to this: one replacement counts as more than all retries."""
 
 
 MODEL_HEADER = "dispatch_model"
@@ -34,7 +34,7 @@ only; nobody sends it.
 """
 
 ALONE_HEADER = "dispatch_alone"
-"""``self.request.get("dispatch_alone")`` in a task: whether the job is a suspect. It died with its process or worker so often that this is
+"""``self.request.get("dispatch_alone")`` in a task: True if the job is a suspect. It died with its process or worker so often that this is
 its last run, and nothing else runs in this worker. In a worker's memory only.
 """
 
@@ -52,7 +52,7 @@ class JobHeader(msgspec.Struct, frozen=True, omit_defaults=True):
     deadline_s: float | None = None
 
     def problem(self) -> str | None:
-        """What is wrong with the values, in a few words."""
+        """What is wrong with the values, in a few words; ``None`` if nothing is."""
         if self.cost is not None and not 0 <= self.cost < 1e9:
             return f"cost is {self.cost}: expected seconds, from 0 to a billion"
         if self.deadline_s is not None and not 0 < self.deadline_s < 1e9:
@@ -130,7 +130,7 @@ def job_headers(
 
 @lru_cache(maxsize=4096)
 def parse_header(raw: bytes) -> tuple[JobHeader, tuple[str, ...]]:
-    """The header in a message, and the names of its fields that nobody here knows.
+    """The header in a message, and the names of its fields that this version does not know.
 
     Cached: producers send few different headers. Raises :class:`Invalid` for wrong types or values.
     """
@@ -145,8 +145,8 @@ def parse_header(raw: bytes) -> tuple[JobHeader, tuple[str, ...]]:
 
 
 def turn_of(retries: int | None, replaced_task_nesting: int | None) -> int:
-    """Which of the messages of its task id this is: 0 for the first; more after each ``retry`` or ``replace`` of Celery's, which send
-    another one and leave the one before to be acked.
+    """The number of a message among the messages of its task id: 0 for the first, more after each ``retry`` or ``replace``, which
+    send another message and leave the one before to be acked.
     """
     if not retries and not replaced_task_nesting:
         return 0

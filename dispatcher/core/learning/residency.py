@@ -162,10 +162,10 @@ class Residency:
         """These jobs have gone to their workers."""
         if not self.load_ms:
             return
-        for one in assignments:
-            if (resident := self._resident.get(one.epoch)) is not None:
-                model = parse_lane(one.lane).model
-                self._arrivals.assigned(one.epoch, model, resident, time_to_load_ms(model, self.load_ms), now_ms)
+        for assignment in assignments:
+            if (resident := self._resident.get(assignment.epoch)) is not None:
+                model = parse_lane(assignment.lane).model
+                self._arrivals.assigned(assignment.epoch, model, resident, time_to_load_ms(model, self.load_ms), now_ms)
 
     # -- evidence
 

@@ -53,7 +53,7 @@ def test_a_worker_that_leaves_moves_only_its_own_slots(count: int, data: st.Data
     before, after = homes(workers), homes([one for i, one in enumerate(workers) if i != gone])
 
     assert {slot for slot in before if before[slot] != after[slot]} == {slot for slot in before if before[slot] == workers[gone].name}
-    assert homes([structs.replace(one, epoch="another life") for one in workers]) == before
+    assert homes([structs.replace(worker, epoch="another life") for worker in workers]) == before
 
 
 @settings(deadline=None, max_examples=12)
@@ -82,7 +82,7 @@ def test_a_slot_goes_home_while_home_has_room() -> None:
     """However much less the others have to do, as long as the wait at home is within what stickiness is worth."""
     workers = fleet(4, concurrency=2, window=4, leases=2, leased_cost_ms=1_000)
     home = homes(workers)[7]
-    idle = [one if one.name == home else structs.replace(one, leases=0, leased_cost_ms=0) for one in workers]
+    idle = [worker if worker.name == home else structs.replace(worker, leases=0, leased_cost_ms=0) for worker in workers]
     (one,) = decide([lane_view(cost_ms=500, slot=7)], idle).assignments
 
     assert next(worker.name for worker in workers if worker.epoch == one.epoch) == home
@@ -94,7 +94,7 @@ def test_a_slot_waits_for_a_home_that_is_full() -> None:
     home = homes(workers)[7]
 
     def busy(cost_ms: int) -> list[WorkerView]:
-        return [structs.replace(one, leases=1, leased_cost_ms=cost_ms) if one.name == home else one for one in workers]
+        return [structs.replace(worker, leases=1, leased_cost_ms=cost_ms) if worker.name == home else worker for worker in workers]
 
     waits = decide([lane_view(cost_ms=500, slot=7)], busy(1_500))
     assert waits.assignments == ()
@@ -108,7 +108,7 @@ def test_required_stickiness_never_leaves_home() -> None:
     """Not for any wait; when the home is gone, the slot has another."""
     workers = fleet(4, window=1)
     home = homes(workers)[7]
-    busy = [structs.replace(one, leases=1, leased_cost_ms=3_600_000) if one.name == home else one for one in workers]
+    busy = [structs.replace(worker, leases=1, leased_cost_ms=3_600_000) if worker.name == home else worker for worker in workers]
     required = replace(STICKY, required=True)
 
     assert decide([lane_view(slot=7)], busy, sticky=required, now_ms=10**9).assignments == ()

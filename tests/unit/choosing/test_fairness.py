@@ -29,7 +29,7 @@ def serve(lanes: list[LaneView], state: PolicyState, policy: Policy = POLICY, *,
     worker = worker_view(concurrency=room, window=room)
     decided = plan(Snapshot(now_ms, True, frozenset(), tuple(lanes), (worker,)), state, policy, rng=Random(1))
     tenants = {lane.name: lane.lane.tenant for lane in lanes}
-    return sum((Counter({tenants[one.lane]: one.count}) for one in decided.assignments), Counter())
+    return sum((Counter({tenants[assignment.lane]: assignment.count}) for assignment in decided.assignments), Counter())
 
 
 @pytest.mark.parametrize("room", [1, 4, 50])
@@ -95,7 +95,7 @@ def test_the_earliest_deadline_goes_first_once_it_is_urgent() -> None:
         waiting = [structs.replace(short, admitted_ms=now_ms - 500), later, soon]
         worker = worker_view(window=1)
         decided = plan(Snapshot(now_ms, True, frozenset(), tuple(waiting), (worker,)), PolicyState(), POLICY, rng=Random(1))
-        assert [one.lane for one in decided.assignments] == [(first or soon).name]
+        assert [assignment.lane for assignment in decided.assignments] == [(first or soon).name]
 
 
 def capped(
@@ -105,7 +105,7 @@ def capped(
     worker = worker_view(concurrency=room, window=room, models=frozenset({"chat@1", "chat@2"}))
     snapshot = Snapshot(0, True, frozenset(), tuple(lanes), (worker,), leased_ms=leased_ms or {})
     decided = plan(snapshot, PolicyState(), replace(POLICY, caps=caps), rng=Random(1))
-    given = sum((Counter({one.lane: one.count}) for one in decided.assignments), Counter[str]())
+    given = sum((Counter({assignment.lane: assignment.count}) for assignment in decided.assignments), Counter[str]())
     return given, {hold.lane: hold.reason for hold in decided.holds}
 
 

@@ -48,7 +48,7 @@ def decide(
 
 
 def given_by(decided: Plan, key: str) -> Counter[str]:
-    return sum((Counter({getattr(one, key): one.count}) for one in decided.assignments), Counter())
+    return sum((Counter({getattr(assignment, key): assignment.count}) for assignment in decided.assignments), Counter())
 
 
 # ---- the order
@@ -202,7 +202,7 @@ def test_no_order_and_no_hold_breaks_what_a_plan_promises(
     assert decided == decide(waiting, fleet, strategy=strategy, ordering=ordering, hold=rule, now_ms=40_000, jobs_max=jobs_max)
     if jobs_max == 500:
         room = any(one.room > by_worker[one.epoch] for one in fleet if not one.draining)
-        held = {one.lane for one in decided.holds if one.reason == "sooner_elsewhere"}
+        held = {hold.lane for hold in decided.holds if hold.reason == "sooner_elsewhere"}
         assert not room or all(by_lane[one.name] == one.depth or one.name in held for one in waiting)
         assert rule is not None or not held
 

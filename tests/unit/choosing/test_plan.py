@@ -86,11 +86,11 @@ def is_paused(snapshot: Snapshot, lane: LaneView) -> bool:
 
 
 def placed_by_lane(decided: Plan) -> Counter[str]:
-    return sum((Counter({one.lane: one.count}) for one in decided.assignments), Counter())
+    return sum((Counter({assignment.lane: assignment.count}) for assignment in decided.assignments), Counter())
 
 
 def placed_by_worker(decided: Plan) -> Counter[str]:
-    return sum((Counter({one.epoch: one.count}) for one in decided.assignments), Counter())
+    return sum((Counter({assignment.epoch: assignment.count}) for assignment in decided.assignments), Counter())
 
 
 # ---- SAFETY
@@ -113,7 +113,7 @@ def test_never_above_a_window(case: Case) -> None:
     for worker in case[0].workers:
         assert given_to[worker.epoch] <= worker.room
     windows = {worker.epoch: worker.window for worker in case[0].workers}
-    assert all(one.window == windows[one.epoch] for one in decided.assignments)
+    assert all(assignment.window == windows[assignment.epoch] for assignment in decided.assignments)
 
 
 @given(cases)
@@ -125,8 +125,8 @@ def test_never_more_than_waits(case: Case) -> None:
 
     assert all(placed[lane.name] <= lane.depth for lane in snapshot.lanes)
     assert placed.total() <= jobs_max
-    assert all(one.count > 0 for one in decided.assignments)
-    assert len({(one.lane, one.epoch) for one in decided.assignments}) == len(decided.assignments)
+    assert all(assignment.count > 0 for assignment in decided.assignments)
+    assert len({(assignment.lane, assignment.epoch) for assignment in decided.assignments}) == len(decided.assignments)
 
 
 @given(cases)

@@ -39,7 +39,7 @@ def planned(lanes: list[LaneView], workers: list[WorkerView]) -> Plan:
 
 def given(decided: Plan) -> dict[tuple[str, str], int]:
     """(model, worker) → jobs."""
-    return {(one.lane.split("/")[2], one.epoch): one.count for one in decided.assignments}
+    return {(assignment.lane.split("/")[2], assignment.epoch): assignment.count for assignment in decided.assignments}
 
 
 @pytest.mark.parametrize("others", [2, 99])

@@ -92,7 +92,7 @@ def test_no_job_is_ever_given_to_a_worker_without_what_it_requires(
     """SAFETY: whatever the fleet, its load, who drains, is ejected or has died, by any policy, from one plan to the next."""
     state, rng = PolicyState(), Random(seed)
     for tick, (fleet, lanes) in enumerate(ticks):
-        by_name = {one.name: one for one in lanes}
+        by_name = {lane.name: lane for lane in lanes}
         by_epoch = {one.epoch: one for one in fleet}
         snapshot = Snapshot(1_000_000 + tick, True, frozenset(), tuple(by_name.values()), tuple(fleet))
         with mock.patch.object(arrays, "SMALL", 0 if as_arrays else arrays.SMALL), mock.patch.multiple(arrays, BEST_KEPT=2, MOST_KEPT=2):
@@ -111,5 +111,5 @@ def test_a_job_that_nobody_may_run_waits_however_idle_the_others_are() -> None:
         fleet = (us,) if gone is None else (gone, us)
         decided = plan(Snapshot(1_000_000, True, frozenset(), lanes, fleet), PolicyState(), policy, rng=Random(1))
 
-        assert Counter({one.lane: one.count for one in decided.assignments}) == {lanes[1].name: 5}
+        assert Counter({assignment.lane: assignment.count for assignment in decided.assignments}) == {lanes[1].name: 5}
         assert [hold.lane for hold in decided.holds] == [lanes[0].name]

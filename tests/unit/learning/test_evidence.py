@@ -47,7 +47,7 @@ class Counter:
 
     def observe(self, deltas: Sequence[Delta], reports: Sequence[WorkerReport], now_ms: int) -> None:
         self.seen.append((list(deltas), list(reports)))
-        self.done += sum(one.done for one in deltas)
+        self.done += sum(delta.done for delta in deltas)
 
     def dump(self) -> bytes:
         return msgspec.json.encode(self.done)

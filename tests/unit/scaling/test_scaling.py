@@ -166,7 +166,7 @@ def test_safety(cost_s: float, members: tuple[Member, ...], fewest: int, most: i
     limits = ScalingLimits(10, 60, fewest, most)
     memory = ScalingMemory(tuple((at * 30_000, needed) for at, needed in enumerate(history)))
     decision, _ = decide(ScalingView(120_000, waiting(cost_s), members), (KIND,), limits, memory)
-    staying = {one.name: one for one in members if not one.draining}
+    staying = {member.name: member for member in members if not member.draining}
     assert not (decision.start and decision.drain)
     assert len(members) + len(decision.start) <= max(most, len(members))
     assert all(staying[name].ours and not staying[name].starting for name in decision.drain)
@@ -184,7 +184,7 @@ def test_liveness(cost_s: float, workers: int) -> None:
     memory = ScalingMemory()
     for second in range(200):
         decision, memory = decide(ScalingView(second * 1000, waiting(cost_s), members), (KIND,), LIMITS, memory)
-        members = tuple(one for one in members if one.name not in decision.drain)
+        members = tuple(member for member in members if member.name not in decision.drain)
         members += tuple(Member(f"n{second}.{number}", 1.0) for number in range(len(decision.start)))
     assert LIMITS.workers_min <= len(members) <= LIMITS.workers_max
     assert len(members) * LIMITS.target_wait_s >= cost_s or len(members) == LIMITS.workers_max

@@ -36,12 +36,12 @@ class Rendezvous:
 
     def home(self, slot: int) -> int:
         """Index of the worker that the slot belongs to. There must be one at least."""
-        found = self._homes.get(slot)
-        if found is None:
+        home = self._homes.get(slot)
+        if home is None:
             mixed = _mix(self._hashes ^ np.uint64(_stable_hash(f"slot {slot}")))
             uniform = ((mixed >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53  # 53 bits, never 0 and never 1
-            found = self._homes[slot] = self._indices[int(np.argmin(-np.log(uniform) / self._capacities))]
-        return found
+            home = self._homes[slot] = self._indices[int(np.argmin(-np.log(uniform) / self._capacities))]
+        return home
 
 
 def _mix(bits: Array) -> Array:
