@@ -1,4 +1,4 @@
-"""Tells one outage of Redis once, and how long to wait before the next try."""
+"""Reports each outage of Redis once, and says how long to wait before the next try."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dispatcher.clock import Clock
 from dispatcher.events import Event, RedisBack, RedisLost
 
 BACK_AFTER_MS = 2000
-"""Redis counts as back once steps have gone through for so long. One that is full refuses some, and not those that write nothing; that is
-one outage, and must not be told again and again."""
+"""Redis counts as back once steps have succeeded for so long. A Redis whose memory is full refuses some steps, but none that write nothing:
+that is one outage, to be reported once."""
 
 
 class Outage:
-    """What the loop of one dispatcher tells of its steps."""
+    """Emits when Redis is lost and when it is back, by what became of one dispatcher's steps."""
 
     def __init__(self, clock: Clock, emit: Callable[[Event], None]) -> None:
         self._clock = clock
@@ -23,7 +23,7 @@ class Outage:
         self._wait_s = 0.1
 
     def well(self) -> None:
-        """A step went through."""
+        """A step succeeded."""
         if self._lost_at_ms is None:
             return
         now_ms = self._clock.monotonic_ms()
@@ -33,7 +33,7 @@ class Outage:
             self._lost_at_ms, self._wait_s = None, 0.1
 
     def failed(self, error: Exception) -> float:
-        """A step was refused, or not answered; how long to wait, in seconds."""
+        """A step was refused, or not answered. How long to wait, in seconds."""
         self._well_since_ms = None
         if self._lost_at_ms is None:
             self._lost_at_ms = self._clock.monotonic_ms()

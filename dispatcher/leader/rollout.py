@@ -56,9 +56,9 @@ class Rollouts:
         guards = {alias: guard for alias, stored in self._stored.items() if (guard := stored.rollout.guard) is not None}
         if not guards:
             return
-        weights = {one.epoch: one.weight for one in reports}
+        weights = {report.epoch: report.weight for report in reports}
         block = [
-            Ended(one.model, one.name, one.done, one.failed + one.retried, one.busy_ms, weights.get(one.epoch, 1.0)) for one in deltas
+            Ended(new.model, new.name, new.done, new.failed + new.retried, new.busy_ms, weights.get(new.epoch, 1.0)) for new in deltas
         ]
         for alias, guard in guards.items():
             observe(self._watches[alias], guard, block)

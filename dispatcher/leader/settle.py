@@ -27,7 +27,7 @@ from dispatcher.store.redis_client.connection import BROKEN, is_outage
 log = logging.getLogger(__name__)
 
 POISON: Final = frozenset({"worker_died", "process_died"})
-"""Reasons of those that died each time they ran."""
+"""Reasons of jobs that ended their worker or process each time they ran."""
 
 
 class Settler:
@@ -40,8 +40,10 @@ class Settler:
         self._batch = batch
 
     def step(self) -> int:
-        """Settle a few; how many were. Raises what Redis or the backend raises, the first of it and once all have been tried: one that
-        cannot be stored must not keep the others waiting. Call again later.
+        """Settle a few dead letters. How many were settled. Call again later.
+
+        Tries all of them before it raises the first error of Redis or the backend: a state that cannot be stored must not keep the others
+        waiting.
         """
         settled, failed = 0, None
         for job, message, record in self._store.some(self._batch):
@@ -53,7 +55,7 @@ class Settler:
                 settled += 1
             except (redis.ConnectionError, redis.TimeoutError, OperationalError):
                 raise  # of the others, too
-            except Exception as exc:  # noqa: BLE001 (whatever that one's canvas makes Celery raise)
+            except Exception as exc:  # noqa: BLE001 (whatever the canvas of that job makes Celery raise)
                 failed = failed or exc
         if failed is not None:
             raise failed
@@ -69,9 +71,9 @@ def error_of(record: Mapping[str, Any]) -> JobDead:
 
 
 def store_failure(app: Celery, error: JobDead, message: bytes | str | None, task_id: str | None = None) -> str | None:
-    """Store FAILURE for the job of ``message`` and tell its canvas. Returns the task id; ``None`` where there is none to be told.
+    """Store FAILURE for the job of ``message`` and for its canvas. Returns the task id; ``None`` if the message has none.
 
-    ``task_id`` is what is known of it already. Raises what the backend raises.
+    ``task_id``: where it is known already. Raises what the backend raises.
     """
     headers = headers_of(message)
     task_id = task_id or headers.get("id")

@@ -18,7 +18,7 @@ from dispatcher.store.leader.look import Granted, LookWish
 BLOCK_S = 5
 """How long a blocking command waits in Redis."""
 OVERDUE_MS = 2 * BLOCK_S * 1000
-"""A command that has had no answer by then never will: the other end of its connection is gone without a word."""
+"""A command without an answer for so long will get none: the other end of its connection is gone without a word."""
 
 
 class Waker:
@@ -34,8 +34,8 @@ class Waker:
     def wait(self, ingress: Sequence[str], timeout_s: float, wish: LookWish | None = None) -> Granted | None:
         """Return when something came, or after ``timeout_s``. May return early; raises what redis-py raises when Redis is away.
 
-        ``wish``: what Redis is to do, too, when a message comes: to be woken up and to ask then are two round trips. Returns a wish
-        (it may be that of an earlier call) and its replies where a message has just come.
+        ``wish``: a look that Redis takes as soon as a message comes, which saves the round trip of asking after being woken. Returns it
+        (or that of an earlier call) with its replies if a message has just come.
         """
         keys = {self._wake_key, *ingress}
         try:
@@ -53,7 +53,7 @@ class Waker:
             while readable or (readable := select.select(list(sockets), [], [], timeout_s)[0]):
                 came = [self._came(sockets.pop(socket)) for socket in readable]
                 if any(came):
-                    return next((one for one in came if isinstance(one, Granted)), None) if is_news else None
+                    return next((news for news in came if isinstance(news, Granted)), None) if is_news else None
                 readable = []
         except redis.RedisError:
             self.close()
@@ -61,8 +61,8 @@ class Waker:
         return None
 
     def _came(self, key: str) -> bool | Granted:
-        """Whether what can be read means that something came, or may have: its time may be up. Where the key is no list nothing ever
-        will: waiting for it goes on without it, and must not look like an outage of Redis. What was wished for is read, too.
+        """True if work may have arrived: a message came, or the block timed out. False if the key is no list: it will never deliver, so
+        stop waiting for it; that is no outage of Redis. Also reads the replies to the look that was sent along.
         """
         _, wish = self._armed.pop(key)
         connection = self._connections[key]

@@ -26,7 +26,7 @@ class Prober:
         self._probing = probing
 
     def step(self, workers: Sequence[WorkerView], now_ms: int, elapsed_ms: int) -> int:
-        """How many were sent."""
+        """Probe the workers that are due. How many probes were sent."""
         sent = 0
         for worker in self._probing.due(workers, now_ms, elapsed_ms):
             lane = lane_name(Lane(min(worker.ingress, default="dispatch"), PROBE_TASK, DEFAULT_MODEL, 0, 0))

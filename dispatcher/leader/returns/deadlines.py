@@ -40,9 +40,9 @@ class LateJobs:
         """Look where late jobs are likely; how many were buried."""
         buried = 0
         if where := self._lateness.where(lanes, now_ms):
-            found = self._store.bury_late(where, limit=JOBS_MAX)
-            self._lateness.found(where, found)
-            buried = sum(count for _, count in found)
+            counts = self._store.bury_late(where, limit=JOBS_MAX)
+            self._lateness.found(where, counts)
+            buried = sum(late for _, late in counts)
         if self._leased and self._time_to_look.due(now_ms):
             buried += self._bury_leased(workers, now_ms)
         self.report(buried)

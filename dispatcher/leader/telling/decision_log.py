@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 
 WRITE_MS: Final = 250
 PAIRS_MAX: Final = 200
-"""From one write to the next the workers are ranked for lanes of so many (lane, worker) pairs on average, of some 10 µs each: 1 % of
-the time. One lane of a large fleet uses up the share of several writes."""
+"""(lane, worker) pairs that are ranked from one write to the next, on average. Each takes some 10 µs: 1 % of the time in all. One lane of a
+large fleet uses up the share of several writes."""
 RANKED_WORKERS_MAX: Final = 2_000
 RANKED: Final = 5
 
@@ -33,7 +33,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class DecisionLog:
-    """One leader's. ``kept``: of so many jobs at most something is kept, in memory too; 0 for a log that is off."""
+    """One leader's. ``kept``: how many jobs the log is about at most, in memory too; 0 for a log that is off."""
 
     def __init__(self, store: DispatchStore, *, kept: int, policy: Policy) -> None:
         self._store = store
@@ -77,41 +77,43 @@ class DecisionLog:
         if not decided.assignments:
             return []
         names = {worker.epoch: worker.name for worker in snapshot.workers}
-        found: list[Decision] = []
+        decisions: list[Decision] = []
         given: list[Given] = []
         frames, lane = iter(applied.frames), ""
-        for one, count in zip(decided.assignments, applied.assigned, strict=True):
-            if one.lane != lane:
-                lane, given = one.lane, []
+        for assign, count in zip(decided.assignments, applied.assigned, strict=True):
+            if assign.lane != lane:
+                lane, given = assign.lane, []
                 strategy = self._policy.strategy_of(parse_lane(lane).model).name
-                found.append(Decision(snapshot.now_ms, lane, given, next(frames).decode(), strategy))
+                decisions.append(Decision(snapshot.now_ms, lane, given, next(frames).decode(), strategy))
             if count:
-                given.append(Given(names.get(one.epoch, one.epoch), one.epoch, count, round(one.score, 3)))
-        return self._with_rankings([one for one in found if one.given], snapshot)
+                given.append(Given(names.get(assign.epoch, assign.epoch), assign.epoch, count, round(assign.score, 3)))
+        return self._with_rankings([decision for decision in decisions if decision.given], snapshot)
 
-    def _with_rankings(self, found: list[Decision], snapshot: Snapshot) -> list[Decision]:
-        """Only while there is time for it: at full speed most decisions are alike."""
+    def _with_rankings(self, decisions: list[Decision], snapshot: Snapshot) -> list[Decision]:
+        """Add the rankings while there is time for it: at full speed most decisions are alike."""
         workers = len(snapshot.workers)
         if self._pairs <= 0 or workers > RANKED_WORKERS_MAX:
-            return found
+            return decisions
         lanes = {lane.name: lane for lane in snapshot.lanes}
-        return [self._with_ranking(one, lanes.get(one.lane), snapshot) if self._pairs > 0 else one for one in found]
+        return [
+            self._with_ranking(decision, lanes.get(decision.lane), snapshot) if self._pairs > 0 else decision for decision in decisions
+        ]
 
     def _with_ranking(self, decision: Decision, lane: LaneView | None, snapshot: Snapshot) -> Decision:
         if lane is None:
             return decision
         self._pairs -= len(snapshot.workers)
         best = [
-            Ranked(one.worker, one.score, one.terms, bool(one.refused))
-            for one in candidates(lane, snapshot, self._policy)[:RANKED]
-            if one.score is not None
+            Ranked(candidate.worker, candidate.score, candidate.terms, bool(candidate.refused))
+            for candidate in candidates(lane, snapshot, self._policy)[:RANKED]
+            if candidate.score is not None
         ]
         return msgspec.structs.replace(decision, ranking=best, refused=refusals(lane, snapshot.workers, self._policy.filters))
 
 
 def _admitted(batches: Sequence[AdmitBatch], applied: Applied) -> list[tuple[int, list[str]]]:
     return [
-        (first, [one.task_id or "" for one in batch.decisions[:count]])
+        (first, [decision.task_id or "" for decision in batch.decisions[:count]])
         for batch, count, first in zip(batches, applied.admitted, applied.first_jobs, strict=True)
         if count
     ]

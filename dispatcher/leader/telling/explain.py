@@ -31,15 +31,18 @@ PLACE_OF_STATE = {"SUCCESS": "done", "FAILURE": "failed", "REVOKED": "revoked", 
 
 @dataclass(frozen=True, slots=True)
 class Explainer:
-    """Looks at one cell. ``client`` answers with bytes. ``result_of``: task id → Celery's ``status``, ``detail`` and ``date_done`` where
-    the result backend has them; asked only of jobs that are not in keeping.
-    """
+    """Explains jobs of one cell."""
 
     client: redis.Redis
+    """Answers with bytes."""
     keys: Keys
     settings: Settings
     queues: Sequence[str]
+    """Ingress queues to look for the job in."""
     result_of: Callable[[str], dict[str, Any] | None]
+    """Task id → Celery's ``status``, ``detail`` and ``date_done``, ``None`` where the result backend has none. Called only for jobs that are
+    not in keeping.
+    """
 
     def explain(self, job_id: str) -> dict[str, Any]:
         """All of it as JSON. ``job_id`` is Celery's task id, or a job's number.
@@ -53,11 +56,11 @@ class Explainer:
         numbers, logged = DecisionStore(self.client, self.keys).find(task_id, [job_id] if task_id != job_id else [])
         now_ms = finder.now_ms()
         facts: dict[str, Any] = {"job_id": task_id, "job": numbers[-1] if numbers else None, "place": "unknown"}
-        facts["decisions"] = [_decision(one, now_ms) for one in logged]
-        job, found = self._find(finder, task_id, numbers)
-        if found is not None:
+        facts["decisions"] = [_decision(assignment, now_ms) for assignment in logged]
+        job, whereabouts = self._find(finder, task_id, numbers)
+        if whereabouts is not None:
             facts |= {"job": job, "story": finder.story(job) if job else []}
-            return facts | self._place(found, now_ms)
+            return facts | self._place(whereabouts, now_ms)
         result = self.result_of(task_id)
         if result is not None:
             facts["place"] = PLACE_OF_STATE.get(result["status"], "unknown")
@@ -69,18 +72,18 @@ class Explainer:
     def _find(self, finder: Finder, task_id: str, numbers: Sequence[str]) -> tuple[str | None, Whereabouts | None]:
         """The newest of its jobs that is in keeping: the log's numbers first, for to look through all messages takes long."""
         for job in reversed(numbers):
-            if (found := finder.where(job)) is not None:
-                return job, found
+            if (whereabouts := finder.where(job)) is not None:
+                return job, whereabouts
         lists = [key for queue in self.queues for key in self.keys.ingress(queue)]
         if (waits := finder.in_ingress(task_id, lists)) is not None:
             return None, waits
         for job in reversed(finder.jobs_of(task_id)):
-            if (found := finder.where(job)) is not None:
-                return job, found
+            if (whereabouts := finder.where(job)) is not None:
+                return job, whereabouts
         return None, None
 
-    def _place(self, found: Whereabouts, now_ms: int) -> dict[str, Any]:
-        match found:
+    def _place(self, whereabouts: Whereabouts, now_ms: int) -> dict[str, Any]:
+        match whereabouts:
             case InIngress(key, before):
                 paused = bool(self.client.exists(self.keys.paused))
                 leads = bool(self.client.exists(self.keys.leader))
@@ -97,20 +100,20 @@ class Explainer:
                 dead = {"place": "dead", "reason": reason, "detail": detail, "died_s_ago": _seconds(now_ms - died_ms)}
                 return dead | ({"story": story} if story else {})
             case InLane(entry, before, depth):
-                return {"place": "lane", "before": before, "depth": depth, **_of_entry(entry, now_ms), **self._wait(found)}
+                return {"place": "lane", "before": before, "depth": depth, **_of_entry(entry, now_ms), **self._wait(whereabouts)}
 
-    def _wait(self, found: InLane) -> dict[str, Any]:
-        """Why it waits, and its candidates, by what the leader told last and what Redis says now."""
-        entry = found.entry
-        told = read_leader_view(self.client, self.keys) or LeaderView("")
-        policy = self._policy(told)
-        snapshot = self._snapshot(told)
+    def _wait(self, whereabouts: InLane) -> dict[str, Any]:
+        """Why it waits, and its candidates, by what the leader published last and what Redis says now."""
+        entry = whereabouts.entry
+        published = read_leader_view(self.client, self.keys) or LeaderView("")
+        policy = self._policy(published)
+        snapshot = self._snapshot(published)
         # As if it were next: what is before it in its lane, it can only wait for.
         lane = LaneView(
-            entry.lane, parse_lane(entry.lane), found.depth, entry.cost_ms, waits_since_ms(entry.admitted_ms, snapshot.now_ms),
+            entry.lane, parse_lane(entry.lane), whereabouts.depth, entry.cost_ms, waits_since_ms(entry.admitted_ms, snapshot.now_ms),
             entry.deadline_ms, int(entry.job),
         )  # fmt: skip
-        hold = next((hold for hold in told.holds if hold.lane == entry.lane), None)
+        hold = next((hold for hold in published.holds if hold.lane == entry.lane), None)
         if snapshot.is_paused(lane.lane.ingress):
             why = "its queue is paused"
         elif not self.client.exists(self.keys.leader):
@@ -122,15 +125,15 @@ class Explainer:
         return {
             "why": why,
             "strategy": policy.strategy_of(lane.lane.model).name,
-            "candidates": [asdict(one) for one in candidates(lane, snapshot, policy)],
+            "candidates": [asdict(candidate) for candidate in candidates(lane, snapshot, policy)],
         }
 
-    def _policy(self, told: LeaderView) -> Policy:
+    def _policy(self, published: LeaderView) -> Policy:
         """That of the settings here, with the strategy that the leader says it has."""
         policy = policy_of(self.settings)
-        return replace(policy, strategy=STRATEGIES.get(told.strategy, policy.strategy))
+        return replace(policy, strategy=STRATEGIES.get(published.strategy, policy.strategy))
 
-    def _snapshot(self, told: LeaderView) -> Snapshot:
+    def _snapshot(self, published: LeaderView) -> Snapshot:
         cell = LookStore(self.client, self.keys)
         look = cell.look()
         registrations = cell.registrations().learn([row.epoch for row in look.workers]).new
@@ -141,9 +144,9 @@ class Explainer:
                 continue
             learned = {"window": registration.concurrency + self.settings.window_extra}
             with suppress(msgspec.ValidationError):  # the leader is of another version
-                learned |= learned_from_json(told.workers.get(row.epoch, {}))
+                learned |= learned_from_json(published.workers.get(row.epoch, {}))
             views.append(worker_view(row, registration, **learned))
-        return Snapshot(look.now_ms, True, look.paused, look.lanes, tuple(views), load_ms=told.load_ms)
+        return Snapshot(look.now_ms, True, look.paused, look.lanes, tuple(views), load_ms=published.load_ms)
 
     def _name(self, epoch: str) -> str:
         registrations = LookStore(self.client, self.keys).registrations().learn([epoch]).new
@@ -174,7 +177,9 @@ def _decision(logged: LoggedAssignment, now_ms: int) -> dict[str, Any]:
         "together_with": given.jobs - 1,
         "waited_s": _seconds(max(0, decision.at_ms - logged.entry.admitted_ms)),
         "cost_s": _seconds(logged.entry.cost_ms),
-        "ranking": [{"worker": one.worker, "score": one.score, "terms": one.terms, "full": one.full} for one in decision.ranking],
+        "ranking": [
+            {"worker": ranked.worker, "score": ranked.score, "terms": ranked.terms, "full": ranked.full} for ranked in decision.ranking
+        ],
         "refused": {kind: {"workers": count, "example": example} for kind, (count, example) in decision.refused.items()},
     }
 
