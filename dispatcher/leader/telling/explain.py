@@ -40,8 +40,8 @@ class Explainer:
     queues: Sequence[str]
     """Ingress queues to look for the job in."""
     result_of: Callable[[str], dict[str, Any] | None]
-    """Task id → Celery's ``status``, ``detail`` and ``date_done``, ``None`` where the result backend has none. Called only for jobs that are
-    not in keeping.
+    """Task id → Celery's ``status``, ``detail`` and ``date_done``, ``None`` where the result backend has none. Called only for jobs that
+    are not in keeping.
     """
 
     def explain(self, job_id: str) -> dict[str, Any]:
