@@ -12,7 +12,7 @@ from dispatcher.core.facts.lane import Lane, lane_name
 from dispatcher.core.returns.ending import GiveBack
 from dispatcher.leader.returns.unbegun import UnbegunJobs
 from dispatcher.store.frame import Entry
-from dispatcher.store.worker.worker_store import GIVEBACK_MAX
+from dispatcher.store.giveback import GIVEBACK_MAX
 
 LANE = lane_name(Lane("dispatch", "demo.job", "default", 0, 5))
 PROBE_LANE = lane_name(Lane("dispatch", PROBE_TASK, "default", 0, 0))
