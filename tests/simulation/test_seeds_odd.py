@@ -15,6 +15,7 @@ from tests.simulation.seeds import IN_EVERY_TEST_RUN, holds
 NOTICED = {
     "take: twice", "assign: keeps the job in its lane", "admit: forgets one", "elect: everybody leads", "promote: a copy stays",
     "snapshot: a beat from the future is a death", "keeper: forgets what it took",
+    "every: waits for a clock that was set back",
 }  # fmt: skip
 """Within few seeds; the others are in README.md."""
 
