@@ -19,8 +19,8 @@ CODE = ("dispatcher", "workers", "benchmarks", "examples", "scripts", "docs")
 LINES_MAX = 400
 LONG_FILES: dict[str, str] = {}  # path → why it may be longer
 EMPTY_NAMES = {"utils", "util", "common", "manager", "helpers", "helper", "misc", "celery"}  # celery.py would shadow Celery
-PRONOUNS_MAX = {"one": 768, "found": 355, "told": 81}  # uses as names: lower the numbers as they fall, never raise them
-LONG_LINES_MAX = 992  # over the 120 columns that pyproject.toml calls the aim: as above
+PRONOUNS_MAX = {"one": 198, "found": 135, "told": 15}  # uses as names: lower the numbers as they fall, never raise them
+LONG_LINES_MAX = 820  # over the 120 columns that pyproject.toml calls the aim: as above
 SCRIPTS = sorted((ROOT / "dispatcher/store/lua").glob("[!_]*.lua"))  # _*.lua is put in front of them
 
 
