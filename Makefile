@@ -18,11 +18,11 @@ help: ## Print these targets
 demo: $(VENV)/.installed-demo ## Run a real embedding job on three unequal workers, kill one, search the result
 	@$(WITH_REDIS) $(BIN)/python -m workers.demo $(ARGS)
 
-test: $(VENV)/.installed-test ## Run the whole test suite, two files at a time
-	@$(WITH_REDIS) $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+test: $(VENV)/.installed-test ## Run the whole test suite, on two processors or more
+	@$(WITH_REDIS) $(BIN)/python -m pytest -n 4 --dist loadscope $(ARGS)
 
 test-valkey: $(VENV)/.installed-test ## Run the tests of scripts, stores and loops over a Valkey
-	@TEST_REDIS_SERVER="$$(scripts/valkey_server.sh $(VENV))" $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS) tests/lua tests/integration
+	@TEST_REDIS_SERVER="$$(scripts/valkey_server.sh $(VENV))" $(BIN)/python -m pytest -n 3 --dist loadscope $(ARGS) tests/lua tests/integration
 
 test-long: $(VENV)/.installed-test ## Run the tests that take minutes each
 	@$(WITH_REDIS) $(BIN)/python -m pytest -m long $(ARGS)

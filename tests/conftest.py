@@ -8,11 +8,13 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 
 from tests.redis_server import RedisServer, find_redis_server
+from tests.schedule import Schedule
 from tests.sentinels import Sentinels
 
 # A developer's cluster must never be what a test talks to, and the processes that tests start inherit this environment.
@@ -28,6 +30,12 @@ hypothesis.settings.register_profile("any machine", deadline=None, derandomize="
 hypothesis.settings.load_profile("any machine")
 
 MakeRedis = Callable[..., RedisServer]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Schedule:
+    """For ``pytest -n``."""
+    return Schedule(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 from collections import Counter
@@ -25,9 +24,9 @@ from dispatcher.store.keys import Keys
 from dispatcher.wiring import build_dispatcher
 from dispatcher.worker import attach
 from tests.eventually import eventually
+from tests.interpreters import start_python
 from tests.worker_app import Ledger, make_app
 
-ROOT = Path(os.environ.get("TEST_ROOT") or Path(__file__).parent.parent)
 QUICK = {"heartbeat_s": 0.2, "lease_ttl_s": 3, "idle_wait_s": 0.05, "reject_backoff_s": 0.2, "window_extra": 2}
 
 
@@ -56,10 +55,8 @@ class WorkerProcess:
     def __init__(self, name: str, command: list[str], env: dict[str, str], log: Path) -> None:
         self.name = name
         self.log = log
-        with log.open("wb") as file:
-            self.process = subprocess.Popen(
-                command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
-            )
+        log.write_bytes(b"")
+        self.process = start_python(command, env, log)
 
     @property
     def pid(self) -> int:

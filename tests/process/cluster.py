@@ -25,12 +25,12 @@ from dispatcher.settings import Settings
 from dispatcher.store.keys import Keys
 from dispatcher.store.redis_client.sentinel import transport_options
 from tests.eventually import eventually
+from tests.interpreters import ROOT, start_python
 from tests.proxy import Proxy
 from tests.redis_server import RedisServer
 from tests.sentinels import Sentinels
 from tests.tls import TlsProxy
 
-ROOT = Path(__file__).parent.parent.parent
 Way = RedisServer | Proxy | Sentinels | TlsProxy
 """What has the URLs by which a process of the cell gets to Redis."""
 PATIENCE_S = 60.0
@@ -103,28 +103,24 @@ class Process:
     def __init__(self, name: str, command: Sequence[str], environ: dict[str, str], log: Path) -> None:
         self.name = name
         self.log = log
-        with log.open("ab") as file:
-            self._popen = subprocess.Popen(
-                command, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )  # fmt: skip
+        self._process = start_python(command, environ, log)
 
     @property
     def pid(self) -> int:
-        return self._popen.pid
+        return self._process.pid
 
     @property
     def exit_code(self) -> int | None:
-        return self._popen.poll()
+        return self._process.poll()
 
     def send(self, sig: signal.Signals) -> None:
         """To the process alone: its children must manage."""
-        self._popen.send_signal(sig)
+        self._process.send_signal(sig)
 
     def kill(self) -> None:
         """SIGKILL of the process alone, and wait until it has gone."""
         self.send(signal.SIGKILL)
-        self._popen.wait(30)
+        self._process.wait(30)
 
     def freeze(self) -> None:
         """SIGSTOP of the process and its children."""
@@ -142,7 +138,7 @@ class Process:
         for sig in (signal.SIGKILL, signal.SIGCONT):
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, sig)
-        self._popen.wait(30)
+        self._process.wait(30)
 
     def tail(self, bytes_max: int = 4000) -> str:
         return f"--- {self.name} (exit code {self.exit_code})\n{self.log.read_text(errors='replace')[-bytes_max:]}"

@@ -7,17 +7,18 @@ import pytest
 from tests.eventually import eventually
 from tests.process.cluster import PATIENCE_S, Cluster, MakeCluster
 
-JOBS = 10_000
-
 
 @pytest.mark.timeout(300)
-def test_ten_thousand_jobs_by_plain_send_task_each_run_once(make_cluster: MakeCluster) -> None:
-    """10,000 no-op jobs through three attached prefork workers: all results there, each executed once, every structure empty."""
+@pytest.mark.parametrize("jobs_sent", [2_000, pytest.param(10_000, marks=pytest.mark.long)])
+def test_thousands_of_jobs_by_plain_send_task_each_run_once(make_cluster: MakeCluster, jobs_sent: int) -> None:
+    """No-op jobs, more than one call admits, through three attached prefork workers: all results there, each executed once, every
+    structure empty.
+    """
     cluster = make_cluster()
     cluster.start_dispatcher()
     workers = cluster.start_workers("w1", "w2", "w3")
-    jobs = cluster.send("noop", count=JOBS)
-    eventually(lambda: cluster.ledger.length() >= 2 * JOBS, 240, lambda: f"{cluster.ledger.length()} lines in the ledger")
+    jobs = cluster.send("noop", count=jobs_sent)
+    eventually(lambda: cluster.ledger.length() >= 2 * jobs_sent, 240, lambda: f"{cluster.ledger.length()} lines in the ledger")
     cluster.all_succeed(jobs)
     cluster.nothing_is_left()
     cluster.each_ran_once(jobs)
