@@ -311,7 +311,7 @@ def test_arrays_decide_as_well_as_numbers(case: Case, ratio: float, sticky: bool
     hold = HoldRule(ratio, 2_000_000) if ratio else None
     policy = Policy(STRATEGIES[name], FILTERS, hold=hold, sticky=Stickiness(1_000, 2_000_000) if sticky else None)
     few = plan(snapshot, PolicyState(), policy, rng=Random(seed), jobs_max=jobs_max)
-    with mock.patch.object(loads, "SMALL", 0), mock.patch.multiple(loads, BEST_KEPT=2, MOST_KEPT=2):
+    with mock.patch.object(loads, "SMALL", 0), mock.patch.multiple(loads, KEPT_MIN=2, KEPT_MAX=2):
         many = plan(snapshot, PolicyState(), policy, rng=Random(seed), jobs_max=jobs_max)
 
     if not STRATEGIES[name].draws and not STRATEGIES[name].turns:

@@ -95,7 +95,7 @@ def test_no_job_is_ever_given_to_a_worker_without_what_it_requires(
         by_name = {lane.name: lane for lane in lanes}
         by_epoch = {one.epoch: one for one in fleet}
         snapshot = Snapshot(1_000_000 + tick, True, frozenset(), tuple(by_name.values()), tuple(fleet))
-        with mock.patch.object(arrays, "SMALL", 0 if as_arrays else arrays.SMALL), mock.patch.multiple(arrays, BEST_KEPT=2, MOST_KEPT=2):
+        with mock.patch.object(arrays, "SMALL", 0 if as_arrays else arrays.SMALL), mock.patch.multiple(arrays, KEPT_MIN=2, KEPT_MAX=2):
             decided = plan(snapshot, state, policy, rng=rng)
         for one in decided.assignments:
             assert has_all(by_name[one.lane].lane.requires, by_epoch[one.epoch].labels)
