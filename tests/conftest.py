@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -36,6 +37,14 @@ MakeRedis = Callable[..., RedisServer]
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Schedule:
     """For ``pytest -n``."""
     return Schedule(config, log)
+
+
+@pytest.fixture(autouse=True)
+def _log_level() -> Iterator[None]:
+    """Celery's helper for workers in a test's own process sets the level of all logs: a later test would see no warning."""
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,9 @@ from typing import Any, TextIO
 
 ROOT = Path(__file__).parent.parent
 
+PYTHONPATH = os.environ.get("PYTHONPATH")
+"""As the interpreters have it: a test may set another."""
+
 IMPORTS = {
     "celery": (
         "celery.bin.celery", "celery.apps.worker", "celery.backends.redis", "celery.concurrency.prefork", "celery.concurrency.solo",
@@ -97,7 +100,7 @@ def start_python(command: Sequence[str], env: dict[str, str], log: Path) -> Chil
     A fresh interpreter runs it where the module is none of :data:`IMPORTS`, or ``env`` says where else to import from.
     """
     python, option, module, *arguments = command
-    if (python, option) == (sys.executable, "-m") and module in IMPORTS and env.get("PYTHONPATH") == os.environ.get("PYTHONPATH"):
+    if (python, option) == (sys.executable, "-m") and module in IMPORTS and env.get("PYTHONPATH") == PYTHONPATH:
         log.touch()
         parent = interpreter(module)
         return Child(parent, parent.ask(start=arguments, env=env, log=str(log)))

@@ -40,7 +40,7 @@ MUTANTS = (
     Mutant("take: twice", f"{LUA}/take.lua", TAKEN,
            "if not entry then"),
     Mutant("assign: no token", f"{LUA}/assign.lua", "if redis.call('GET', leader) ~= token then return { -1 } end", ""),
-    Mutant("assign: to dead epochs", f"{LUA}/assign.lua", "call('EXISTS', alive) == 1 and ", ""),
+    Mutant("assign: to dead epochs", f"{LUA}/_entry.lua", "redis.call('EXISTS', alive) == 1 and ", ""),
     Mutant("assign: room as the plan saw it", f"{LUA}/assign.lua", "window - call('HLEN', leases)", "wanted"),
     Mutant("assign: keeps the job in its lane", f"{LUA}/assign.lua", "call('LTRIM', lane_list, gone, -1)",
            "call('LTRIM', lane_list, gone - 1, -1)"),
