@@ -39,7 +39,16 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]:
 
 
 def state_of(cell: Cell, name: str) -> str:
-    return next(one["state"] for one in AdminStore(cell.client, cell.keys).status()["workers"] if one["name"] == name)
+    return next(worker["state"] for worker in AdminStore(cell.client, cell.keys).status()["workers"] if worker["name"] == name)
+
+
+def is_in(cell: Cell, state: str) -> None:
+    """Wait until the ill worker is in that state."""
+
+    def what_is_there() -> object:
+        return AdminStore(cell.client, cell.keys).status()["workers"], cell.workers[WORKERS.index("f2")].output()[-1500:]
+
+    soon(lambda: state_of(cell, ILL) == state, 60, what_is_there)
 
 
 @contextmanager
@@ -69,10 +78,10 @@ def test_a_faulty_worker_is_routed_around_and_comes_back(cell: Cell, fault: str)
         ran_before = 150  # enough of a past to be compared with
         soon(lambda: len(sent) >= ran_before, 60)
         file.write_text(fault)
-        soon(lambda: state_of(cell, ILL) == "ejected", 60)
+        is_in(cell, "ejected")
         assert {state_of(cell, f"{name}@test") for name in WORKERS if f"{name}@test" != ILL} == {"ready"}
         file.unlink(missing_ok=True)
-        soon(lambda: state_of(cell, ILL) == "ready", 60)
+        is_in(cell, "ready")
         count = len(sent)
         soon(lambda: any(one.state == "SUCCESS" and one.get() == ILL for one in sent[count:]), 60)
     soon(cell.no_leases, 60)
