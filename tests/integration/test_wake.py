@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import select
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
 
 import pytest
 import redis
 
+from dispatcher.leader import wake as wake_module
 from dispatcher.leader.wake import Waker
 from dispatcher.store.keys import Keys
 from dispatcher.store.leader.admit_batch import IngressList
@@ -52,6 +57,12 @@ def is_asleep(
     """Sleeps in a thread, calls ``wake`` once it does; what it woke up with. Fails if it does not wake up."""
     slept: list[Granted | None] = []
     failed: list[Exception] = []
+    sleeps = threading.Event()
+
+    def select_in_sight(*arguments: Any) -> Any:
+        if arguments[-1]:  # it has looked for what came while it was awake, and sleeps from now on
+            sleeps.set()
+        return select.select(*arguments)
 
     def sleep() -> None:
         try:
@@ -60,10 +71,12 @@ def is_asleep(
             failed.append(exc)
 
     thread = threading.Thread(target=sleep, daemon=True)
-    thread.start()
-    eventually(lambda: blocked(client) == len(lists) + 1, message="the waker did not go to sleep")
-    wake()
-    thread.join(20)
+    with mock.patch.object(wake_module, "select", SimpleNamespace(select=select_in_sight)):
+        thread.start()
+        assert sleeps.wait(20), "the waker did not go to sleep"
+        eventually(lambda: blocked(client) == len(lists) + 1, message="Redis does not have all its commands")
+        wake()
+        thread.join(20)
     if failed:
         raise failed[0]
     assert slept, "it did not wake up"
