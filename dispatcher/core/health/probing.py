@@ -21,6 +21,8 @@ class _Probed:
     """When the last probe was sent."""
     open: int | None = None
     """How many probes had ended when it was sent; ``None`` when it is over."""
+    is_overdue: bool = False
+    """It has not ended in time, so it may be lost. Another may be sent: Redis refuses it while the worker still holds the last one."""
     bad: int = 0
     """How many of the last probes failed, without a good one since."""
     good_ms: int = -1
@@ -63,7 +65,8 @@ class Probing:
                 if probed.open is None:
                     probed.asked_ms = now_ms  # its jobs are proof enough
             idle = worker.leases == 0 or worker.ejected
-            if probed.open is None and idle and now_ms - probed.asked_ms >= self.interval_ms:
+            is_time = probed.is_overdue or (probed.open is None and now_ms - probed.asked_ms >= self.interval_ms)
+            if is_time and idle:
                 due.append((probed.asked_ms, worker.epoch, worker))
         for epoch in self._probed.keys() - {worker.epoch for worker in workers}:
             del self._probed[epoch]
@@ -73,7 +76,7 @@ class Probing:
     def sent(self, epoch: str, now_ms: int) -> None:
         """A probe is on its way to the worker."""
         probed = self._probed[epoch]
-        probed.asked_ms, probed.open = now_ms, self._reports.get(epoch, (0, 0))[0]
+        probed.asked_ms, probed.open, probed.is_overdue = now_ms, self._reports.get(epoch, (0, 0))[0], False
 
     def observe(self, reports: Sequence[WorkerReport], now_ms: int) -> dict[str, str]:
         """Epoch → what is wrong with the worker, for each worker that fails probes while another passes them."""
@@ -82,13 +85,13 @@ class Probing:
             probed.clock_is_at(now_ms)
             ended, failed = self._reports.get(epoch, (0, 0))
             if probed.open is not None and ended > probed.open:
-                probed.open = None
+                probed.open, probed.is_overdue = None, False
                 probed.bad = failed
                 if not failed:
                     probed.good_ms = now_ms
             elif probed.open is not None and now_ms - probed.asked_ms >= self.timeout_ms:
                 probed.bad += 1
-                probed.asked_ms, probed.open = now_ms, ended
+                probed.asked_ms, probed.open, probed.is_overdue = now_ms, ended, True
         bad = {epoch: probed for epoch, probed in self._probed.items() if probed.bad >= FAILED_MIN}
         lately_ms = now_ms - 3 * self.interval_ms
         passed = any(not probed.bad and probed.good_ms > lately_ms for probed in self._probed.values())

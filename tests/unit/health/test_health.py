@@ -292,6 +292,29 @@ def test_an_ejected_worker_must_pass_a_probe_to_return() -> None:
     assert fleet.who() == []
 
 
+def test_an_ejected_worker_returns_though_a_probe_of_it_was_lost() -> None:
+    """A probe that was given back, or died with a connection, never ends: another is sent once it is overdue."""
+    fleet = Fleet(4, probing=Probing(5_000, 5_000))
+    for member in fleet.members.values():
+        member.view = structs.replace(member.view, tasks=frozenset({PROBE_TASK}))
+    fleet.tick(5)
+    fleet[0].fails = 1.0
+    ticks_until_ejected(fleet)
+    fleet[0].fails = 0.0
+    probing, lost = fleet.health.probing, 0
+    for _ in range(120):
+        for worker in probing.due(fleet.views(), fleet.now_ms, 1_000):
+            probing.sent(worker.epoch, fleet.now_ms)
+            if worker.epoch == "e0" and lost < 2:
+                lost += 1
+                continue
+            ended, _ = fleet.probes.get(worker.epoch, (0, 0))
+            fleet.probes[worker.epoch] = (ended + 1, 0)
+        fleet.tick()
+    assert lost == 2
+    assert fleet.who() == []
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_the_cap_holds(data: st.DataObject) -> None:
