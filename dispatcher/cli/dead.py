@@ -31,11 +31,11 @@ def list_(session: Session, limit: int, as_json: bool) -> None:
         return
     from rich.markup import escape
 
-    from dispatcher.core.returns.poison import told
+    from dispatcher.core.returns.poison import story_text
 
     table = plain_table("job", "died", "queue", "task", "task id", "reason")
     for letter in letters:
-        reason = ": ".join(part for part in (letter.reason, letter.detail, told(letter.story)) if part)
+        reason = ": ".join(part for part in (letter.reason, letter.detail, story_text(letter.story)) if part)
         names = (letter.ingress or "-", letter.task or "-", letter.task_id or "-")
         cells = (letter.job, f"{letter.died_s_ago:.0f} s ago", *names, reason)
         table.add_row(*(escape(cell) for cell in cells))

@@ -66,7 +66,7 @@ def _result(app: Celery, task_id: str) -> dict[str, Any] | None:
 def _print(facts: dict[str, Any]) -> None:
     from rich.markup import escape
 
-    from dispatcher.core.returns.poison import told
+    from dispatcher.core.returns.poison import story_text
 
     console = wide_console()
     console.print(escape(f"job {facts['job_id']}: {_sentence(facts)}"))
@@ -74,7 +74,7 @@ def _print(facts: dict[str, Any]) -> None:
         causes = ", ".join(f"{number} × {cause}" for cause, number in facts["came_back"].items())
         console.print(f"it came back: {causes}")
     for number, line in enumerate(facts.get("story", ()), start=1):
-        console.print(escape(f"    {told([line], first=number)}"))
+        console.print(escape(f"    {story_text([line], first=number)}"))
     if "deadline_in_s" in facts:
         console.print(f"it is of no use after {facts['deadline_in_s']:.1f} s from now")
     if "candidates" in facts:

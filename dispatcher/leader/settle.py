@@ -17,7 +17,7 @@ from celery.app.task import Context
 from kombu.exceptions import OperationalError
 
 from dispatcher.core.facts.message import embed_of, headers_of
-from dispatcher.core.returns.poison import told
+from dispatcher.core.returns.poison import story_text
 from dispatcher.errors import JobDead, PoisonJob
 from dispatcher.events import Event, JobSettled
 from dispatcher.store.keys import text_names
@@ -66,7 +66,7 @@ def error_of(record: Mapping[str, Any]) -> JobDead:
     """What ``get()`` raises for a dead letter, given what was noted when it was buried: the story of its runs is in its text."""
     reason, detail, story = str(record.get("reason", "dead")), str(record.get("detail", "")), record.get("story")
     if isinstance(story, list) and story:
-        detail = f"{detail}: {told(story)}"
+        detail = f"{detail}: {story_text(story)}"
     return (PoisonJob if reason in POISON else JobDead)(reason, detail)
 
 

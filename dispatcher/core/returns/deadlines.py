@@ -47,10 +47,10 @@ class Lateness:
             deep = (ahead + deep[: len(deep) - len(ahead)])[: max(0, LANES_MAX - len(late))]
         return [(name, 0) for name in late[:LANES_MAX]] + [(name, self._in_time.get(name, 0)) for name in deep]
 
-    def found(self, looked_at: Sequence[tuple[str, int]], found: Sequence[tuple[int, int]]) -> None:
-        """What came of it: per lane how many jobs were looked at, and how many of them were late. Those after ``JOBS_MAX`` were not."""
+    def note(self, looked_at: Sequence[tuple[str, int]], counts: Sequence[tuple[int, int]]) -> None:
+        """Remember what came of the look. ``counts``: per lane how many jobs were looked at, and how many of them were late. Those after ``JOBS_MAX`` were not."""
         left = JOBS_MAX
-        for (name, passed_over), (looked, late) in zip(looked_at, found, strict=True):
+        for (name, passed_over), (looked, late) in zip(looked_at, counts, strict=True):
             if left == 0:
                 break
             # At the end of the lane it begins anew from the head.

@@ -44,7 +44,7 @@ def fate(deaths: int, *, alone: bool, attempts_max: int) -> Fate:
     return Fate.ALONE if deaths >= attempts_max - 1 else Fate.AGAIN
 
 
-def told(story: Iterable[Any], *, first: int = 1) -> str:
+def story_text(story: Iterable[Any], *, first: int = 1) -> str:
     """A story in words, for the text of an error: ``run 1 on w1@h (life 5a…), 12:00:00 to 12:00:07 UTC: its process died; …``."""
     return "; ".join(f"run {number} {_line(run)}" for number, run in enumerate(story, start=first) if isinstance(run, dict))
 

@@ -41,7 +41,7 @@ class LateJobs:
         buried = 0
         if where := self._lateness.where(lanes, now_ms):
             counts = self._store.bury_late(where, limit=JOBS_MAX)
-            self._lateness.found(where, counts)
+            self._lateness.note(where, counts)
             buried = sum(late for _, late in counts)
         if self._leased and self._time_to_look.due(now_ms):
             buried += self._bury_leased(workers, now_ms)

@@ -56,7 +56,7 @@ def test_every_late_job_is_found(lanes: list[list[bool]], stretch: int) -> None:
     for _ in range(3 * (len(lanes) + sum(map(len, waiting.values())) // JOBS_MAX)):
         views = [timed(name, len(jobs), NOW_MS if jobs[0] else LATER_MS) for name, jobs in waiting.items() if jobs]
         where = search.where(views, now_ms)
-        search.found(where, look(waiting, where))
+        search.note(where, look(waiting, where))
         now_ms += LOOK_MS
 
     assert {name: jobs.count(True) for name, jobs in waiting.items()} == dict.fromkeys(waiting, 0)
@@ -71,7 +71,7 @@ def test_a_look_is_about_a_few_lanes_and_the_next_about_others() -> None:
     for turn in range(4):
         where = search.where(lanes, NOW_MS + turn * LOOK_MS)
         assert len(where) == LANES_MAX
-        search.found(where, [(2, 0)] * len(where))
+        search.note(where, [(2, 0)] * len(where))
         seen.update(name for name, _ in where)
 
     assert len(seen) == 200

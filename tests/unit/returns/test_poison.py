@@ -11,7 +11,7 @@ from celery.backends.base import Backend
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dispatcher.core.returns.poison import Fate, fate, told
+from dispatcher.core.returns.poison import Fate, fate, story_text
 from dispatcher.errors import JobDead, PoisonJob
 from dispatcher.leader.settle import error_of
 from tests.integration.stage import make_app
@@ -58,12 +58,12 @@ def test_innocents_are_never_buried_and_poison_always_is(seed: int, jobs: int, p
 
 def test_a_story_in_words() -> None:
     """Who, when, how; what nobody knows is left out, and what is no line is passed over."""
-    text = told([LINE, "nonsense", LINE | {"began_ms": None, "alone": False}])
+    text = story_text([LINE, "nonsense", LINE | {"began_ms": None, "alone": False}])
     assert text == (
         "run 1 on w1@h (life 5a5a), alone, 1970-01-01 00:00:00.000 to 1970-01-01 00:01:01.001 UTC: it died; "
         "run 3 on w1@h (life 5a5a), 1970-01-01 00:01:01.001 UTC: it died"
     )
-    assert told([]) == ""
+    assert story_text([]) == ""
 
 
 @pytest.mark.parametrize("reason", ["worker_died", "process_died"])
