@@ -1,1 +1,3 @@
-"""The ready-made Celery app: ``celery -A workers.app worker --models minilm,hash-384``. Its tasks and runtimes live here."""
+"""The ready-made Celery app: ``celery -A workers.app worker --models minilm,hash-384``. Its tasks and runtimes live
+here.
+"""

@@ -1,7 +1,8 @@
 """Runs the lines of a chunk one by one in a process of their own, so that a line which kills its process fails alone.
 
-For chunks that died with their process or worker before. ``python -m workers.apart`` is the other side: it reads a chunk from its standard
-input and writes one JSON answer a line. Slow, for it loads the model anew and batches nothing; a chunk seldom comes here.
+For chunks that died with their process or worker before. ``python -m workers.apart`` is the other side: it reads a
+chunk from its standard input and writes one JSON answer a line. Slow, for it loads the model anew and batches nothing;
+a chunk seldom comes here.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ def _how(code: int) -> str:
 
 @contextmanager
 def _process(chunk: dict[str, Any], request_id: str) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
-    """The other side, at work on the chunk; it does not outlive the ``with``, nor this process: its input ends with either."""
+    """The other side, at work on the chunk; it does not outlive the ``with``, nor this process: its input ends with
+    either.
+    """
     environ = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     process = subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ)
     assert process.stdin is not None

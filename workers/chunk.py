@@ -19,8 +19,8 @@ def run_chunk(chunk: dict[str, Any], runtimes: LoadedRuntimes, *, request_id: st
     """``{"lines": [{"index", "custom_id", "response", "error"}], "usage": {...}}``, the lines in the order given.
 
     ``chunk`` is ``{"model", "url", "lines": [{"index", "custom_id", "body"}]}``. ``error`` is always ``None`` here:
-    whatever happened to a line, it got an HTTP-like answer. ``DispatcherError`` (weights missing) and time limits rise; a line that
-    kills the process is for :mod:`workers.apart`.
+    whatever happened to a line, it got an HTTP-like answer. ``DispatcherError`` (weights missing) and time limits rise;
+    a line that kills the process is for :mod:`workers.apart`.
     """
     lines = chunk["lines"]
     bodies = [line["body"] for line in lines]

@@ -20,8 +20,9 @@ _clock = SystemClock()
 
 @app.task(name="workers.tasks.infer", bind=True, shared=False)
 def infer(self: Task[..., Any], chunk: dict[str, Any]) -> dict[str, Any]:
-    """Run one chunk of a batch; see :func:`workers.chunk.run_chunk`. One that died with its process or worker, so often that this is its
-    last run, is split: each line runs by itself, apart from this process (:func:`workers.apart.run_apart`).
+    """Run one chunk of a batch; see :func:`workers.chunk.run_chunk`. One that died with its process or worker, so often
+    that this is its last run, is split: each line runs by itself, apart from this process
+    (:func:`workers.apart.run_apart`).
 
     Beside the lines the result says which worker ran them (``worker``, its node name) and for how long (``busy_ms``).
     """

@@ -1,1 +1,3 @@
-"""Pure policy: what is known goes in, a decision with its reasons comes out. No Redis, no Celery, no clock, no global random."""
+"""Pure policy: what is known goes in, a decision with its reasons comes out. No Redis, no Celery, no clock, no global
+random.
+"""

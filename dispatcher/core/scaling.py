@@ -1,7 +1,9 @@
-"""How many workers there should be: seconds of work waiting against a target. Pure: a view in, a decision with its reason out.
+"""How many workers there should be: seconds of work waiting against a target. Pure: a view in, a decision with its
+reason out.
 
-Up at once, for a burst cannot wait; down only when a whole stabilization window agreed. Work is counted in seconds, running jobs
-included, and workers that are starting count as if they worked already, or one burst would start the whole fleet again with every look.
+Up at once, for a burst cannot wait; down only when a whole stabilization window agreed. Work is counted in seconds,
+running jobs included, and workers that are starting count as if they worked already, or one burst would start the whole
+fleet again with every look.
 """
 
 from __future__ import annotations
@@ -110,7 +112,9 @@ class ScalingDecision:
 def decide(
     view: ScalingView, kinds: Sequence[Startable], limits: ScalingLimits, memory: ScalingMemory
 ) -> tuple[ScalingDecision, ScalingMemory]:
-    """What to start or drain now; never both, and never is a job killed for it. The first of ``kinds`` is started if any will do."""
+    """What to start or drain now; never both, and never is a job killed for it. The first of ``kinds`` is started if
+    any will do.
+    """
     staying = [member for member in view.members if not member.draining]
     served = [*(member.models for member in staying), *(kind.models for kind in kinds)]
     # No worker of ours could help with other work.
@@ -176,7 +180,9 @@ def _to_start(
 def _to_drain(
     waiting: Sequence[Waiting], staying: Sequence[Member], memory: ScalingMemory, limits: ScalingLimits
 ) -> list[Member]:
-    """Members to drain, idle ones first, then by work left; as many as the busiest moment of the window could have spared."""
+    """Members to drain, idle ones first, then by work left; as many as the busiest moment of the window could have
+    spared.
+    """
     first_ms, last_ms = memory.needed[0][0], memory.needed[-1][0]
     settled = last_ms - first_ms >= limits.stabilization_s * 1000
     needed = max(needed for _, needed in memory.needed)

@@ -69,8 +69,8 @@ def make_dispatcher(
     recorder: Recorder | None = None,
     reads: Formats = FORMATS,
 ) -> Dispatcher:
-    """A dispatcher over ``store``. Without a ``waker`` nothing but the time ends its sleep; ``recorder`` writes its plans down; ``reads``
-    are the formats that it says it reads.
+    """A dispatcher over ``store``. Without a ``waker`` nothing but the time ends its sleep; ``recorder`` writes its
+    plans down; ``reads`` are the formats that it says it reads.
     """
     policy, windows, speeds, residency = policy_of(settings), windows_of(settings), speeds_of(settings), residency_of(settings)
     heartbeat_ms = ms(settings.heartbeat_s)

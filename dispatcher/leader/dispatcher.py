@@ -38,7 +38,8 @@ class StepReport(msgspec.Struct, frozen=True):
     more: bool = False
     """The step stopped at a limit: the next one has work at once."""
     wait_s: float = 0.0
-    """Where there is no more: how long to sleep at most. All that makes work in the meantime wakes the :class:`Waker`."""
+    """Where there is no more: how long to sleep at most. All that makes work in the meantime wakes the :class:`Waker`.
+    """
     plan: Plan | None = None
 
 
@@ -57,15 +58,15 @@ class _Seen(msgspec.Struct, frozen=True):
 class Dispatcher:
     """One dispatcher of a cell.
 
-    :meth:`step` does the work; :meth:`run` sleeps between steps. Exception: where a job woke us, ``step`` itself waits out
-    ``tick_interval_ms`` once the job is on its way to a worker.
+    :meth:`step` does the work; :meth:`run` sleeps between steps. Exception: where a job woke us, ``step`` itself waits
+    out ``tick_interval_ms`` once the job is on its way to a worker.
     """
 
     def __init__(
         self, parts: Parts, leadership: Leadership, outage: Outage, clock: Clock, *, look_at: LookAt, idle_wait_s: float
     ) -> None:
-        """``look_at``: how much a look reads; its ``limit`` bounds what a step admits, promotes and assigns. ``idle_wait_s``: the longest
-        sleep.
+        """``look_at``: how much a look reads; its ``limit`` bounds what a step admits, promotes and assigns.
+        ``idle_wait_s``: the longest sleep.
         """
         self.parts = parts
         self._leadership = leadership
@@ -122,7 +123,9 @@ class Dispatcher:
     # -- one step
 
     def step(self) -> StepReport:
-        """Look once, decide, apply; safe to call again after any exception. Called by anything but :meth:`run`, it never sleeps."""
+        """Look once, decide, apply; safe to call again after any exception. Called by anything but :meth:`run`, it
+        never sleeps.
+        """
         woken = self.parts.sleep.woken()
         if not self._leadership.renew():
             self.parts.sleep.close()
@@ -154,8 +157,8 @@ class Dispatcher:
             plan.keep(parts.ingress.read(look, seen.lists)),
             plan.assignments,
             promote=limit if is_due else 0,
-            # If a job woke us, rest here, before the bookkeeping below: on a small machine it would take CPU from Redis and from the worker
-            # that is about to run that job.
+            # If a job woke us, rest here, before the bookkeeping below: on a small machine it would take CPU from Redis
+            # and from the worker that is about to run that job.
             when_sent=None if woken is None else parts.sleep.rest,
         )
 

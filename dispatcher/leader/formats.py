@@ -11,7 +11,9 @@ from dispatcher.store.registration import Registration
 
 
 class CellFormats:
-    """Moves the cell on to a newer format when all its workers read it. A cell never moves back: what lies in Redis is not rewritten."""
+    """Moves the cell on to a newer format when all its workers read it. A cell never moves back: what lies in Redis is
+    not rewritten.
+    """
 
     def __init__(self, store: FormatStore, own: Formats = FORMATS) -> None:
         """``own``: what this process reads."""
@@ -21,7 +23,9 @@ class CellFormats:
         self._own = own
 
     def restart(self) -> None:
-        """The lead was gained. Raises :class:`FormatMismatch` where this process must not lead this cell, and what redis-py raises."""
+        """The lead was gained. Raises :class:`FormatMismatch` where this process must not lead this cell, and what
+        redis-py raises.
+        """
         in_use = self._store.read()._replace(leader=None)  # which is this process by now
         if (why := in_use.refusal("this dispatcher", self._own)) is not None:
             raise FormatMismatch(why)
@@ -31,7 +35,9 @@ class CellFormats:
             raise FormatMismatch(f"this dispatcher reads {self._own}, but a worker was registered here that does not: start it again")
 
     def step(self, registered: Mapping[str, Registration]) -> bool:
-        """Move on if all workers let us; whether they did. ``registered``: epoch → registration, of those that have ended too."""
+        """Move on if all workers let us; whether they did. ``registered``: epoch → registration, of those that have
+        ended too.
+        """
         if self.writes == self._own.newest:
             return False
         before = self.writes

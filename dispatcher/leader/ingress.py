@@ -32,8 +32,9 @@ class Ingress:
         models: Iterable[str],
         reading_ms_max: int,
     ) -> None:
-        """``queues`` and ``models``: those known before any worker names some. ``reading_ms_max``: how long one step may read messages.
-        Some take long (above all compressed ones), and a leader that loses the lead over them admits none; nor would the next.
+        """``queues`` and ``models``: those known before any worker names some. ``reading_ms_max``: how long one step
+        may read messages. Some take long (above all compressed ones), and a leader that loses the lead over them admits
+        none; nor would the next.
         """
         self._store = store
         self._admission = admission
@@ -62,16 +63,17 @@ class Ingress:
         self._admission.splits = splits
 
     def open_lists(self) -> list[IngressList]:
-        """The lists to look at: all but those of queues that were paused at the last look. The backlog of a paused queue must neither use
-        up a look nor wake the dispatcher.
+        """The lists to look at: all but those of queues that were paused at the last look. The backlog of a paused
+        queue must neither use up a look nor wake the dispatcher.
         """
         return [source for source in self._lists if not self._is_paused(source)] if self._paused else self._lists
 
     def read(self, look: Look, lists: Sequence[IngressList]) -> Iterator[AdmitBatch]:
-        """Decide about the messages of a look at ``lists``, batch by batch, until the time is up; about one message at least.
+        """Decide about the messages of a look at ``lists``, batch by batch, until the time is up; about one message at
+        least.
 
-        Reads nothing of queues that the look found paused: their jobs stay plain Celery messages, for what `release` returned must not be
-        fetched again.
+        Reads nothing of queues that the look found paused: their jobs stay plain Celery messages, for what `release`
+        returned must not be fetched again.
         """
         self._paused = look.paused
         return self._batches(look, lists)
@@ -94,8 +96,8 @@ class Ingress:
                     return
 
     def report(self, batches: Sequence[AdmitBatch], admitted: Sequence[int]) -> None:
-        """Emit how many jobs were refused and why, and the header fields that nobody knows. ``admitted``: per batch, how many messages
-        Redis moved as it was told.
+        """Emit how many jobs were refused and why, and the header fields that nobody knows. ``admitted``: per batch,
+        how many messages Redis moved as it was told.
         """
         refused: dict[str, int] = {}
         for batch, count in zip(batches, admitted, strict=True):

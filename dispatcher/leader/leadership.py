@@ -23,8 +23,9 @@ STANDBY_WAIT_S: Final = 0.1
 class Leadership:
     """One process' lead, or its wait for it. It is renewed three times in its time to live.
 
-    ``begin`` is called when the lead was gained, before anything is done with it: what this process remembers of an earlier lead does
-    not hold, for somebody else may have led since. It may raise what redis-py raises, and is called again then.
+    ``begin`` is called when the lead was gained, before anything is done with it: what this process remembers of an
+    earlier lead does not hold, for somebody else may have led since. It may raise what redis-py raises, and is called
+    again then.
     """
 
     def __init__(
@@ -44,8 +45,8 @@ class Leadership:
         self._info = {"host": socket.gethostname(), "pid": os.getpid()}
 
     def renew(self) -> bool:
-        """Ask for the lead, where it is time to; whether this process leads. Raises what redis-py raises, and :class:`FormatMismatch`
-        where this process must not lead this cell.
+        """Ask for the lead, where it is time to; whether this process leads. Raises what redis-py raises, and
+        :class:`FormatMismatch` where this process must not lead this cell.
         """
         now_ms = self._clock.monotonic_ms()
         if self._leads and now_ms < self._renew_at_ms:

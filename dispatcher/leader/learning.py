@@ -20,8 +20,8 @@ _decode = msgspec.json.Decoder(WorkerTotals).decode
 
 
 class Learning:
-    """One leader's. ``learners`` learn in their order; ``kept`` do not learn but are remembered too. Both are named by the subject under
-    which their state is kept.
+    """One leader's. ``learners`` learn in their order; ``kept`` do not learn but are remembered too. Both are named by
+    the subject under which their state is kept.
 
     Holds what each worker told last, and nothing else that a successor would miss.
     """
@@ -53,7 +53,9 @@ class Learning:
                     log.warning("what was learned of %s cannot be read, learning anew: %s", subject, exc)
 
     def step(self, now_ms: int, workers: Sequence[WorkerView]) -> None:
-        """Look, learn and save where it is time to; most calls do nothing. Raises what redis-py raises, and ``NotLeader``."""
+        """Look, learn and save where it is time to; most calls do nothing. Raises what redis-py raises, and
+        ``NotLeader``.
+        """
         if not self._time_to_read.due(now_ms):
             return
         new, reports = self._read({worker.epoch: worker for worker in workers if worker.ended is None})

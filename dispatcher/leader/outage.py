@@ -8,8 +8,9 @@ from dispatcher.clock import Clock
 from dispatcher.events import Event, RedisBack, RedisLost
 
 BACK_AFTER_MS = 2000
-"""Redis counts as back once steps have succeeded for so long. A Redis whose memory is full refuses some steps, but none that write nothing:
-that is one outage, to be reported once."""
+"""Redis counts as back once steps have succeeded for so long. A Redis whose memory is full refuses some steps, but none
+that write nothing: that is one outage, to be reported once.
+"""
 
 
 class Outage:

@@ -31,14 +31,16 @@ class Remembers(Protocol):
     """A part that remembers something which holds only while this process leads."""
 
     def restart(self) -> None:
-        """The lead was gained: forget what was true in an earlier lead, for another may have led since, and read what a leader must know.
-        May raise what redis-py raises, and is called again then.
+        """The lead was gained: forget what was true in an earlier lead, for another may have led since, and read what a
+        leader must know. May raise what redis-py raises, and is called again then.
         """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """The parts of one dispatcher, in the order in which a step uses them. :func:`~dispatcher.leader.build.make_dispatcher` makes them."""
+    """The parts of one dispatcher, in the order in which a step uses them.
+    :func:`~dispatcher.leader.build.make_dispatcher` makes them.
+    """
 
     store: DispatchStore
     sleep: Sleep

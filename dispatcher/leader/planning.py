@@ -34,8 +34,8 @@ class Planner:
 
 
 class StepPlan:
-    """One step's batches and plan. ``DispatchStore.apply`` draws the batches and then asks for the assignments, both while Redis works on
-    what was sent before; afterwards the rest of the step reads what came of it here.
+    """One step's batches and plan. ``DispatchStore.apply`` draws the batches and then asks for the assignments, both
+    while Redis works on what was sent before; afterwards the rest of the step reads what came of it here.
     """
 
     def __init__(self, planner: Planner, late_jobs: LateJobs, snapshot: Snapshot) -> None:

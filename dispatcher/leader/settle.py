@@ -1,8 +1,8 @@
 """Gives dead jobs their state in Celery's result backend, so that ``AsyncResult.get()`` raises instead of hanging.
 
-A dead letter is marked *unsettled* in the script that buries it and the mark goes after its FAILURE is stored: a dispatcher that
-dies in between is followed by one that stores it (again). A standby settles nothing. Runs in a thread of its own: a slow backend must
-not stop dispatching.
+A dead letter is marked *unsettled* in the script that buries it and the mark goes after its FAILURE is stored: a
+dispatcher that dies in between is followed by one that stores it (again). A standby settles nothing. Runs in a thread
+of its own: a slow backend must not stop dispatching.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Settler:
     def step(self) -> int:
         """Settle a few dead letters. How many were settled. Call again later.
 
-        Tries all of them before it raises the first error of Redis or the backend: a state that cannot be stored must not keep the others
-        waiting.
+        Tries all of them before it raises the first error of Redis or the backend: a state that cannot be stored must
+        not keep the others waiting.
         """
         settled, failed = 0, None
         for job, message, record in self._store.some(self._batch):
@@ -63,7 +63,9 @@ class Settler:
 
 
 def error_of(record: Mapping[str, Any]) -> JobDead:
-    """What ``get()`` raises for a dead letter, given what was noted when it was buried: the story of its runs is in its text."""
+    """What ``get()`` raises for a dead letter, given what was noted when it was buried: the story of its runs is in its
+    text.
+    """
     reason, detail, story = str(record.get("reason", "dead")), str(record.get("detail", "")), record.get("story")
     if isinstance(story, list) and story:
         detail = f"{detail}: {story_text(story)}"
@@ -71,7 +73,8 @@ def error_of(record: Mapping[str, Any]) -> JobDead:
 
 
 def store_failure(app: Celery, error: JobDead, message: bytes | str | None, task_id: str | None = None) -> str | None:
-    """Store FAILURE for the job of ``message`` and for its canvas. Returns the task id; ``None`` if the message has none.
+    """Store FAILURE for the job of ``message`` and for its canvas. Returns the task id; ``None`` if the message has
+    none.
 
     ``task_id``: where it is known already. Raises what the backend raises.
     """

@@ -13,7 +13,9 @@ from dispatcher.store.leader.dispatch_store import DispatchStore
 from dispatcher.store.leader.look import Granted, LookAt, LookWish
 
 WISH_WORKERS_MAX = 64
-"""Above this many workers no look is sent along with the sleep: it costs Redis more than the saved round trip, and some are thrown away."""
+"""Above this many workers no look is sent along with the sleep: it costs Redis more than the saved round trip, and some
+are thrown away.
+"""
 
 
 class Woken(NamedTuple):
@@ -50,8 +52,8 @@ class Sleep:
             asked_ms = self._clock.monotonic_ms()
             granted = self._waker.wait([source.key for source in lists], wait_s, self._wish)
             self._woken = None if granted is None else Woken(granted, asked_ms)
-        # Under a stream of small arrivals every look would find one job; a rest makes the next batch larger. After a quiet time the
-        # rest is over already.
+        # Under a stream of small arrivals every look would find one job; a rest makes the next batch larger. After a
+        # quiet time the rest is over already.
         if self.rest():
             self._woken = None
         self._rested_at_ms = self._clock.monotonic_ms()

@@ -1,7 +1,8 @@
-"""Sleeps until there is something to do: a message on an ingress list, or a word from a script (an ack, a new worker, a drain).
+"""Sleeps until there is something to do: a message on an ingress list, or a word from a script (an ack, a new worker, a
+drain).
 
-Nothing is polled and nothing is popped: ``BLMOVE list list RIGHT RIGHT`` blocks while a list is empty and, when a message comes,
-moves it from its end to the same end. A pop would put the only copy of a job into this process' memory.
+Nothing is polled and nothing is popped: ``BLMOVE list list RIGHT RIGHT`` blocks while a list is empty and, when a
+message comes, moves it from its end to the same end. A pop would put the only copy of a job into this process' memory.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ class Waker:
         self._armed: dict[str, tuple[int, LookWish | None]] = {}  # list → when its command was sent, and what with it
 
     def wait(self, ingress: Sequence[str], timeout_s: float, wish: LookWish | None = None) -> Granted | None:
-        """Return when something came, or after ``timeout_s``. May return early; raises what redis-py raises when Redis is away.
+        """Return when something came, or after ``timeout_s``. May return early; raises what redis-py raises when Redis
+        is away.
 
-        ``wish``: a look that Redis takes as soon as a message comes, which saves the round trip of asking after being woken. Returns it
-        (or that of an earlier call) with its replies if a message has just come.
+        ``wish``: a look that Redis takes as soon as a message comes, which saves the round trip of asking after being
+        woken. Returns it (or that of an earlier call) with its replies if a message has just come.
         """
         keys = {self._wake_key, *ingress}
         try:
@@ -46,7 +48,8 @@ class Waker:
                 self._drop(key)
             for key in keys - self._armed.keys():
                 self._arm(key, wish)
-            # redis-py gives no public way to wait for several replies at once, so this asks its connections for their sockets.
+            # redis-py gives no public way to wait for several replies at once, so this asks its connections for their
+            # sockets.
             sockets = {self._connections[key]._sock: key for key in keys}
             readable = select.select(list(sockets), [], [], 0)[0]
             is_news = not readable  # what came while nobody slept was seen by Redis before the caller's last work
@@ -61,8 +64,9 @@ class Waker:
         return None
 
     def _came(self, key: str) -> bool | Granted:
-        """True if work may have arrived: a message came, or the block timed out. False if the key is no list: it will never deliver, so
-        stop waiting for it; that is no outage of Redis. Also reads the replies to the look that was sent along.
+        """True if work may have arrived: a message came, or the block timed out. False if the key is no list: it will
+        never deliver, so stop waiting for it; that is no outage of Redis. Also reads the replies to the look that was
+        sent along.
         """
         _, wish = self._armed.pop(key)
         connection = self._connections[key]

@@ -1,4 +1,6 @@
-"""What a plan sees of the workers: a row of the look, what the worker said when its life began, and what the leader has learned."""
+"""What a plan sees of the workers: a row of the look, what the worker said when its life began, and what the leader has
+learned.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,8 @@ class Workers:
         return len(self._registrations.known)
 
     def views(self, look: Look) -> tuple[WorkerView, ...]:
-        """The workers of a look, as a plan sees them. Reads the registrations that are new, and forgets those of workers that are gone.
+        """The workers of a look, as a plan sees them. Reads the registrations that are new, and forgets those of
+        workers that are gone.
 
         Here the cell moves on to a newer format, before anything is given to the workers that let it.
         """

@@ -139,7 +139,9 @@ class Settings:
                            "before the host. Empty: none.")
 
     def problems(self, name_of: Callable[[str], str] = env_name) -> Iterator[str]:
-        """Every mistake, relations included, one sentence each; empty when all is well. ``name_of``: a field as the reader knows it."""
+        """Every mistake, relations included, one sentence each; empty when all is well. ``name_of``: a field as the
+        reader knows it.
+        """
         for knob_field in fields(self):
             value = getattr(self, knob_field.name)
             if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:

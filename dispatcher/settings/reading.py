@@ -20,8 +20,8 @@ def load_settings(
 ) -> Settings:
     """Settings from options (``overrides``; ``None`` values are absent), environment, then TOML.
 
-    Raises :class:`Invalid` with *all* mistakes: unknown names, values of the wrong type, relations that do not hold. A mistake is named
-    after the place that the value comes from.
+    Raises :class:`Invalid` with *all* mistakes: unknown names, values of the wrong type, relations that do not hold. A
+    mistake is named after the place that the value comes from.
     """
     mistakes: list[str] = []
     in_file = {} if toml_path is None else _from_toml(toml_path, mistakes)

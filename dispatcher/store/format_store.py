@@ -44,7 +44,9 @@ class FormatsInUse(NamedTuple):
 
 
 class FormatStore:
-    """The formats of one cell. ``token`` is the leader's, empty for others. ``client`` may answer with text or with bytes."""
+    """The formats of one cell. ``token`` is the leader's, empty for others. ``client`` may answer with text or with
+    bytes.
+    """
 
     def __init__(self, client: redis.Redis, keys: Keys, token: str = "") -> None:
         self._client = client
@@ -82,7 +84,8 @@ class FormatStore:
     def raise_to(self, newest: int, epochs: Iterable[str]) -> bool:
         """From now on records of format ``newest`` may lie here. ``epochs``: the workers that read it.
 
-        False: another worker has registered. Raises :class:`~dispatcher.errors.NotLeader` where this process does not lead any more.
+        False: another worker has registered. Raises :class:`~dispatcher.errors.NotLeader` where this process does not
+        lead any more.
         """
         keys = self._keys
         names = [keys.leader, keys.formats, keys.workers, keys.sequence]

@@ -1,8 +1,9 @@
 """Format numbers of what lies in Redis: which of them a process reads, and what several processes may write. Pure.
 
-One number stands for the layout of all stored records: frames, leases, lanes, registrations, totals, what the leader has learned,
-rollouts, decisions, dead letters. `docs/formats.json` has each layout under its number, and `make check` compares it with the code.
-A process reads all formats of its range, and writes the newest that every live process reads.
+One number stands for the layout of all stored records: frames, leases, lanes, registrations, totals, what the leader
+has learned, rollouts, decisions, dead letters. `docs/formats.json` has each layout under its number, and `make check`
+compares it with the code. A process reads all formats of its range, and writes the newest that every live process
+reads.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ FORMATS: Final = Formats(1, 1)
 """What this version reads. Raise ``newest`` with any change that a reader of the last format would misread."""
 
 FORMATS_UNSAID: Final = Formats(1, 1)
-"""What a process reads that does not say so, as 0.1.0, and what lies in a cell that was only ever led by such processes."""
+"""What a process reads that does not say so, as 0.1.0, and what lies in a cell that was only ever led by such
+processes.
+"""
 
 _TEXT: Final = re.compile(r"(\d{1,9}) (\d{1,9})")
 
@@ -57,8 +60,8 @@ def agreed(ranges: Iterable[Formats]) -> int | None:
 def refusal(process: str, own: Formats, others: Mapping[str, Formats], stored: Formats | None) -> str | None:
     """Why ``process`` must not start beside ``others``, in one sentence; ``None`` if it may.
 
-    ``own``: what it reads. ``others``: what each live process reads, by its name. ``stored``: what lies in Redis, ``None`` if nothing
-    does.
+    ``own``: what it reads. ``others``: what each live process reads, by its name. ``stored``: what lies in Redis,
+    ``None`` if nothing does.
     """
     if stored is not None and not own.covers(stored):
         if own.newest < stored.newest:

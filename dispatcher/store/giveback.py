@@ -1,4 +1,6 @@
-"""Ends leases without an ack: how a :class:`GiveBack` goes to the script ``giveback``, from a worker, the leader, or an operator."""
+"""Ends leases without an ack: how a :class:`GiveBack` goes to the script ``giveback``, from a worker, the leader, or an
+operator.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,11 @@ def give_back(
     run: Callable[[str, list[str], list[Any]], Any], keys: Keys, epoch: str, leases: Sequence[GiveBack], *, guard: str,
     guard_value: str = "", delay_ms: int = 0,
 ) -> int:  # fmt: skip
-    """End leases of the worker life ``epoch``, at most :data:`GIVEBACK_MAX`. Returns how many were ended, or -1 if Redis refused.
+    """End leases of the worker life ``epoch``, at most :data:`GIVEBACK_MAX`. Returns how many were ended, or -1 if
+    Redis refused.
 
-    Redis refuses unless the key ``guard`` holds ``guard_value``; empty: unless that key exists. A worker is guarded by its life, the
-    leader by its lead. The first wait of a rejected job is ``delay_ms``; 0: it goes back in line at once.
+    Redis refuses unless the key ``guard`` holds ``guard_value``; empty: unless that key exists. A worker is guarded by
+    its life, the leader by its lead. The first wait of a rejected job is ``delay_ms``; 0: it goes back in line at once.
     """
     names = [
         guard, keys.leases(epoch), keys.taken(epoch), keys.worker_queue(epoch), keys.lanes, keys.scheduled,

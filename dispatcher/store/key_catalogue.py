@@ -1,6 +1,7 @@
 """The one list of Redis keys: name, type, what it holds, who writes it, who reads it, how long it lives.
 
-``docs/redis_keys.md`` is generated from :data:`KEYS` (``make docs``), and a test holds it fresh. ``keys.py`` builds the names.
+``docs/redis_keys.md`` is generated from :data:`KEYS` (``make docs``), and a test holds it fresh. ``keys.py`` builds the
+names.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Names of the Redis keys of a cell. ``key_catalogue.py`` lists them all, with what each holds.
 
-Every key starts with the broker's ``global_keyprefix`` (usually empty) and then the cell's name, ``dispatch:`` by default. Only
-the lists that Celery itself consumes, or that Flower measures with ``LLEN`` (ingress, lanes, worker queues), are also kombu
-queues; such a queue's name is its key without the ``global_keyprefix``.
+Every key starts with the broker's ``global_keyprefix`` (usually empty) and then the cell's name, ``dispatch:`` by
+default. Only the lists that Celery itself consumes, or that Flower measures with ``LLEN`` (ingress, lanes, worker
+queues), are also kombu queues; such a queue's name is its key without the ``global_keyprefix``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ class Keys:
 
     @classmethod
     def of_broker(cls, cell: str, options: Mapping[str, Any]) -> Keys:
-        """The keys of a cell over a broker with these transport options (``global_keyprefix``, ``sep``, ``priority_steps``)."""
+        """The keys of a cell over a broker with these transport options (``global_keyprefix``, ``sep``,
+        ``priority_steps``).
+        """
         kombus = cls(cell)
         return cls(
             cell,

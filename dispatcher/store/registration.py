@@ -1,4 +1,6 @@
-"""A worker's registration: what it writes to Redis once, when its life begins. Everything that reads registrations reads them here."""
+"""A worker's registration: what it writes to Redis once, when its life begins. Everything that reads registrations
+reads them here.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ class Registration:
     models_max: int = 0
     """How many models it keeps in memory at once; 0: all of them."""
     resident: tuple[str, ...] | None = None
-    """The models it had in memory when it registered, ``None`` if it does not say. Later changes come with its beats."""
+    """The models it had in memory when it registered, ``None`` if it does not say. Later changes come with its beats.
+    """
     labels: dict[str, str] = field(default_factory=dict)
     ingress: tuple[str, ...] = ("dispatch",)
     """The ingress queues it serves."""
@@ -56,7 +59,9 @@ def encode_registration(registration: Registration) -> str:
 
 
 def read_registration(text: bytes | str | None) -> Registration | None:
-    """The registration that lies in Redis; ``None`` if it is missing, malformed, or has numbers that no plan can be made with."""
+    """The registration that lies in Redis; ``None`` if it is missing, malformed, or has numbers that no plan can be
+    made with.
+    """
     if text is None:
         return None
     raw = text.encode(errors="surrogateescape") if isinstance(text, str) else text
@@ -74,7 +79,9 @@ class Learned(NamedTuple):
     new: dict[str, Registration]
     """Epoch → registration that was not known before."""
     unreadable: list[str]
-    """Epochs whose registration is missing, malformed, or under a key of another type. They are read again at the next call."""
+    """Epochs whose registration is missing, malformed, or under a key of another type. They are read again at the next
+    call.
+    """
     has_forgotten: bool
     """Some workers that were known are not among the epochs any more."""
 
@@ -82,7 +89,8 @@ class Learned(NamedTuple):
 class Registrations:
     """A cache of registrations. Each is read from Redis once, for it never changes.
 
-    ``client`` may answer with text or with bytes. Raises what redis-py raises. Another thread may read :attr:`known` at any time.
+    ``client`` may answer with text or with bytes. Raises what redis-py raises. Another thread may read :attr:`known` at
+    any time.
     """
 
     def __init__(self, client: redis.Redis, keys: Keys) -> None:

@@ -1,1 +1,3 @@
-"""Metrics: their names, and the numbers behind them. No I/O, so that workers and the leader may both use it; an exporter reads it."""
+"""Metrics: their names, and the numbers behind them. No I/O, so that workers and the leader may both use it; an
+exporter reads it.
+"""

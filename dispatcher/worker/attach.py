@@ -49,14 +49,14 @@ def attach(
 ) -> None:
     """Make every worker of ``app`` that starts from here on a dispatched one.
 
-    Each queue that such a worker is told to consume (``-Q``, else ``task_default_queue``) becomes an ingress: the dispatcher
-    admits from it, and the worker consumes a list of its own instead. ``weight``, ``models``, ``labels`` and
-    ``models_max`` are what the worker says of itself where neither the command line (``--weight``, ``--models``, ``--label``,
-    ``--models-max``) nor the environment (``DISPATCHER_WORKER_WEIGHT``, ``…_MODELS``, ``…_LABELS``, ``…_MODELS_MAX``) does. May be
-    called again: the last call's arguments hold.
+    Each queue that such a worker is told to consume (``-Q``, else ``task_default_queue``) becomes an ingress: the
+    dispatcher admits from it, and the worker consumes a list of its own instead. ``weight``, ``models``, ``labels`` and
+    ``models_max`` are what the worker says of itself where neither the command line (``--weight``, ``--models``,
+    ``--label``, ``--models-max``) nor the environment (``DISPATCHER_WORKER_WEIGHT``, ``…_MODELS``, ``…_LABELS``,
+    ``…_MODELS_MAX``) does. May be called again: the last call's arguments hold.
 
-    ``probe`` is called, as a job, now and then on a worker that is idle or was found faulty (``probe_interval_s``): it should do a
-    little real work in a second or so, and raise if that goes wrong.
+    ``probe`` is called, as a job, now and then on a worker that is idle or was found faulty (``probe_interval_s``): it
+    should do a little real work in a second or so, and raise if that goes wrong.
     """
     options = WorkerOptions(
         1.0 if weight is None else read_weight(weight),

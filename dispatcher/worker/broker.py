@@ -1,4 +1,6 @@
-"""A worker's own way to the Redis that its consumer is connected to: same server, same credentials, same TLS, same Sentinel."""
+"""A worker's own way to the Redis that its consumer is connected to: same server, same credentials, same TLS, same
+Sentinel.
+"""
 
 from __future__ import annotations
 

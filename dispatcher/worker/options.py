@@ -1,4 +1,6 @@
-"""What a worker says of itself: ``--weight``, ``--models``, ``--models-max``, ``--label``; the environment; arguments of ``attach``."""
+"""What a worker says of itself: ``--weight``, ``--models``, ``--models-max``, ``--label``; the environment; arguments
+of ``attach``.
+"""
 
 from __future__ import annotations
 

@@ -98,10 +98,11 @@ def add_probe(app: Any) -> None:
 
 
 def leave_cold(w: Any, wait: Callable[[], None]) -> None:
-    """Begin a cold stop: tell the dispatcher at once, then wait as Celery's soft shutdown does, but not for ever. Runs in a signal handler.
+    """Begin a cold stop: tell the dispatcher at once, then wait as Celery's soft shutdown does, but not for ever. Runs
+    in a signal handler.
 
-    Celery sends its own signal only after the wait. Threads, and a job in the loop, cannot be killed alone: they run on until the process
-    ends. In those pools the main thread does not sleep, for it may be what runs the job.
+    Celery sends its own signal only after the wait. Threads, and a job in the loop, cannot be killed alone: they run on
+    until the process ends. In those pools the main thread does not sleep, for it may be what runs the job.
     """
     soft_s = float(w.app.conf.worker_soft_shutdown_timeout or 0)
     prefork = w.dispatched.pool == "prefork"
@@ -125,7 +126,9 @@ class DispatchedFacts:
 
 
 class DispatchedConsumer(bootsteps.StartStopStep):
-    """Runs at each connection, after Celery's task consumer is made and before it consumes: swaps the ingress for the worker's list."""
+    """Runs at each connection, after Celery's task consumer is made and before it consumes: swaps the ingress for the
+    worker's list.
+    """
 
     name = "dispatcher.consumer"
     requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -177,7 +180,9 @@ class DispatchedConsumer(bootsteps.StartStopStep):
         return life
 
     def stop(self, c: Any) -> None:
-        """The consumer stops: at a reconnect, or for good, and then whatever asked for it, the dispatcher must know at once."""
+        """The consumer stops: at a reconnect, or for good, and then whatever asked for it, the dispatcher must know at
+        once.
+        """
         if c.life is not None and c.blueprint.state != bootsteps.RUN:
             c.life.drain("exit")
 

@@ -1,8 +1,9 @@
 """The engines that models run on, and which model runs on which.
 
-To add an engine: write one file here with a class that has the methods of :class:`~workers.runtimes.base.Runtime` (``hash_384.py`` is the
-shortest), and add one line to :data:`RUNTIMES`. Workers started with ``--models NAME`` then serve it; loading, probing, batching, errors of
-single lines and the limit on models in memory are done for every runtime alike.
+To add an engine: write one file here with a class that has the methods of :class:`~workers.runtimes.base.Runtime`
+(``hash_384.py`` is the shortest), and add one line to :data:`RUNTIMES`. Workers started with ``--models NAME`` then
+serve it; loading, probing, batching, errors of single lines and the limit on models in memory are done for every
+runtime alike.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ class LoadedRuntimes(ResidentModels):
         self._environ = os.environ if environ is None else environ
 
     def _find(self, model: str) -> Runtime:
-        """The runtime of ``model`` (``name`` or ``name@version``), not loaded; :class:`Rejected` (404) where there is none."""
+        """The runtime of ``model`` (``name`` or ``name@version``), not loaded; :class:`Rejected` (404) where there is
+        none.
+        """
         callables = callables_from(self._environ)
         for name in (model, model.partition("@")[0]):
             if path := callables.get(name):

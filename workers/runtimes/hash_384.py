@@ -1,4 +1,5 @@
-"""``hash-384``: a lexical embedding by feature hashing. No weights, no learning: texts are near when they share letters.
+"""``hash-384``: a lexical embedding by feature hashing. No weights, no learning: texts are near when they share
+letters.
 
 Character 3- to 5-grams of each word (the word between two spaces, as scikit-learn's ``char_wb`` has it) are hashed with
 CRC-32 into 384 signed buckets, and the sum is scaled to length 1. The same on every machine; standard library only.

@@ -29,7 +29,9 @@ LAYERS: Final = 6
 TOKENS_MAX: Final = 256
 """Longer texts are cut here, as sentence-transformers does with this model."""
 BATCH_TOKENS_MAX: Final = 256
-"""Padded tokens in one pass. On a CPU larger passes are slower, for they leave the cache (256: 0.35 ms a token, 1024: 0.50)."""
+"""Padded tokens in one pass. On a CPU larger passes are slower, for they leave the cache (256: 0.35 ms a token, 1024:
+0.50).
+"""
 
 _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 

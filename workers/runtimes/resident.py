@@ -1,4 +1,6 @@
-"""The models in memory of one process: each is loaded when first asked for, and closed when its place is needed for another."""
+"""The models in memory of one process: each is loaded when first asked for, and closed when its place is needed for
+another.
+"""
 
 from __future__ import annotations
 
@@ -26,16 +28,19 @@ class _Place:
 
 
 class ResidentModels:
-    """At most ``models_max`` models at once, 0 for any number; the one used longest ago goes first. Safe to share between threads.
+    """At most ``models_max`` models at once, 0 for any number; the one used longest ago goes first. Safe to share
+    between threads.
 
-    The limit holds at every moment, for memory does: a model that is in use stays, so a job whose model finds no place waits for one.
-    What is loaded, and how long that took, is reported to the worker.
+    The limit holds at every moment, for memory does: a model that is in use stays, so a job whose model finds no place
+    waits for one. What is loaded, and how long that took, is reported to the worker.
     """
 
     def __init__(
         self, make: Callable[[str], Runtime], *, limit: Callable[[], int] = models_max, clock: Clock | None = None
     ) -> None:
-        """``make`` gives the runtime of a model, not loaded, or raises where there is none. ``limit`` is asked at each load."""
+        """``make`` gives the runtime of a model, not loaded, or raises where there is none. ``limit`` is asked at each
+        load.
+        """
         self._make = make
         self._limit = limit
         self._clock = clock or SystemClock()

@@ -1,5 +1,5 @@
-"""Which slot a prompt's prefix belongs to, so that jobs that share a cached beginning meet on one worker, while a beginning that all jobs
-share does not pull them all onto it.
+"""Which slot a prompt's prefix belongs to, so that jobs that share a cached beginning meet on one worker, while a
+beginning that all jobs share does not pull them all onto it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ NOWHERE: Final = -1
 """The slot of a job that is as well off on any worker."""
 
 SHARE: Final = 1 / 32
-"""A block that more than this share of recent jobs begins with is *common*: many slots' worth of jobs, which one worker should not
-have to itself, and so many that every worker has it cached anyway."""
+"""A block that more than this share of recent jobs begins with is *common*: many slots' worth of jobs, which one worker
+should not have to itself, and so many that every worker has it cached anyway.
+"""
 
 COMMON_MIN: Final = 8
 """A block that fewer recent jobs begin with is not common."""
@@ -36,11 +37,12 @@ class SlotOfPrefix(Protocol):
 
 @dataclass(slots=True)
 class PrefixSlots:
-    """The slot of a prefix is a stable hash of its first block that is not common: a conversation keeps its slot while it grows.
+    """The slot of a prefix is a stable hash of its first block that is not common: a conversation keeps its slot while
+    it grows.
 
-    Which blocks are common is counted here, over recent jobs, in a tree that grows by at most one block a job: a job is looked at as
-    far as its blocks are known. The counts are a cache: a new leader has them again after some dozens of jobs, and the slots are the
-    same. Memory is bounded, whatever comes.
+    Which blocks are common is counted here, over recent jobs, in a tree that grows by at most one block a job: a job is
+    looked at as far as its blocks are known. The counts are a cache: a new leader has them again after some dozens of
+    jobs, and the slots are the same. Memory is bounded, whatever comes.
     """
 
     _seen: float = 0.0
@@ -68,7 +70,9 @@ class PrefixSlots:
         return slot
 
     def _fade(self) -> None:
-        """Halve all counts. A common block stays common until it has half the share that made it so: it does not come and go."""
+        """Halve all counts. A common block stays common until it has half the share that made it so: it does not come
+        and go.
+        """
         self._until_fading = RECENT_JOBS
         self._seen /= 2
         self._counts = {block: count // 2 for block, count in self._counts.items() if count > 1}

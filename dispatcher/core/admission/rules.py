@@ -1,5 +1,5 @@
-"""Decides about a message of an ingress: which lane it waits in, or why it is refused. Only its envelope and headers count; of the body
-only that Celery will be able to unpack it, for a worker that cannot exits.
+"""Decides about a message of an ingress: which lane it waits in, or why it is refused. Only its envelope and headers
+count; of the body only that Celery will be able to unpack it, for a worker that cannot exits.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ LATEST_DEADLINE_MS: Final = 9_999_999_999_999
 UNKNOWN_FIELDS_MAX: Final = 100
 """So many names of unknown header fields are counted, the first ones."""
 UNREAD: Final = b"!"
-"""The script ``read_ingress`` sends this mark and a size instead of some messages: ``!<size>`` if the message is too large, ``!!<size>``
-if it begins with the mark itself."""
+"""The script ``read_ingress`` sends this mark and a size instead of some messages: ``!<size>`` if the message is too
+large, ``!!<size>`` if it begins with the mark itself.
+"""
 
 
 class Admitted(NamedTuple):
@@ -87,7 +88,9 @@ class Admission:
     def read_all(
         self, messages: Sequence[bytes], *, ingress: str, step: int, now_ms: int, is_enough: Callable[[], bool] | None = None
     ) -> list[Admitted | Refused]:
-        """Decide about these messages, which are of one list, in their order. Stops early, after at least one, if ``is_enough`` says so."""
+        """Decide about these messages, which are of one list, in their order. Stops early, after at least one, if
+        ``is_enough`` says so.
+        """
         source = _Source(ingress, step, now_ms)
         decisions: list[Admitted | Refused] = []
         for raw in messages:
@@ -176,7 +179,9 @@ class _Source(msgspec.Struct):
 
 @lru_cache(maxsize=4096)
 def _read_header(dispatch_raw: bytes, sticky: bool) -> tuple[JobHeader, tuple[str, ...], int, str]:
-    """The header, the names of unknown fields, the time to the deadline in ms (0: none), and the end of the lane's name."""
+    """The header, the names of unknown fields, the time to the deadline in ms (0: none), and the end of the lane's
+    name.
+    """
     header, unknown = parse_header(dispatch_raw)
     span_ms = 0 if header.deadline_s is None else max(1, round(header.deadline_s * 1000))
     slot = slot_of_text(header.session) if sticky and header.session is not None else -1

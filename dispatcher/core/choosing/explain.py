@@ -43,8 +43,8 @@ class Candidate:
     speed: float | None = None
     """Speed of one slot, for the job's model."""
     terms: dict[str, float] = field(default_factory=dict)
-    """Times that add up to the score; but ``home_ms`` is by how much the worker of the job's session or prefix may be worse than the
-    best and still be chosen.
+    """Times that add up to the score; but ``home_ms`` is by how much the worker of the job's session or prefix may be
+    worse than the best and still be chosen.
     """
 
 
@@ -59,8 +59,8 @@ def refusal(lane: LaneView, worker: WorkerView, filters: Sequence[Filter]) -> st
 def candidates(lane: LaneView, snapshot: Snapshot, policy: Policy) -> list[Candidate]:
     """Every worker: first the worker that would get the lane's next job, then by score, then the refused ones.
 
-    By the plan's own filters and scores, for what each worker owes now. What a strategy draws by chance, whose turn it is, and what other
-    lanes are given first are left out.
+    By the plan's own filters and scores, for what each worker owes now. What a strategy draws by chance, whose turn it
+    is, and what other lanes are given first are left out.
     """
     loads = Loads(snapshot.workers, policy, Roster(), snapshot.load_ms, Random(0))
     may = loads.candidates(lane.lane)
@@ -113,7 +113,9 @@ def _full(worker: WorkerView) -> str:
 
 
 def in_words(reason: str, refused: Mapping[str, tuple[int, str]]) -> str:
-    """``no worker may have it (2 × model, 1 × draining)``: a hold's reason, and how many workers are refused by which filter."""
+    """``no worker may have it (2 × model, 1 × draining)``: a hold's reason, and how many workers are refused by which
+    filter.
+    """
     text = REASONS.get(reason, reason)
     if reason == "unroutable" and not refused:
         return f"{text} (there is none)"

@@ -17,8 +17,8 @@ from dispatcher.core.facts.decisions import Hold
 from dispatcher.core.facts.snapshot import LaneView, Snapshot
 
 PATIENCE_LOADS: Final = 8
-"""A job that needs a load is served after those that need none, unless it has waited for so many loads longer: so that a busy worker
-spends a ninth of its time with loading at most, and no model waits for ever.
+"""A job that needs a load is served after those that need none, unless it has waited for so many loads longer: so that
+a busy worker spends a ninth of its time with loading at most, and no model waits for ever.
 """
 
 _Ranked = tuple[int, float, int, int, str, LaneView]
@@ -34,9 +34,13 @@ class Waiting(msgspec.Struct):
     ranking: Ranking
     """The workers that may have its jobs, the best first."""
     home: int
-    """The place (see :class:`~dispatcher.core.choosing.place.roster.Candidates`) of its slot's worker; -1 without a slot."""
+    """The place (see :class:`~dispatcher.core.choosing.place.roster.Candidates`) of its slot's worker; -1 without a
+    slot.
+    """
     home_wait_ms: float
-    """By so much sooner must another worker be done, or a job goes to its home. 0: the home must not be waited for any more."""
+    """By so much sooner must another worker be done, or a job goes to its home. 0: the home must not be waited for any
+    more.
+    """
     may_leave_home: bool
     """False if the setting ``sticky`` is ``require``."""
     placed: dict[int, list[float]] = msgspec.field(default_factory=dict)
@@ -76,13 +80,15 @@ class GrowingPlan:
         self._allowance = allowance
         self._jobs_left = jobs_left
         self._oldest_ms: Mapping[str, int] = {}
-        """Model → since when jobs of it wait. A job that needs a load may be deferred for these. Empty: loads may be made at once."""
+        """Model → since when jobs of it wait. A job that needs a load may be deferred for these. Empty: loads may be
+        made at once.
+        """
 
     def serve(self, lanes: Sequence[LaneView]) -> None:
         """Place jobs of these lanes, which have one priority, until all are placed or held, or no more may be placed.
 
-        Jobs whose worker would have to load their model come last, if that worker has the models of others that wait: a free worker goes
-        on with what is in its memory, or all of them would do nothing but load.
+        Jobs whose worker would have to load their model come last, if that worker has the models of others that wait: a
+        free worker goes on with what is in its memory, or all of them would do nothing but load.
         """
         deferred = self._serve_in_turn(lanes, _oldest_ms(lanes) if self._snapshot.load_ms else {})
         if deferred:
@@ -149,7 +155,9 @@ class GrowingPlan:
         return deferred
 
     def _leave(self, lanes: Iterable[LaneView]) -> None:
-        """No more can be placed. A lane that no worker has room for even so is a hold; a lane whose turn did not come is none."""
+        """No more can be placed. A lane that no worker has room for even so is a hold; a lane whose turn did not come
+        is none.
+        """
         cut_short = self._jobs_left <= 0
         for view in lanes:
             waiting = self.waiting.get(view.name)
@@ -162,7 +170,9 @@ class GrowingPlan:
     # -- one lane
 
     def _serve_lane(self, view: LaneView, jobs_max: int) -> tuple[int, bool]:
-        """Place up to ``jobs_max`` jobs. Returns how many workers got, and True if more of the lane can be placed later."""
+        """Place up to ``jobs_max`` jobs. Returns how many workers got, and True if more of the lane can be placed
+        later.
+        """
         waiting = self.waiting.get(view.name) or self._begin(view)
         if waiting is None:
             return 0, False
@@ -249,7 +259,9 @@ class GrowingPlan:
         return given, waiting.left > 0
 
     def _choose(self, waiting: Waiting) -> tuple[int, float]:
-        """Place and score of the worker that the next job goes to, or waits for if that worker is full; place -1 where all are full."""
+        """Place and score of the worker that the next job goes to, or waits for if that worker is full; place -1 where
+        all are full.
+        """
         loads, ranking, home = self._loads, waiting.ranking, waiting.home
         jobs = min(waiting.left, self._jobs_left)
         if home < 0:

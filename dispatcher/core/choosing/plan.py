@@ -31,7 +31,9 @@ class PolicyState:
     """Virtual time of the worker that was chosen last (weighted round robin)."""
 
     passed: dict[str, float] = field(default_factory=dict)
-    """Epoch → virtual time of the worker: the turns that it had, each counted as 1 / capacity. Kept as ``last_turn`` is."""
+    """Epoch → virtual time of the worker: the turns that it had, each counted as 1 / capacity. Kept as ``last_turn``
+    is.
+    """
 
     accounts: Accounts = field(default_factory=Accounts)
     """What each tenant has been given."""
@@ -43,10 +45,11 @@ class PolicyState:
 def plan(snapshot: Snapshot, state: PolicyState, policy: Policy, *, rng: Random, jobs_max: int = 500) -> Plan:
     """Place up to ``jobs_max`` waiting jobs.
 
-    Lanes of a higher priority (lower step, ageing included) are served first; inside a priority the tenant that has been given least
-    for its weight; inside a tenant what is urgent, then as ``policy.order`` says. Among the workers that every filter passes and that
-    have room, the lowest score wins; ties fall to ``rng``, never to the order of a dict. Work-conserving but for holds: a lane waits
-    only if every worker refuses it, all that may have it are full, or it waits for one of those. ``state`` is updated.
+    Lanes of a higher priority (lower step, ageing included) are served first; inside a priority the tenant that has
+    been given least for its weight; inside a tenant what is urgent, then as ``policy.order`` says. Among the workers
+    that every filter passes and that have room, the lowest score wins; ties fall to ``rng``, never to the order of a
+    dict. Work-conserving but for holds: a lane waits only if every worker refuses it, all that may have it are full, or
+    it waits for one of those. ``state`` is updated.
     """
     loads = Loads(snapshot.workers, policy, state.memory, snapshot.load_ms, rng)
     allowance = Allowance(policy.caps, snapshot.leased_ms) if policy.caps else None
@@ -113,8 +116,8 @@ def _by_priority(lanes: Sequence[LaneView], ageing_ms: int, now_ms: int) -> list
 
 
 def _begin_turns(workers: Sequence[WorkerView], loads: Loads, state: PolicyState) -> list[float]:
-    """Virtual time of each worker (weighted round robin). A worker that was away or full does not catch up; a new one starts half a
-    stride in, so that new workers do not all get the first jobs at once.
+    """Virtual time of each worker (weighted round robin). A worker that was away or full does not catch up; a new one
+    starts half a stride in, so that new workers do not all get the first jobs at once.
     """
     began = []
     for index, worker in enumerate(workers):

@@ -14,10 +14,11 @@ from dispatcher.core.facts.snapshot import WorkerView
 
 @dataclass(frozen=True, slots=True)
 class HoldRule:
-    """A job waits for a full worker if it would be done there more than ``ratio`` times sooner than on any worker that has room.
+    """A job waits for a full worker if it would be done there more than ``ratio`` times sooner than on any worker that
+    has room.
 
-    For strategies whose score is a time. Not when the next job of its lane was admitted over ``hold_max_ms`` ago: a hold ends.
-    The ratio makes up for what a score cannot see: a slot left idle now delays the jobs to come.
+    For strategies whose score is a time. Not when the next job of its lane was admitted over ``hold_max_ms`` ago: a
+    hold ends. The ratio makes up for what a score cannot see: a slot left idle now delays the jobs to come.
     """
 
     ratio: float
@@ -26,10 +27,11 @@ class HoldRule:
 
 @dataclass(frozen=True, slots=True)
 class Stickiness:
-    """Jobs with a slot go to the slot's home (see :mod:`~dispatcher.core.choosing.place.affinity`) among the workers that may have them.
+    """Jobs with a slot go to the slot's home (see :mod:`~dispatcher.core.choosing.place.affinity`) among the workers
+    that may have them.
 
-    Unless ``required``, another gets them where it would be done ``wait_ms`` sooner, or once they have waited ``hold_max_ms``. With a
-    strategy that knows no times, ``wait_ms`` is how long they wait for a home that is full.
+    Unless ``required``, another gets them where it would be done ``wait_ms`` sooner, or once they have waited
+    ``hold_max_ms``. With a strategy that knows no times, ``wait_ms`` is how long they wait for a home that is full.
     """
 
     wait_ms: int

@@ -29,7 +29,9 @@ class UnroutableLanes:
         return now_ms - self._since_ms.get(lane, now_ms)
 
     def look(self, unroutable: Collection[str], routable: Collection[str], now_ms: int) -> None:
-        """Take in one plan. A lane in neither collection is as it was: a plan that ends at its limit has not looked at every lane."""
+        """Take in one plan. A lane in neither collection is as it was: a plan that ends at its limit has not looked at
+        every lane.
+        """
         for lane in unroutable:
             self._since_ms.setdefault(lane, now_ms)
         for lane in self._since_ms.keys() & set(routable):

@@ -1,4 +1,6 @@
-"""How many leases a worker may hold: late binding. What is not in a window waits in a lane, where it can still go anywhere."""
+"""How many leases a worker may hold: late binding. What is not in a window waits in a lane, where it can still go
+anywhere.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,10 @@ from dataclasses import dataclass, field
 class Windows:
     """Windows of all workers, from the jobs that each reports as ended.
 
-    A window is the concurrency plus what the worker ends until it can be refilled: in ``hide_ms``, or in two of the leader's ticks
-    where those are longer; at least ``extra``. ``idle`` of its slots, as a share, may stand idle meanwhile rather than hold one more.
-    Rates are measured between beats on Redis' clock and fall by at most half from one beat to the next, so that a pause between two
-    bursts does not close the window.
+    A window is the concurrency plus what the worker ends until it can be refilled: in ``hide_ms``, or in two of the
+    leader's ticks where those are longer; at least ``extra``. ``idle`` of its slots, as a share, may stand idle
+    meanwhile rather than hold one more. Rates are measured between beats on Redis' clock and fall by at most half from
+    one beat to the next, so that a pause between two bursts does not close the window.
     """
 
     extra: int

@@ -24,10 +24,10 @@ class Hold(msgspec.Struct, frozen=True):
 
     lane: str
     reason: str
-    """``paused``; ``unroutable`` (no worker may have them); ``full`` (every worker that may have them is full); ``sooner_elsewhere`` (a
-    full worker will be done with them sooner); ``sticky`` (the worker of their session or prefix is full); ``tenant_cap`` or
-    ``model_cap`` (as much of the tenant's or the model's work is leased as may be); ``alone`` (they are suspects, and wait for a worker
-    that runs nothing else).
+    """``paused``; ``unroutable`` (no worker may have them); ``full`` (every worker that may have them is full);
+    ``sooner_elsewhere`` (a full worker will be done with them sooner); ``sticky`` (the worker of their session or
+    prefix is full); ``tenant_cap`` or ``model_cap`` (as much of the tenant's or the model's work is leased as may be);
+    ``alone`` (they are suspects, and wait for a worker that runs nothing else).
     """
     jobs: int
     """How many jobs wait."""

@@ -1,4 +1,6 @@
-"""What workers report of the jobs they ended, and what the leader makes of two reports: evidence for speeds, costs and health."""
+"""What workers report of the jobs they ended, and what the leader makes of two reports: evidence for speeds, costs and
+health.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ class KindTotals(msgspec.Struct, omit_defaults=True):
     failed: int = 0
     retried: int = 0
     busy_ms: int = 0
-    """Time that the runs that ended well took, without loading models. A job that fails at once says nothing of speed."""
+    """Time that the runs that ended well took, without loading models. A job that fails at once says nothing of speed.
+    """
     cost_ms: int = 0
     """Cost of the same jobs, from their frames."""
     guessed: int = 0
@@ -87,7 +90,9 @@ class WorkerReport(msgspec.Struct, frozen=True):
 
 
 class Delta(msgspec.Struct, frozen=True):
-    """What one worker did of one kind of job since it was last read. Fields as in :class:`KindTotals`; none is negative."""
+    """What one worker did of one kind of job since it was last read. Fields as in :class:`KindTotals`; none is
+    negative.
+    """
 
     epoch: str
     name: str
@@ -117,7 +122,9 @@ class Learner(Remembered, Protocol):
     """Learns from what workers report. Pure."""
 
     def observe(self, deltas: Sequence[Delta], reports: Sequence[WorkerReport], now_ms: int) -> None:
-        """``deltas``: what is new; ``reports``: of all living workers, changed or not. Called about once in ``heartbeat_s``."""
+        """``deltas``: what is new; ``reports``: of all living workers, changed or not. Called about once in
+        ``heartbeat_s``.
+        """
 
 
 def deltas(epoch: str, name: str, before: WorkerTotals | None, after: WorkerTotals) -> Iterator[Delta]:

@@ -29,13 +29,13 @@ TURNS_MAX: Final = 1_000_000
 
 
 MODEL_HEADER = "dispatch_model"
-"""``self.request.get("dispatch_model")`` in a task: the model, or the version of an alias, that the job was given. In a worker's memory
-only; nobody sends it.
+"""``self.request.get("dispatch_model")`` in a task: the model, or the version of an alias, that the job was given. In a
+worker's memory only; nobody sends it.
 """
 
 ALONE_HEADER = "dispatch_alone"
-"""``self.request.get("dispatch_alone")`` in a task: True if the job is a suspect. It died with its process or worker so often that this is
-its last run, and nothing else runs in this worker. In a worker's memory only.
+"""``self.request.get("dispatch_alone")`` in a task: True if the job is a suspect. It died with its process or worker so
+often that this is its last run, and nothing else runs in this worker. In a worker's memory only.
 """
 
 
@@ -104,14 +104,15 @@ def job_headers(
 ) -> dict[str, dict[str, Any]]:
     """Headers for ``apply_async(headers=...)``; what is left out has its default.
 
-    ``model``: name, ``name@version``, or an alias of versions; only workers that name it get the job. ``cost``: expected work in
-    seconds on a worker of weight 1. ``session``: its jobs go to the worker that had the ones before (setting ``sticky``); ``prefix``:
-    hashes of the prompt's leading blocks, longest shared first, does the same for jobs that share them; a session comes first.
-    ``tenant``: whom to be fair to.
+    ``model``: name, ``name@version``, or an alias of versions; only workers that name it get the job. ``cost``:
+    expected work in seconds on a worker of weight 1. ``session``: its jobs go to the worker that had the ones before
+    (setting ``sticky``); ``prefix``: hashes of the prompt's leading blocks, longest shared first, does the same for
+    jobs that share them; a session comes first. ``tenant``: whom to be fair to.
 
-    ``requires``: labels of the worker, ``{"region": "eu", "gpu": ["a100", "h100"]}``; a job that no worker matches waits. ``prefers``: the
-    same, as a wish. ``deadline_s``: not begun so long after it was admitted (or after its ``eta``, if later), it fails with the reason
-    ``deadline_passed``; what has begun in time may end. Raises :class:`Invalid` for an unknown field or a wrong value.
+    ``requires``: labels of the worker, ``{"region": "eu", "gpu": ["a100", "h100"]}``; a job that no worker matches
+    waits. ``prefers``: the same, as a wish. ``deadline_s``: not begun so long after it was admitted (or after its
+    ``eta``, if later), it fails with the reason ``deadline_passed``; what has begun in time may end. Raises
+    :class:`Invalid` for an unknown field or a wrong value.
     """
     if unknown:
         raise Invalid(f"a job has no field {min(unknown)!r}; it has {', '.join(FIELDS)}")
@@ -145,8 +146,8 @@ def parse_header(raw: bytes) -> tuple[JobHeader, tuple[str, ...]]:
 
 
 def turn_of(retries: int | None, replaced_task_nesting: int | None) -> int:
-    """The number of a message among the messages of its task id: 0 for the first, more after each ``retry`` or ``replace``, which
-    send another message and leave the one before to be acked.
+    """The number of a message among the messages of its task id: 0 for the first, more after each ``retry`` or
+    ``replace``, which send another message and leave the one before to be acked.
     """
     if not retries and not replaced_task_nesting:
         return 0

@@ -24,7 +24,9 @@ def wanted(labels: Mapping[str, str | Sequence[str]] | None) -> Wanted:
 
 
 def refused(wish: Wanted, labels: Mapping[str, str]) -> str | None:
-    """Why ``labels`` do not fulfil ``wish``, in a few words; ``None`` if they do. A label that is absent fulfils nothing."""
+    """Why ``labels`` do not fulfil ``wish``, in a few words; ``None`` if they do. A label that is absent fulfils
+    nothing.
+    """
     for name, values in wish:
         have = labels.get(name)
         if have not in values:

@@ -1,4 +1,6 @@
-"""A lane: one kind of job that is waiting. Jobs of a lane may go to the same workers, cost about the same, and are served in order."""
+"""A lane: one kind of job that is waiting. Jobs of a lane may go to the same workers, cost about the same, and are
+served in order.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,10 @@ from dispatcher.core.facts.labels import NOTHING, Wanted
 from dispatcher.errors import Invalid
 
 SLOTS: Final = 2048
-"""Hash buckets of sessions and prefixes: stickiness splits a lane into at most so many. Few slots spread unevenly over workers: of eight
-workers the busiest had up to 1.4 times the mean work with 256 slots (two Mooncake traces, ten fleets with different names), 1.24 with
-2,048, and 1.17 with 4,096, whose lanes cost a plan twice as much in a backlog."""
+"""Hash buckets of sessions and prefixes: stickiness splits a lane into at most so many. Few slots spread unevenly over
+workers: of eight workers the busiest had up to 1.4 times the mean work with 256 slots (two Mooncake traces, ten fleets
+with different names), 1.24 with 2,048, and 1.17 with 4,096, whose lanes cost a plan twice as much in a backlog.
+"""
 
 ALONE: Final = "/alone=1"
 """The end of the name of a suspects' lane, after all else: ``lua/giveback.lua`` appends it."""
@@ -44,14 +47,16 @@ class Lane:
     deadline_class: int = 0
     """Bit length of the ms from admission to the deadline; 0 without a deadline."""
     alone: bool = False
-    """The jobs are suspects, which run alone in their worker (``core/returns/poison.py``); only ``giveback`` puts jobs there."""
+    """The jobs are suspects, which run alone in their worker (``core/returns/poison.py``); only ``giveback`` puts jobs
+    there.
+    """
 
 
 def lane_name(lane: Lane) -> str:
     """The lane's name in Redis, Flower, logs and ``status``: ``dispatch/workers.tasks.infer/minilm/p0/c10``.
 
-    It goes on with what its jobs ask for, if they do: ``/tenant=acme``, ``/requires=region=eu``, ``/prefers=…``, ``/slot=17``,
-    ``/deadline=12``, ``/alone=1``.
+    It goes on with what its jobs ask for, if they do: ``/tenant=acme``, ``/requires=region=eu``, ``/prefers=…``,
+    ``/slot=17``, ``/deadline=12``, ``/alone=1``.
     """
     return (
         f"{quote(lane.ingress, safe='')}/{quote(lane.task, safe='')}/{quote(lane.model, safe='@')}"

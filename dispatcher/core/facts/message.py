@@ -1,6 +1,7 @@
 """Celery's message as it lies in Redis: how its envelope, its headers and its body are read, and how one is written.
 
-Nobody else reads or writes a message. It is never rewritten: whatever is made strict here is made so to be looked at only.
+Nobody else reads or writes a message. It is never rewritten: whatever is made strict here is made so to be looked at
+only.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ T = TypeVar("T")
 
 
 class Refusal(Exception):
-    """Why a message cannot become a job. Its arguments are the reason, which is one of a few words, and the detail, a sentence."""
+    """Why a message cannot become a job. Its arguments are the reason, which is one of a few words, and the detail, a
+    sentence.
+    """
 
 
 class _Object(msgspec.Struct, gc=False):
@@ -57,9 +60,11 @@ class Headers(msgspec.Struct, gc=False):
     expires: str | None = None
     """ISO 8601: the worker revokes the job after this time."""
     timelimit: tuple[float | None, float | None] | None = None
-    """Hard and soft limit of a run, in seconds. Read only so that a wrong type is refused here and not in the worker."""
+    """Hard and soft limit of a run, in seconds. Read only so that a wrong type is refused here and not in the worker.
+    """
     retries: int | None = 0
-    """How often the job was retried. With ``replaced_task_nesting``: see :func:`~dispatcher.core.facts.header.turn_of`."""
+    """How often the job was retried. With ``replaced_task_nesting``: see :func:`~dispatcher.core.facts.header.turn_of`.
+    """
     replaced_task_nesting: int | None = 0
     """How often the task was replaced by another."""
     compression: str | None = None
@@ -116,8 +121,8 @@ _decode_identity = msgspec.json.Decoder(_IdentityEnvelope).decode
 
 
 def read_envelope(raw: bytes) -> Envelope:
-    """The envelope. Raises ``msgspec.ValidationError`` where a part is missing or of the wrong type, ``ValueError`` or ``RecursionError``
-    where it is not JSON.
+    """The envelope. Raises ``msgspec.ValidationError`` where a part is missing or of the wrong type, ``ValueError`` or
+    ``RecursionError`` where it is not JSON.
     """
     if not raw.isascii():
         raw.decode()  # the decoder skips what nobody asks for, but the worker reads it all
@@ -130,8 +135,8 @@ def read_envelope(raw: bytes) -> Envelope:
 
 
 def check_body(envelope: Envelope) -> None:
-    """Raise :class:`Refusal` unless Celery can unpack the body. kombu unpacks it in the worker's loop, where an exception ends the worker.
-    Only JSON can be looked into safely.
+    """Raise :class:`Refusal` unless Celery can unpack the body. kombu unpacks it in the worker's loop, where an
+    exception ends the worker. Only JSON can be looked into safely.
     """
     body: str | bytes = envelope.body
     encoding = envelope.properties.body_encoding
@@ -175,7 +180,8 @@ def decompressed(body: str | bytes, compression: str) -> bytes | None:
 
 
 def strict_json(text: str) -> bytes:
-    """JSON as Python reads and writes it (NaN, half a surrogate pair: a task may well be given them), made strict for msgspec.
+    """JSON as Python reads and writes it (NaN, half a surrogate pair: a task may well be given them), made strict for
+    msgspec.
 
     Raises ``ValueError`` where it is no JSON for Python either.
     """
@@ -234,7 +240,9 @@ def embed_of(message: bytes | str | None) -> dict[str, Any]:
 
 
 def read_whole(raw: bytes, kombu_loads: Callable[[bytes], Any]) -> Any:
-    """The whole message, as kombu's own reader would give it to Celery. That one is slower, so it is asked only where it must be."""
+    """The whole message, as kombu's own reader would give it to Celery. That one is slower, so it is asked only where
+    it must be.
+    """
     if b'"__type__"' in raw:
         return kombu_loads(raw)  # kombu's own encoding of dates, UUIDs and the like in headers
     try:

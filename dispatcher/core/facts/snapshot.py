@@ -1,6 +1,7 @@
 """What a plan is made from: the waiting lanes and the workers at one instant. Frozen; costs in ms of work at speed 1.
 
-The views are structs, not dataclasses: every step makes one of each lane and worker, and a frozen dataclass takes six times as long.
+The views are structs, not dataclasses: every step makes one of each lane and worker, and a frozen dataclass takes six
+times as long.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ _NOTHING: Mapping[str, Any] = {}
 
 
 class WorkerView(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A registered worker life. What a plan reads of every worker stands together and first: a scan of 10,000 waits for memory."""
+    """A registered worker life. What a plan reads of every worker stands together and first: a scan of 10,000 waits for
+    memory.
+    """
 
     ended: str | None = None
     """Why the life is over; ``None`` while it is not."""
@@ -134,7 +137,9 @@ class Snapshot(msgspec.Struct, frozen=True):
         return is_paused(queue, self.paused)
 
     def with_arrivals(self, arrivals: dict[str, LaneView]) -> Snapshot:
-        """This instant as it will be once the jobs of ``arrivals`` (lane name → a view of its new jobs) have been admitted."""
+        """This instant as it will be once the jobs of ``arrivals`` (lane name → a view of its new jobs) have been
+        admitted.
+        """
         if not arrivals:
             return self
         lanes = tuple(arrivals.values())

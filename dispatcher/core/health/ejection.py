@@ -1,13 +1,15 @@
-"""Which workers get no work for a while, which get little, and when that ends. Symptoms come from ``failing``, ``slowing``, ``probing``.
+"""Which workers get no work for a while, which get little, and when that ends. Symptoms come from ``failing``,
+``slowing``, ``probing``.
 
 The rules are Envoy's outlier detection, slow start and panic threshold
-(https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/outlier), for workers that pull jobs: an ejected worker gets
-no new jobs for ``base_ms`` times the number of its ejections so far; so few may be ejected at once that the rest can carry the load, but
-one may always be; and where too few are left healthy, the cause is elsewhere, and ejections are ignored.
+(https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/outlier), for workers that pull jobs: an
+ejected worker gets no new jobs for ``base_ms`` times the number of its ejections so far; so few may be ejected at once
+that the rest can carry the load, but one may always be; and where too few are left healthy, the cause is elsewhere, and
+ejections are ignored.
 
-An ejection ends with the life of its worker: a restart is the cure for most faults, and a fault that is still there is found again
-within seconds. How often a node has been ejected is remembered by its name, over restarts: next time it is away for longer, and it
-starts slowly.
+An ejection ends with the life of its worker: a restart is the cure for most faults, and a fault that is still there is
+found again within seconds. How often a node has been ejected is remembered by its name, over restarts: next time it is
+away for longer, and it starts slowly.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ from dispatcher.core.health.probing import Probing
 from dispatcher.core.health.slowing import Slowing
 
 TIMES_MAX: Final = 10
-"""An ejection lasts for at most so many times ``base_ms``; a node that was well for twice as long has a clean record again."""
+"""An ejection lasts for at most so many times ``base_ms``; a node that was well for twice as long has a clean record
+again.
+"""
 
 WARMTH_MIN: Final = 0.1
 """Share of its speed that a returning worker, and one under suspicion, is trusted with."""
@@ -172,7 +176,9 @@ class Health:
     # -- judging
 
     def _redate(self, now_ms: int) -> None:
-        """Let begin now what began in the future: Redis' clock was set back since. So nothing lasts for longer than twice its time."""
+        """Let begin now what began in the future: Redis' clock was set back since. So nothing lasts for longer than
+        twice its time.
+        """
         state = self._state
         for epoch, ejection in state.ejections.items():
             if ejection.since_ms > now_ms:
@@ -186,7 +192,9 @@ class Health:
                 state.records[name] = structs.replace(record, until_ms=latest_ms)
 
     def _meet(self, alive: dict[str, WorkerView], now_ms: int) -> None:
-        """Forget lives that have ended; lives that begin start slowly. Lives that were there before this leader was are not new."""
+        """Forget lives that have ended; lives that begin start slowly. Lives that were there before this leader was are
+        not new.
+        """
         state = self._state
         for epoch in [epoch for epoch in state.ejections if epoch not in alive]:
             del state.ejections[epoch]

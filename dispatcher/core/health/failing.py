@@ -1,5 +1,5 @@
-"""Finds workers that fail jobs which others do well: compares them by kind of job, over the same seconds. What everybody fails is
-nobody's fault.
+"""Finds workers that fail jobs which others do well: compares them by kind of job, over the same seconds. What
+everybody fails is nobody's fault.
 """
 
 from __future__ import annotations
@@ -19,10 +19,14 @@ READS: Final = 10
 """Shares of failures are counted over so many reads of what workers report."""
 
 LAG: Final = 2
-"""Reports lag by up to 2 reads, so only peers' reports at least 2 reads after a worker's first failure are sure to describe later jobs."""
+"""Reports lag by up to 2 reads, so only peers' reports at least 2 reads after a worker's first failure are sure to
+describe later jobs.
+"""
 
 NATS: Final = 14.0
-"""A worker fails too much if, at its peers' shares, so many failures are less likely than e to the minus this: one in a million."""
+"""A worker fails too much if, at its peers' shares, so many failures are less likely than e to the minus this: one in a
+million.
+"""
 
 SHARE_MARGIN: Final = 0.2
 """… and if its share of failures is so far above its peers': less is not worth an ejection."""
@@ -134,7 +138,8 @@ def _sum(parts: Iterable[Mapping[JobKind, Sequence[int]]]) -> dict[JobKind, list
 
 
 def _compare(own: Mapping[JobKind, Sequence[int]], peers: Mapping[JobKind, Sequence[int]], failed_min: int) -> str:
-    """What is wrong, if so many failures are hardly chance: Chernoff's bound, on jobs that fail as often as the same kinds do elsewhere.
+    """What is wrong, if so many failures are hardly chance: Chernoff's bound, on jobs that fail as often as the same
+    kinds do elsewhere.
 
     The peers' share counts one failure that did not happen (Laplace), so that few jobs elsewhere prove little.
     """

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 JITTER_MS = 50
-"""By how much the date of one and the same beat may differ from look to look. It is found from two clock readings in a script, between
-which Redis goes through the fleet, or loses its processor. Beats come further apart; one that does not is heard at the next. Earlier is
-news too: Redis' clock may be set back.
+"""By how much the date of one and the same beat may differ from look to look. It is found from two clock readings in a
+script, between which Redis goes through the fleet, or loses its processor. Beats come further apart; one that does not
+is heard at the next. Earlier is news too: Redis' clock may be set back.
 """
 
 
@@ -31,10 +31,11 @@ class Verdict:
 class Liveness:
     """Counts silence of each epoch.
 
-    It lasts from the end of the look that first saw the last beat to the beginning of the latest: a beat may have come while a look was on
-    its way, or after it. A gap between two looks (Redis was away, this process was frozen, the lead was just gained) restarts every count:
-    what could not be heard is not silence. When two or more workers and over half the fleet fall silent, the cause is more likely on our
-    side than theirs: they are dead only after twice the TTL.
+    It lasts from the end of the look that first saw the last beat to the beginning of the latest: a beat may have come
+    while a look was on its way, or after it. A gap between two looks (Redis was away, this process was frozen, the lead
+    was just gained) restarts every count: what could not be heard is not silence. When two or more workers and over
+    half the fleet fall silent, the cause is more likely on our side than theirs: they are dead only after twice the
+    TTL.
     """
 
     ttl_ms: int
@@ -44,8 +45,8 @@ class Liveness:
     _since: dict[str, tuple[int, int]] = field(default_factory=dict)  # epoch → (beat at, Redis ms; seen first at, monotonic ms)
 
     def look(self, beats: dict[str, int], *, asked_ms: int, heard_ms: int) -> Verdict:
-        """``beats``: epoch → when it last beat, in Redis ms. To be called with every snapshot that was read, which Redis made between
-        ``asked_ms`` and ``heard_ms``, both monotonic.
+        """``beats``: epoch → when it last beat, in Redis ms. To be called with every snapshot that was read, which
+        Redis made between ``asked_ms`` and ``heard_ms``, both monotonic.
         """
         last, self._heard_ms, self._asked_ms = self._heard_ms, heard_ms, asked_ms
         if last is None or heard_ms - last > self.gap_ms:

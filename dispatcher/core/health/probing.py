@@ -1,4 +1,6 @@
-"""Which workers to probe, and what came of it. A probe is a small real job through a worker's own queue; see ``leader/health/probe.py``."""
+"""Which workers to probe, and what came of it. A probe is a small real job through a worker's own queue; see
+``leader/health/probe.py``.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ class _Probed:
     open: int | None = None
     """How many probes had ended when it was sent; ``None`` when it is over."""
     is_overdue: bool = False
-    """It has not ended in time, so it may be lost. Another may be sent: Redis refuses it while the worker still holds the last one."""
+    """It has not ended in time, so it may be lost. Another may be sent: Redis refuses it while the worker still holds
+    the last one.
+    """
     bad: int = 0
     """How many of the last probes failed, without a good one since."""
     good_ms: int = -1
@@ -51,7 +55,9 @@ class Probing:
         return self.interval_ms > 0 and PROBE_TASK in worker.tasks
 
     def due(self, workers: Sequence[WorkerView], now_ms: int, elapsed_ms: int) -> list[WorkerView]:
-        """Workers to probe now: ejected ones, and ones that have had nothing to do for an interval; spread over the interval."""
+        """Workers to probe now: ejected ones, and ones that have had nothing to do for an interval; spread over the
+        interval.
+        """
         if not self.interval_ms:
             return []
         due = []

@@ -1,7 +1,7 @@
 """Finds workers that have become slow: slower than their own past, while their peers have not slowed down with them.
 
-A worker that was always slow is not found: it is as slow as its own past. All is in logarithms, so that ten times and a tenth are as far
-from usual.
+A worker that was always slow is not found: it is as slow as its own past. All is in logarithms, so that ten times and a
+tenth are as far from usual.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from dispatcher.core.facts.evidence import Delta, Running, WorkerReport
 from dispatcher.core.facts.header import DEFAULT_MODEL
 
 TimedKind = tuple[str, str, bool]
-"""Task, model, and True if the cost is a guess: then time is counted by the job, for guesses change as they are learned."""
+"""Task, model, and True if the cost is a guess: then time is counted by the job, for guesses change as they are
+learned.
+"""
 
 READS_MIN: Final = 10
 """A past is one once so many reads have found ended jobs of the kind."""

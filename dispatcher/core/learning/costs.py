@@ -10,8 +10,8 @@ from dispatcher.core.facts.evidence import Delta, WorkerReport
 from dispatcher.core.learning.speeds import Speeds
 
 STEP = 1.25
-"""A cost in use is replaced once the learned cost differs by this factor: each small change at the edge of a size class would make another
-lane.
+"""A cost in use is replaced once the learned cost differs by this factor: each small change at the edge of a size class
+would make another lane.
 """
 
 

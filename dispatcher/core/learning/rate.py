@@ -1,4 +1,6 @@
-"""How long one worker takes for one kind of job: a moving mean that one odd job cannot carry away, and that a real change can."""
+"""How long one worker takes for one kind of job: a moving mean that one odd job cannot carry away, and that a real
+change can.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,13 @@ MEMORY_JOBS = 100
 """Jobs over which the mean moves: half of what it says comes from the last 70."""
 
 HIGH, HIGH_IN_ROW = 4.0, 3
-"""An observation this many times the mean counts as no more than that, unless it is the third in a row: then it is the new mean."""
+"""An observation this many times the mean counts as no more than that, unless it is the third in a row: then it is the
+new mean.
+"""
 
 LOW, LOW_JOBS = 1 / 8, 8
-"""An observation this far below the mean is the new mean after so many jobs in a row. It needs no limit, for it cannot pull the mean below
-nothing; and jobs of unlike size are often quick.
+"""An observation this far below the mean is the new mean after so many jobs in a row. It needs no limit, for it cannot
+pull the mean below nothing; and jobs of unlike size are often quick.
 """
 
 
@@ -37,8 +41,8 @@ class Rate(msgspec.Struct, array_like=True):
     """1: they were high; -1: low; 0: the last observation was not far off."""
 
     def observe(self, each_ms: float, jobs: int, *, job_ms: float | None = None, expected_ms: float = 0.0) -> None:
-        """Count ``jobs`` jobs that took ``each_ms`` for a unit of work on average, and ``job_ms`` each, if that is another. If
-        ``expected_ms`` is not 0, it stands for the mean before the first observation.
+        """Count ``jobs`` jobs that took ``each_ms`` for a unit of work on average, and ``job_ms`` each, if that is
+        another. If ``expected_ms`` is not 0, it stands for the mean before the first observation.
         """
         share = min(1.0, jobs / min(self.jobs + jobs, MEMORY_JOBS))
         job_ms = each_ms if job_ms is None else job_ms
@@ -53,7 +57,8 @@ class Rate(msgspec.Struct, array_like=True):
                 self.odd_jobs += jobs
                 self.odd_ms += each_ms * jobs
                 if self.odd >= HIGH_IN_ROW if side > 0 else self.odd_jobs >= LOW_JOBS:
-                    # What was counted before keeps its weight against the prior: it is this worker that was measured, then as now.
+                    # What was counted before keeps its weight against the prior: it is this worker that was measured,
+                    # then as now.
                     self.mean = self.odd_ms / self.odd_jobs
                     self.jobs += jobs
                     self.odd, self.odd_jobs, self.odd_ms, self.side = 0, 0.0, 0.0, 0

@@ -1,4 +1,6 @@
-"""Which worker has which model in its memory, and what it costs a job if the worker does not have its model: the time of a load."""
+"""Which worker has which model in its memory, and what it costs a job if the worker does not have its model: the time
+of a load.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ EWMA_SHARE = 0.3
 """Weight of one more load in the measured time of its model."""
 
 ARRIVAL_LOADS, ARRIVAL_EXTRA_MS = 2, 5_000
-"""A model that was sent for is taken to be on its way for this many load times and this much more; then only the worker's word counts."""
+"""A model that was sent for is taken to be on its way for this many load times and this much more; then only the
+worker's word counts.
+"""
 
 
 FULL_LOADS = 2
@@ -25,9 +29,11 @@ FULL_LOADS = 2
 
 
 def load_penalty_ms(model: str, worker: WorkerView, load_ms: int) -> float:
-    """What it costs to load ``model`` for a job on ``worker``, in ms of the worker's time. ``load_ms`` is how long the model takes to load.
+    """What it costs to load ``model`` for a job on ``worker``, in ms of the worker's time. ``load_ms`` is how long the
+    model takes to load.
 
-    0 if the worker has the model, or will soon, or does not say; else the load, and the load of the model that must make room.
+    0 if the worker has the model, or will soon, or does not say; else the load, and the load of the model that must
+    make room.
     """
     if worker.resident is None or model in worker.resident:
         return 0.0
@@ -36,8 +42,8 @@ def load_penalty_ms(model: str, worker: WorkerView, load_ms: int) -> float:
 
 
 def time_to_load_ms(model: str, load_ms: Mapping[str, int]) -> int:
-    """How long ``model`` takes to load; 0 if nobody knows. A version that was never loaded (``chat@2``) is taken to load as long as the
-    name without it (``chat``), if that is known.
+    """How long ``model`` takes to load; 0 if nobody knows. A version that was never loaded (``chat@2``) is taken to
+    load as long as the name without it (``chat``), if that is known.
     """
     known = load_ms.get(model)
     return load_ms.get(model.partition("@")[0], 0) if known is None else known
@@ -67,9 +73,11 @@ class LoadTimes:
 
 @dataclass(slots=True)
 class Arrivals:
-    """Models on their way into a worker's memory: a job of each was assigned to it while it had not said that it holds them.
+    """Models on their way into a worker's memory: a job of each was assigned to it while it had not said that it holds
+    them.
 
-    Without this every job until the worker's next beat would look for the model elsewhere, and have it loaded there too.
+    Without this every job until the worker's next beat would look for the model elsewhere, and have it loaded there
+    too.
     """
 
     _until: dict[str, dict[str, _Arrival]] = field(default_factory=dict)
@@ -146,7 +154,8 @@ class Residency:
         """Model → time to load it, where known."""
 
     def of(self, epoch: str, now_ms: int, at_first: Collection[str] | None = None) -> tuple[frozenset[str] | None, int]:
-        """What the worker holds or will soon (``None``: it does not say), and how many ms of loading are between now and then.
+        """What the worker holds or will soon (``None``: it does not say), and how many ms of loading are between now
+        and then.
 
         ``at_first``: what it held when its life began, which counts until its first beat has been heard.
         """

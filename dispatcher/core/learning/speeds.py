@@ -1,12 +1,13 @@
 """Measured speeds of workers, and learned costs of jobs, from what the workers tell.
 
-How long a kind of job takes on a worker is taken to be cost ÷ speed. Where producers say the cost, that gives the speed of one
-slot in their unit. Where they do not, costs and speeds are known only up to one factor: twice the cost at twice the speed takes as
-long. It is fixed by the weights: on average over the fleet (geometric, weighted by slots and evidence) speed ÷ weight is 1. So
-workers without weights, of 8 : 4 : 2 : 1, become 2.8 : 1.4 : 0.7 : 0.35, and the times that follow are the true ones.
+How long a kind of job takes on a worker is taken to be cost ÷ speed. Where producers say the cost, that gives the speed
+of one slot in their unit. Where they do not, costs and speeds are known only up to one factor: twice the cost at twice
+the speed takes as long. It is fixed by the weights: on average over the fleet (geometric, weighted by slots and
+evidence) speed ÷ weight is 1. So workers without weights, of 8 : 4 : 2 : 1, become 2.8 : 1.4 : 0.7 : 0.35, and the
+times that follow are the true ones.
 
-A speed is the weight at first, and the measurement after some jobs: the mean of both in log space, the weight counting as
-``prior_jobs`` jobs. A job that has run for much longer than it should lowers it before it ends.
+A speed is the weight at first, and the measurement after some jobs: the mean of both in log space, the weight counting
+as ``prior_jobs`` jobs. A job that has run for much longer than it should lowers it before it ends.
 """
 
 from __future__ import annotations
@@ -27,10 +28,13 @@ BOUND = 64.0
 """A speed stays within this factor of the fleet's median."""
 
 OVERRUN = 3.0
-"""A running job counts as slow once it has run for so many times its expected time: jobs of a kind are not all alike."""
+"""A running job counts as slow once it has run for so many times its expected time: jobs of a kind are not all alike.
+"""
 
 RESTART_JOBS = 20.0
-"""After a worker is started again under its name, what was measured of it counts as so many jobs at most: its machine may be another."""
+"""After a worker is started again under its name, what was measured of it counts as so many jobs at most: its machine
+may be another.
+"""
 
 GONE_MAX = 1_000
 """The measurements of so many workers that are gone are kept for their return."""
@@ -93,7 +97,9 @@ class Speeds:
         return self._speeds.get(name, _NOTHING)
 
     def costs_ms(self) -> Iterator[tuple[str, str, float]]:
-        """(task, model, cost in ms at speed 1) of kinds whose producers say no cost, once ``prior_jobs`` of their jobs were done."""
+        """(task, model, cost in ms at speed 1) of kinds whose producers say no cost, once ``prior_jobs`` of their jobs
+        were done.
+        """
         jobs: dict[_CostKind, float] = defaultdict(float)
         for name in self._reports:
             for kind, rate in self._rates.get(name, {}).items():
@@ -163,7 +169,9 @@ class Speeds:
         return math.log(self._reports[name].weight) if log_speed is None else log_speed
 
     def _solve(self, model: str, cells: Sequence[_Cell]) -> None:
-        """One pass of least squares over ``log mean = log cost - log speed``: costs from the last speeds, speeds from those."""
+        """One pass of least squares over ``log mean = log cost - log speed``: costs from the last speeds, speeds from
+        those.
+        """
         sums: dict[_CostKind, list[float]] = defaultdict(lambda: [0.0, 0.0])
         logs = [rate.log_mean for _, _, rate in cells]
         for (name, kind, rate), log_mean in zip(cells, logs, strict=True):
@@ -178,7 +186,8 @@ class Speeds:
         sums_of: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
         for (name, kind, rate), log_mean in zip(cells, logs, strict=True):
             log_cost = self._log_costs[kind] if kind.guessed else 0.0
-            # Kinds weigh by the time they take: a kind that does next to nothing says nothing of how fast the others go.
+            # Kinds weigh by the time they take: a kind that does next to nothing says nothing of how fast the others
+            # go.
             weight = min(rate.jobs, MEMORY_JOBS) * rate.job_ms
             speed = sums_of[name]
             speed[0] += weight * (log_cost - log_mean)
@@ -252,8 +261,8 @@ class Speeds:
     # -- for a successor
 
     def dump(self) -> bytes:
-        """Speeds, for whoever shows them, and what they were made of. Written anew every :data:`SAVE_INTERVAL_MS`, or where there is
-        something new to be measured.
+        """Speeds, for whoever shows them, and what they were made of. Written anew every :data:`SAVE_INTERVAL_MS`, or
+        where there is something new to be measured.
         """
         rates = sum(map(len, self._rates.values()))
         if rates != self._dumped_rates:

@@ -21,8 +21,9 @@ JOBS_MAX: Final = 500
 
 @dataclass(slots=True)
 class Lateness:
-    """Where the search stands. A lane serves first come first, and its deadlines differ by less than a factor of two: what is late is
-    mostly at its head, which a snapshot shows. The rest of a lane is searched in slices, and lanes in turn.
+    """Where the search stands. A lane serves first come first, and its deadlines differ by less than a factor of two:
+    what is late is mostly at its head, which a snapshot shows. The rest of a lane is searched in slices, and lanes in
+    turn.
 
     Holds nothing that a successor would miss: it would begin anew.
     """
@@ -48,7 +49,9 @@ class Lateness:
         return [(name, 0) for name in late[:LANES_MAX]] + [(name, self._in_time.get(name, 0)) for name in deep]
 
     def note(self, looked_at: Sequence[tuple[str, int]], counts: Sequence[tuple[int, int]]) -> None:
-        """Remember what came of the look. ``counts``: per lane how many jobs were looked at, and how many of them were late. Those after ``JOBS_MAX`` were not."""
+        """Remember what came of the look. ``counts``: per lane how many jobs were looked at, and how many of them were
+        late. Those after ``JOBS_MAX`` were not.
+        """
         left = JOBS_MAX
         for (name, passed_over), (looked, late) in zip(looked_at, counts, strict=True):
             if left == 0:

@@ -1,4 +1,5 @@
-"""How a lease ends where its job did not: the job goes back in line, as it was or with a count against it, or it is buried.
+"""How a lease ends where its job did not: the job goes back in line, as it was or with a count against it, or it is
+buried.
 
 The worker asks where a run of its own went wrong, the leader where a worker is gone; :func:`verdict` answers both. A
 :class:`GiveBack` is the answer as data: the store sends it, and the script ``giveback`` carries it out.
@@ -30,8 +31,9 @@ class GiveBack:
     counter: Counter = ""
     """Which of the job's counters goes up by one.
 
-    ``crashes``: its process died, or the worker could not deliver or end it. ``reaps``: its worker died. ``rejects``: its task asked to
-    go back in line, or its worker left in order. ``recalls``: it was not begun; a lease whose job was begun is left as it is. Empty: none.
+    ``crashes``: its process died, or the worker could not deliver or end it. ``reaps``: its worker died. ``rejects``:
+    its task asked to go back in line, or its worker left in order. ``recalls``: it was not begun; a lease whose job was
+    begun is left as it is. Empty: none.
     """
     bury_at: int = NEVER
     """The job is buried when that counter reaches this number; :data:`NEVER`, or :data:`AT_ONCE`."""
@@ -115,8 +117,8 @@ class BadEnd:
 def verdict(end: BadEnd, *, attempts_max: int) -> GiveBack:
     """What becomes of the job.
 
-    A job that must not be run again is buried. Where nobody is to blame it goes back in line. A death that was shared is judged by
-    ``poison.fate``. Any other end is the job's own fault: it is buried at the ``attempts_max``-th.
+    A job that must not be run again is buried. Where nobody is to blame it goes back in line. A death that was shared
+    is judged by ``poison.fate``. Any other end is the job's own fault: it is buried at the ``attempts_max``-th.
     """
     counter: Counter = "reaps" if end.cause in AWAY else "crashes"
     if end.at_most_once:

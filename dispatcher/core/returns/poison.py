@@ -1,8 +1,8 @@
 """A job whose worker dies with it: who is to blame, and the story that is told of it.
 
-A worker that dies takes along all it was running, and from outside nobody can say which of them killed it. So nobody is blamed for a death
-that was shared. A job that died with its workers so often that one more death would bury it is a *suspect*: it runs alone, with no
-other job in its worker, and only what dies alone is buried.
+A worker that dies takes along all it was running, and from outside nobody can say which of them killed it. So nobody is
+blamed for a death that was shared. A job that died with its workers so often that one more death would bury it is a
+*suspect*: it runs alone, with no other job in its worker, and only what dies alone is buried.
 """
 
 from __future__ import annotations
@@ -38,14 +38,18 @@ class Fate(Enum):
 
 
 def fate(deaths: int, *, alone: bool, attempts_max: int) -> Fate:
-    """``deaths`` counts this one too; ``alone``: the worker was running nothing else. The last of its runs is always one alone."""
+    """``deaths`` counts this one too; ``alone``: the worker was running nothing else. The last of its runs is always
+    one alone.
+    """
     if alone and deaths >= attempts_max:
         return Fate.BURIED
     return Fate.ALONE if deaths >= attempts_max - 1 else Fate.AGAIN
 
 
 def story_text(story: Iterable[Any], *, first: int = 1) -> str:
-    """A story in words, for the text of an error: ``run 1 on w1@h (life 5a…), 12:00:00 to 12:00:07 UTC: its process died; …``."""
+    """A story in words, for the text of an error: ``run 1 on w1@h (life 5a…), 12:00:00 to 12:00:07 UTC: its process
+    died; …``.
+    """
     return "; ".join(f"run {number} {_line(run)}" for number, run in enumerate(story, start=first) if isinstance(run, dict))
 
 

@@ -1,4 +1,5 @@
-"""Which jobs go back in line because another worker could begin them at once: jobs that a worker was given and has not begun.
+"""Which jobs go back in line because another worker could begin them at once: jobs that a worker was given and has not
+begun.
 
 Late binding keeps such jobs few: a worker has slowed down, or another has become free.
 """
@@ -17,7 +18,9 @@ from dispatcher.core.learning.residency import load_penalty_ms, time_to_load_ms
 NO_LOADS: Final[Mapping[str, int]] = {}
 
 RATIO: Final = 2.0
-"""A job must be done so many times sooner elsewhere: less is within the error of what is known, and jobs would go to and fro."""
+"""A job must be done so many times sooner elsewhere: less is within the error of what is known, and jobs would go to
+and fro.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +60,8 @@ class FreeSlots:
     def of(
         cls, workers: Sequence[WorkerView], given: frozenset[str], filters: Sequence[Filter], load_ms: Mapping[str, int] = NO_LOADS
     ) -> FreeSlots:
-        """Count the free slots. A worker with unstarted leases has none. ``given``: epochs that were assigned jobs since the workers were
-        looked at. ``load_ms``: model → time to load it, where known.
+        """Count the free slots. A worker with unstarted leases has none. ``given``: epochs that were assigned jobs
+        since the workers were looked at. ``load_ms``: model → time to load it, where known.
         """
         free = {
             worker.epoch: min(worker.concurrency - worker.leases, worker.room)
@@ -71,7 +74,9 @@ class FreeSlots:
         return any(self.slots.values())
 
     def take(self, job: Unstarted, epoch: str, at_least_ms: float) -> bool:
-        """Take a slot of another worker at which the job would be done within ``at_least_ms`` / :data:`RATIO`; False if there is none."""
+        """Take a slot of another worker at which the job would be done within ``at_least_ms`` / :data:`RATIO`; False if
+        there is none.
+        """
         model = job.lane.model
         cold_ms = time_to_load_ms(model, self.load_ms)
         for worker in self.workers:

@@ -1,4 +1,6 @@
-"""Where suspects run: jobs that may kill their workers (``core/returns/poison.py``), each of which gets a worker to itself."""
+"""Where suspects run: jobs that may kill their workers (``core/returns/poison.py``), each of which gets a worker to
+itself.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from dispatcher.core.facts.decisions import Hold
 from dispatcher.core.facts.snapshot import LaneView, WorkerView, is_paused
 
 SHARE: Final = 4
-"""One worker in so many, but always one, may be kept for suspects at a time: suspects are rare, and other jobs need workers."""
+"""One worker in so many, but always one, may be kept for suspects at a time: suspects are rare, and other jobs need
+workers.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +41,9 @@ def place_suspects(
 ) -> Quarantine:
     """Give each suspect a worker of its own, the suspect that has waited longest first.
 
-    ``alone``: epochs where a suspect runs now; ``emptying``: what this returned before. Those workers are preferred, or one after another
-    would be emptied for nothing. The fastest empty worker is taken at once; if none is empty, the worker that is done soonest is emptied.
+    ``alone``: epochs where a suspect runs now; ``emptying``: what this returned before. Those workers are preferred, or
+    one after another would be emptied for nothing. The fastest empty worker is taken at once; if none is empty, the
+    worker that is done soonest is emptied.
     """
     kept_max = max(1, sum(worker.ended is None for worker in workers) // SHARE)
     kept = len(alone)

@@ -1,7 +1,8 @@
 """Aliases: which version of a model a job gets. ``chat`` may be 95 % ``chat@1`` and 5 % ``chat@2``.
 
-The line from 0 to ``POINTS`` is cut into ranges, each a version's. A session (or the task id of a job without a session) stands at one
-point of the line for ever, by a hash, so a user stays on one side. How ranges change: :mod:`~dispatcher.core.rollout.changes`.
+The line from 0 to ``POINTS`` is cut into ranges, each a version's. A session (or the task id of a job without a
+session) stands at one point of the line for ever, by a hash, so a user stays on one side. How ranges change:
+:mod:`~dispatcher.core.rollout.changes`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class Guard(msgspec.Struct, frozen=True, omit_defaults=True):
     candidate: str
     """The canary."""
     steps: tuple[int, ...]
-    """Shares, in points, still to come. Where the last is below ``POINTS``, the candidate stays there and is watched."""
+    """Shares, in points, still to come. Where the last is below ``POINTS``, the candidate stays there and is watched.
+    """
     stages: int
     """At how many shares the candidate is watched in all."""
     step_s: float

@@ -1,8 +1,9 @@
-"""Is the new version worse than the old? Asked again after every heartbeat, so each answer must allow for all the looks before it.
+"""Is the new version worse than the old? Asked again after every heartbeat, so each answer must allow for all the looks
+before it.
 
-Both tests are *e-processes*: a number that begins at 1 and, while the new version is no worse, is expected never to grow, whatever
-came before. By Ville's inequality such a number ever reaches 1/α with probability α at most, however often one looks (Grünwald, de
-Heide, Koolen: Safe testing, 2024). ``LIMIT`` is where a canary is rolled back.
+Both tests are *e-processes*: a number that begins at 1 and, while the new version is no worse, is expected never to
+grow, whatever came before. By Ville's inequality such a number ever reaches 1/α with probability α at most, however
+often one looks (Grünwald, de Heide, Koolen: Safe testing, 2024). ``LIMIT`` is where a canary is rolled back.
 
 *Errors.* The jobs between two looks are a block: n of the old version, of which some failed, m of the new. With θ and θ + δ the
 guessed rates, guessed from earlier blocks alone, and θ₀ their mean over the n + m jobs, the number is multiplied by the likelihood of
@@ -12,12 +13,13 @@ with A, B the expected factors of one old and one new job, n log A + m log B ≤
 approximation is made, and p may change from block to block: an outage that hits both versions says nothing about either. δ is a
 mixture, so a version that is worse by less than about half a point is left alone.
 
-*Latency.* On each worker that runs both versions, once it has ended ten jobs of the new one and as many of the old, the two means are
-compared: does the new one exceed ``latency_ratio`` times the old? A version that is no slower does so at most every other time, even
-where its jobs are of two kinds, one of which takes no time; the number bets on more. Both means are of the same minutes, so that a
-neighbour who slows the worker down slows both; and only whether it exceeds counts, so that one job which took an hour, or loaded the
-model, is one vote. A worker that runs the new version alone is held against the old one on all workers, each worker's time
-counted by its weight. Costs play no part: those learned for a new version are its own.
+*Latency.* On each worker that runs both versions, once it has ended ten jobs of the new one and as many of the old, the
+two means are compared: does the new one exceed ``latency_ratio`` times the old? A version that is no slower does so at
+most every other time, even where its jobs are of two kinds, one of which takes no time; the number bets on more. Both
+means are of the same minutes, so that a neighbour who slows the worker down slows both; and only whether it exceeds
+counts, so that one job which took an hour, or loaded the model, is one vote. A worker that runs the new version alone
+is held against the old one on all workers, each worker's time counted by its weight. Costs play no part: those learned
+for a new version are its own.
 """
 
 from __future__ import annotations
@@ -47,7 +49,9 @@ BASELINE_JOBS_MIN: Final = 20
 """Jobs of the old version that must have ended before anything is guessed from them."""
 
 VOTE_JOBS: Final = 10
-"""Jobs of each version whose means are compared. For fewer, a mean may exceed 1.5 times what is expected more often than not."""
+"""Jobs of each version whose means are compared. For fewer, a mean may exceed 1.5 times what is expected more often
+than not.
+"""
 
 POOL_JOBS_MIN: Final = 50
 POOL_JOBS: Final = 200.0
@@ -113,8 +117,9 @@ class Pair(msgspec.Struct):
 
 
 class Bet(msgspec.Struct):
-    """One e-process, in stages: each begins afresh with an equal part of the stake, so that what was well at one share does not hide
-    what goes wrong at the next. ``logs``: of the present stage, one for each alternative; ``won``: of stages that are over.
+    """One e-process, in stages: each begins afresh with an equal part of the stake, so that what was well at one share
+    does not hide what goes wrong at the next. ``logs``: of the present stage, one for each alternative; ``won``: of
+    stages that are over.
     """
 
     logs: list[float]

@@ -33,8 +33,8 @@ class GuardPlan:
 
 
 def set_shares(rollout: Rollout | None, shares: Mapping[str, int], now_ms: int, *, guard: GuardPlan | None = None) -> Rollout:
-    """Give versions these shares, in points. What they lack to the whole goes to the version with the largest share now, unless that
-    is named.
+    """Give versions these shares, in points. What they lack to the whole goes to the version with the largest share
+    now, unless that is named.
 
     Raises :class:`Invalid` if the shares do not add up, or a guard does not find two versions to compare.
     """
@@ -61,7 +61,9 @@ def promote(rollout: Rollout, version: str | None, now_ms: int) -> Rollout:
 
 
 def back(rollout: Rollout, now_ms: int) -> Rollout:
-    """Undo the last ``set_shares`` or ``promote``, with all that a guard did since. Versions that lose their share are withdrawn."""
+    """Undo the last ``set_shares`` or ``promote``, with all that a guard did since. Versions that lose their share are
+    withdrawn.
+    """
     if not rollout.history:
         raise Invalid("there is no split before this one")
     *history, ranges = rollout.history
@@ -144,8 +146,8 @@ def _withdrawing(rollout: Rollout, ranges: Ranges, now_ms: int, *, history: tupl
 def resplit(ranges: Ranges, shares: Mapping[str, int]) -> Ranges:
     """Ranges with these shares (points, ``POINTS`` in all), of which as few points as possible change hands.
 
-    The version at the beginning of the line gives up its upper end, every other version its lower end: so a canary that grows and
-    shrinks again has the users that it had before.
+    The version at the beginning of the line gives up its upper end, every other version its lower end: so a canary that
+    grows and shrinks again has the users that it had before.
     """
     owned: dict[str, list[tuple[int, int]]] = {}
     lower = 0

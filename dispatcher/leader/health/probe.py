@@ -1,4 +1,6 @@
-"""Sends probes: plain Celery messages of the task ``dispatcher.probe``, leased straight to one worker, past lanes and ejection."""
+"""Sends probes: plain Celery messages of the task ``dispatcher.probe``, leased straight to one worker, past lanes and
+ejection.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,9 @@ from dispatcher.core.health.probing import Probing
 from dispatcher.store.leader.dispatch_store import DispatchStore
 
 EXPIRES_MS = 7 * 24 * 3_600_000
-"""Should a probe ever end up in a plain queue, Celery drops it after that. Workers compare it with their own clocks, so it must be far more
-than those differ from Redis' clock, or no probe is ever run and no ejected worker returns."""
+"""Should a probe ever end up in a plain queue, Celery drops it after that. Workers compare it with their own clocks, so
+it must be far more than those differ from Redis' clock, or no probe is ever run and no ejected worker returns.
+"""
 
 
 class Prober:

@@ -1,4 +1,6 @@
-"""Ejects faulty workers, returns them, and emits both: the loop around ``core/health/ejection.py``, and around the probes."""
+"""Ejects faulty workers, returns them, and emits both: the loop around ``core/health/ejection.py``, and around the
+probes.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,9 @@ from dispatcher.leader.returns.unbegun import UnbegunJobs, owes_unbegun
 from dispatcher.store.leader.dispatch_store import DispatchStore
 
 LEASES_LOOK_MS: Final = 500
-"""Leases are looked through for late jobs this often at most: they are few, and a worker refuses to begin a late one anyway."""
+"""Leases are looked through for late jobs this often at most: they are few, and a worker refuses to begin a late one
+anyway.
+"""
 
 WORKERS_MAX: Final = 20
 """Workers whose leases are read at a time."""
@@ -58,8 +60,8 @@ class LateJobs:
             self._emit(JobsLate(buried))
 
     def _bury_leased(self, workers: Sequence[WorkerView], now_ms: int) -> int:
-        """Look at some workers in turn. After a way through all of them without a job that has a deadline, there is none until the next is
-        seen.
+        """Look at some workers in turn. After a way through all of them without a job that has a deadline, there is
+        none until the next is seen.
         """
         crowded = sorted((worker for worker in workers if owes_unbegun(worker)), key=lambda worker: worker.epoch)
         part = [worker for worker in crowded if worker.epoch > self._after_epoch][:WORKERS_MAX]

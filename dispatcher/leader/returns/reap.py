@@ -1,4 +1,6 @@
-"""Takes jobs back: from workers that died or said goodbye, and unstarted ones from workers that drain, stall or are ejected."""
+"""Takes jobs back: from workers that died or said goodbye, and unstarted ones from workers that drain, stall or are
+ejected.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,8 @@ class Reaper:
         stall_ms: int,
         attempts_max: int,
     ) -> None:
-        """``stall_ms``: a worker that has not looked at its queue for so long gives back what it has not begun. ``attempts_max``: runs
-        of a job that may end with its worker.
+        """``stall_ms``: a worker that has not looked at its queue for so long gives back what it has not begun.
+        ``attempts_max``: runs of a job that may end with its worker.
         """
         self._store = store
         self._unbegun = unbegun
@@ -48,8 +50,8 @@ class Reaper:
         self._liveness.restart()
 
     def step(self, workers: Sequence[WorkerView], *, now_ms: int, asked_ms: int, heard_ms: int) -> int:
-        """Look at every worker once, as Redis showed them (at ``now_ms`` of its clock) between two monotonic times; how many leases were
-        ended.
+        """Look at every worker once, as Redis showed them (at ``now_ms`` of its clock) between two monotonic times; how
+        many leases were ended.
         """
         beats = {worker.epoch: now_ms - worker.beat_age_ms for worker in workers if worker.ended is None}
         verdict = self._liveness.look(beats, asked_ms=asked_ms, heard_ms=heard_ms)
@@ -78,8 +80,8 @@ class Reaper:
     def _reap(self, worker: WorkerView, reason: str) -> int:
         """All leases of an ended life go back to the head of their lanes; then it is forgotten.
 
-        A job that was running died with it, unless the worker said goodbye: that one finished what it could, and gives back what it
-        cut short. A job that must not be repeated is buried either way.
+        A job that was running died with it, unless the worker said goodbye: that one finished what it could, and gives
+        back what it cut short. A job that must not be repeated is buried either way.
         """
         leases = self._store.leases(worker.epoch)
         running = sum(taken for _, _, taken in leases)

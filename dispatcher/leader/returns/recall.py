@@ -27,11 +27,13 @@ class Recaller:
         self._emit = emit
         self._time_to_look = Every(interval_ms)
         self._seen_ms: dict[str, int] = {}
-        """Lease id → when the lease was first seen, where its id lies in the future and does not tell when it was given."""
+        """Lease id → when the lease was first seen, where its id lies in the future and does not tell when it was
+        given.
+        """
 
     def step(self, workers: Sequence[WorkerView], assigned: Iterable[str], now_ms: int, load_ms: Mapping[str, int]) -> int:
-        """How many jobs went back. ``assigned``: epochs that were given jobs since the workers were looked at; ``load_ms``: model → time to
-        load it, where known.
+        """How many jobs went back. ``assigned``: epochs that were given jobs since the workers were looked at;
+        ``load_ms``: model → time to load it, where known.
         """
         if not self._rule.after_ms or not self._time_to_look.due(now_ms):
             return 0

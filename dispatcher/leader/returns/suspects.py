@@ -1,4 +1,6 @@
-"""Runs suspects alone: jobs that died with their workers so often that one more death would bury them (``core/returns/poison.py``)."""
+"""Runs suspects alone: jobs that died with their workers so often that one more death would bury them
+(``core/returns/poison.py``).
+"""
 
 from __future__ import annotations
 

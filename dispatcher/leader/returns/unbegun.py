@@ -1,4 +1,6 @@
-"""Jobs that workers owe and have not begun: they may go back in line, or be buried. Each worker's leases are read at most once a step."""
+"""Jobs that workers owe and have not begun: they may go back in line, or be buried. Each worker's leases are read at
+most once a step.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ def owes_unbegun(worker: WorkerView) -> bool:
 
 
 class UnbegunJobs:
-    """The unbegun jobs of every worker, as one step of the leader reads them. Never a probe: it was given to just that worker.
+    """The unbegun jobs of every worker, as one step of the leader reads them. Never a probe: it was given to just that
+    worker.
 
     A job that was begun since the read stays where it is: the script ends only leases that were not taken.
     """
@@ -57,9 +60,11 @@ class UnbegunJobs:
         return tuple(self._jobs[epoch])
 
     def give_back(self, epoch: str, jobs: Sequence[UnbegunJob]) -> int:
-        """Put jobs of that worker back at the head of their lanes. How many went back: at most :data:`GIVEBACK_MAX`, the first ones.
+        """Put jobs of that worker back at the head of their lanes. How many went back: at most :data:`GIVEBACK_MAX`,
+        the first ones.
 
-        ``jobs`` are in the order of :meth:`of`, so that the oldest ends at the head of its lane, in this call or a later step's.
+        ``jobs`` are in the order of :meth:`of`, so that the oldest ends at the head of its lane, in this call or a
+        later step's.
         """
         return self._end(epoch, [GiveBack.recalled(job.lease_id) for job in jobs[:GIVEBACK_MAX]])
 

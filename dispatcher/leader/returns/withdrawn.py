@@ -1,4 +1,6 @@
-"""Moves jobs away from model versions that were withdrawn: those in lanes, and those that a worker owes and has not begun."""
+"""Moves jobs away from model versions that were withdrawn: those in lanes, and those that a worker owes and has not
+begun.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,15 @@ REROUTE_CALLS: Final = 5
 """Calls for one lane in one step."""
 
 REROUTE_AGAIN_MS: Final = (1_000, 64_000)
-"""When a lane of a withdrawn version is looked through again: longer each time that nothing had to move. Its jobs may have asked for
-the version by name.
+"""When a lane of a withdrawn version is looked through again: longer each time that nothing had to move. Its jobs may
+have asked for the version by name.
 """
 
 
 class WithdrawnJobs:
-    """Jobs of versions that were withdrawn and that are to run at another version. Costs nothing where no version is withdrawn."""
+    """Jobs of versions that were withdrawn and that are to run at another version. Costs nothing where no version is
+    withdrawn.
+    """
 
     def __init__(self, store: RolloutStore, unbegun: UnbegunJobs, routes: Mapping[str, str], emit: Callable[[Event], None]) -> None:
         """``routes``: task → model of its jobs that name none."""
@@ -62,7 +66,9 @@ class WithdrawnJobs:
         return moved
 
     def _recall(self, workers: Sequence[WorkerView]) -> set[str]:
-        """Give back, once for each withdrawn version, what workers hold of it and have not begun. The lanes of these jobs."""
+        """Give back, once for each withdrawn version, what workers hold of it and have not begun. The lanes of these
+        jobs.
+        """
         versions, lanes, is_done = self._to_recall, set[str](), True
         for worker in workers if versions else ():
             if owes_unbegun(worker) and worker.models & versions:

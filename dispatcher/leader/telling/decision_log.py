@@ -1,4 +1,6 @@
-"""Writes down what the leader decides, for `dispatcher explain`: gathered in memory for a moment, written four times a second."""
+"""Writes down what the leader decides, for `dispatcher explain`: gathered in memory for a moment, written four times a
+second.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,9 @@ log = logging.getLogger(__name__)
 
 WRITE_MS: Final = 250
 PAIRS_MAX: Final = 200
-"""(lane, worker) pairs that are ranked from one write to the next, on average. Each takes some 10 µs: 1 % of the time in all. One lane of a
-large fleet uses up the share of several writes."""
+"""(lane, worker) pairs that are ranked from one write to the next, on average. Each takes some 10 µs: 1 % of the time
+in all. One lane of a large fleet uses up the share of several writes.
+"""
 RANKED_WORKERS_MAX: Final = 2_000
 RANKED: Final = 5
 

@@ -40,16 +40,17 @@ class Explainer:
     queues: Sequence[str]
     """Ingress queues to look for the job in."""
     result_of: Callable[[str], dict[str, Any] | None]
-    """Task id → Celery's ``status``, ``detail`` and ``date_done``, ``None`` where the result backend has none. Called only for jobs that
-    are not in keeping.
+    """Task id → Celery's ``status``, ``detail`` and ``date_done``, ``None`` where the result backend has none. Called
+    only for jobs that are not in keeping.
     """
 
     def explain(self, job_id: str) -> dict[str, Any]:
         """All of it as JSON. ``job_id`` is Celery's task id, or a job's number.
 
-        ``place``: ingress, scheduled, lane, leased, running or dead for a job in keeping; then done, failed, revoked or retrying by its
-        stored result; ended if there is none, but the decision log knows it; else unknown. ``story``: its runs that ended with their
-        worker or process. ``candidates`` is there for what waits, as of now; ``decisions`` are those of the log, the oldest first.
+        ``place``: ingress, scheduled, lane, leased, running or dead for a job in keeping; then done, failed, revoked or
+        retrying by its stored result; ended if there is none, but the decision log knows it; else unknown. ``story``:
+        its runs that ended with their worker or process. ``candidates`` is there for what waits, as of now;
+        ``decisions`` are those of the log, the oldest first.
         """
         finder = Finder(self.client, self.keys)
         task_id = finder.task_id(job_id) or job_id
@@ -70,7 +71,9 @@ class Explainer:
         return facts
 
     def _find(self, finder: Finder, task_id: str, numbers: Sequence[str]) -> tuple[str | None, Whereabouts | None]:
-        """The newest of its jobs that is in keeping: the log's numbers first, for to look through all messages takes long."""
+        """The newest of its jobs that is in keeping: the log's numbers first, for to look through all messages takes
+        long.
+        """
         for job in reversed(numbers):
             if (whereabouts := finder.where(job)) is not None:
                 return job, whereabouts

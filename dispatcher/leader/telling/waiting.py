@@ -26,7 +26,9 @@ from dispatcher.store.leader.views import learned
 log = logging.getLogger(__name__)
 
 PUBLISH_MS: Final = 1_000
-"""How often the lanes are looked at, and what has changed published: there may be thousands of lanes, and hundreds of steps a second."""
+"""How often the lanes are looked at, and what has changed published: there may be thousands of lanes, and hundreds of
+steps a second.
+"""
 
 HOLDS_MAX: Final = 200
 """Lanes in one report at most; those that are unroutable come first."""
@@ -52,8 +54,8 @@ class WaitingReport:
         strategy: str,
         unroutable_after_ms: int,
     ) -> None:
-        """``strategy``: name of the one that the leader goes by. ``unroutable_after_ms``: an event is emitted for a lane that no worker
-        may serve once it has been so for this long.
+        """``strategy``: name of the one that the leader goes by. ``unroutable_after_ms``: an event is emitted for a
+        lane that no worker may serve once it has been so for this long.
         """
         self._store = store
         self._filters = filters

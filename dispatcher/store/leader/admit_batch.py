@@ -1,4 +1,6 @@
-"""A batch of messages and what was decided about each, and how the script ``admit`` takes it: records, and verdicts they share."""
+"""A batch of messages and what was decided about each, and how the script ``admit`` takes it: records, and verdicts
+they share.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ def _verdict(decision: Admitted | Refused, source: IngressList, lanes: dict[str,
 
 
 def _fingerprint(message: bytes) -> bytes:
-    """What ``admit`` compares with the message it pops: the message's end, or a hash of all if the end has no delivery tag."""
+    """What ``admit`` compares with the message it pops: the message's end, or a hash of all if the end has no delivery
+    tag.
+    """
     tail = message[-FINGERPRINT_BYTES:]
     if b'"delivery_tag"' in tail and len(tail) == FINGERPRINT_BYTES:
         return tail

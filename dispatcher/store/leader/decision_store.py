@@ -1,11 +1,12 @@
 """The decision log: for the jobs that were assigned last, which worker each went to, and why.
 
-It is a Redis stream with one entry per tick. An entry's id is the number of jobs logged before it, so one command appends the entry
-and drops (``MINID``) the entries that have become too old: at most ``decisions_kept`` jobs are kept, however many a tick has.
-A job stands in the log twice: with its task id where it was admitted (the leader has the id in hand there, and need not read a
-message for it), and with its frame where it was assigned. Both are kept as they come from the scripts, so logging costs a few µs
-a tick and next to nothing a job. To look up a job, ``dispatcher explain`` searches the whole log.
-The log is only shown, never acted on. Ticks that a killed leader had not yet written are missing.
+It is a Redis stream with one entry per tick. An entry's id is the number of jobs logged before it, so one command
+appends the entry and drops (``MINID``) the entries that have become too old: at most ``decisions_kept`` jobs are kept,
+however many a tick has. A job stands in the log twice: with its task id where it was admitted (the leader has the id in
+hand there, and need not read a message for it), and with its frame where it was assigned. Both are kept as they come
+from the scripts, so logging costs a few µs a tick and next to nothing a job. To look up a job, ``dispatcher explain``
+searches the whole log. The log is only shown, never acted on. Ticks that a killed leader had not yet written are
+missing.
 """
 
 from __future__ import annotations
@@ -88,7 +89,9 @@ class DecisionStore:
         self._key = keys.decisions
 
     def find(self, task_id: str, jobs: Sequence[str] = ()) -> tuple[list[str], list[LoggedAssignment]]:
-        """The numbers of the jobs with that task id, and the decisions about them and about ``jobs``; both in order of time."""
+        """The numbers of the jobs with that task id, and the decisions about them and about ``jobs``; both in order of
+        time.
+        """
         ticks = self._read()
         quoted = msgspec.json.encode(task_id)
         numbers = [*jobs]

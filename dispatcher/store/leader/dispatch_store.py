@@ -1,6 +1,7 @@
 """What the leading dispatcher does with Redis: one round trip to look (``look_store.py``), one to act.
 
-The client must answer with bytes (``connect(url, text=False)``): messages are moved by the thousand, and none is decoded here.
+The client must answer with bytes (``connect(url, text=False)``): messages are moved by the thousand, and none is
+decoded here.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, DEAD_TTL_MS
 PROBE_COST_MS = 1
 
 TURN_TTL_MS = 24 * 3600 * 1000
-"""How long a turn is remembered. An earlier turn may run again soon after its worker died, or once there is any worker again."""
+"""How long a turn is remembered. An earlier turn may run again soon after its worker died, or once there is any worker
+again.
+"""
 
 SHOW_DEAD_MS = 60_000
 """How long `status` shows a worker that is gone."""
@@ -52,7 +55,9 @@ class Lead(IntEnum):
     """Another dispatcher leads, or this one resigned."""
     KEPT = 1
     GAINED = 2
-    """This dispatcher leads from now on. It did not lead a moment ago, even if it thinks so: others may have led in between."""
+    """This dispatcher leads from now on. It did not lead a moment ago, even if it thinks so: others may have led in
+    between.
+    """
 
 
 class Applied(msgspec.Struct, frozen=True):
@@ -110,7 +115,9 @@ class DispatchStore(LookStore):
         return RolloutStore(self._client, self.keys, self.token)
 
     def log_decisions(self, ticks: Sequence[tuple[int, bytes]], *, kept: int) -> None:
-        """Add ticks to the decision log, each as (how many jobs, JSON). Ticks older than the last ``kept`` jobs are dropped."""
+        """Add ticks to the decision log, each as (how many jobs, JSON). Ticks older than the last ``kept`` jobs are
+        dropped.
+        """
         args: list[Any] = [self.token, kept, DECISIONS_LIFETIME_MS, *(part for tick in ticks for part in tick)]
         led(self._scripts.run("log_decisions", [self.keys.leader, self.keys.decisions], args))
 
@@ -133,7 +140,9 @@ class DispatchStore(LookStore):
         return LookWish(tuple(ingress), b"".join(map(pack, calls)), len(calls))
 
     def tell(self, encoded: bytes) -> None:
-        """Publish the leader's view (JSON of a :class:`~dispatcher.store.leader.leader_view.LeaderView`) for `status` and others."""
+        """Publish the leader's view (JSON of a :class:`~dispatcher.store.leader.leader_view.LeaderView`) for `status`
+        and others.
+        """
         led(self._scripts.run("tell", [self.keys.leader, self.keys.leader_view], [self.token, encoded, EXPIRES_MS]))
 
     # -- acting
@@ -148,9 +157,9 @@ class DispatchStore(LookStore):
     ) -> Applied:
         """Admit, promote scheduled jobs that are due (at most ``promote``), and assign, in that order.
 
-        ``batches`` is read and ``assignments`` is called while Redis already works on what was sent before: deciding about messages
-        takes about as long as moving them, and each would wait for the other. ``when_sent`` is called when all calls are under way,
-        before a reply is read.
+        ``batches`` is read and ``assignments`` is called while Redis already works on what was sent before: deciding
+        about messages takes about as long as moving them, and each would wait for the other. ``when_sent`` is called
+        when all calls are under way, before a reply is read.
         """
         keys = self.keys
         with self._scripts.stream() as stream:

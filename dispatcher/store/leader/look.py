@@ -1,4 +1,6 @@
-"""A look: what the leading dispatcher knows of the cell at one instant, as the scripts ``snapshot`` and ``read_ingress`` tell it."""
+"""A look: what the leading dispatcher knows of the cell at one instant, as the scripts ``snapshot`` and
+``read_ingress`` tell it.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +97,9 @@ class Granted(msgspec.Struct, frozen=True):
 
 
 def parts_of(snapshot: list[Any]) -> tuple[Any, ...]:
-    """The reply of the script ``snapshot`` in parts: now_ms, leads, next_due_ms or "", paused, lanes, workers, leased, unreadable."""
+    """The reply of the script ``snapshot`` in parts: now_ms, leads, next_due_ms or "", paused, lanes, workers, leased,
+    unreadable.
+    """
     parts: list[Any] = snapshot[:3]
     at = 8
     for size in snapshot[3:8]:

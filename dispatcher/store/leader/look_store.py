@@ -1,4 +1,5 @@
-"""What anybody may read of a cell: its snapshot, its queues and models, its workers' registrations. Nothing here writes.
+"""What anybody may read of a cell: its snapshot, its queues and models, its workers' registrations. Nothing here
+writes.
 
 The client must answer with bytes (``connect(url, text=False)``): messages are read by the thousand and decoded by none.
 """

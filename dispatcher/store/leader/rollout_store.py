@@ -1,4 +1,6 @@
-"""Aliases of model versions in Redis. The leading dispatcher reads and changes them, and so does an operator, who needs no lead."""
+"""Aliases of model versions in Redis. The leading dispatcher reads and changes them, and so does an operator, who needs
+no lead.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class Stored:
 
 
 class RolloutStore:
-    """The aliases of one cell. ``token`` is the leader's; empty for an operator. ``client`` may answer with text or with bytes."""
+    """The aliases of one cell. ``token`` is the leader's; empty for an operator. ``client`` may answer with text or
+    with bytes.
+    """
 
     def __init__(self, client: redis.Redis, keys: Keys, token: str = "") -> None:
         self._client = client
@@ -59,7 +63,8 @@ class RolloutStore:
             return {}
 
     def change(self, alias: str, seen: Stored | None, wanted: Rollout | None) -> Stored | None:
-        """Write the alias (``None``: remove it) if it is still as it was ``seen``. Returns what is stored now; ``None``: it has changed.
+        """Write the alias (``None``: remove it) if it is still as it was ``seen``. Returns what is stored now;
+        ``None``: it has changed.
 
         A leader's store raises :class:`~dispatcher.errors.NotLeader` once another dispatcher leads.
         """

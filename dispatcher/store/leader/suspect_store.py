@@ -1,4 +1,6 @@
-"""Which workers run a suspect alone. It is kept in Redis because the leader's successor must give them nothing else either."""
+"""Which workers run a suspect alone. It is kept in Redis because the leader's successor must give them nothing else
+either.
+"""
 
 from __future__ import annotations
 

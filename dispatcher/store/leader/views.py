@@ -1,4 +1,6 @@
-"""What a plan sees: each worker, from its row of the snapshot, its registration and what the leader has learned; and arriving jobs."""
+"""What a plan sees: each worker, from its row of the snapshot, its registration and what the leader has learned; and
+arriving jobs.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ _TYPES: Final = get_type_hints(WorkerView)
 
 
 def worker_view(row: WorkerRow, registration: Registration, **learned: Any) -> WorkerView:
-    """A worker as a plan sees it. ``learned``: the fields of :class:`WorkerView` that neither of the two has, at least ``window``."""
+    """A worker as a plan sees it. ``learned``: the fields of :class:`WorkerView` that neither of the two has, at least
+    ``window``.
+    """
     return WorkerView(
         epoch=row.epoch,
         name=registration.name,

@@ -19,7 +19,9 @@ from dispatcher.store.scripts.call import Scripts
 
 
 class AdminStore:
-    """The operator's store of one cell. ``client`` answers with text (:func:`~dispatcher.store.redis_client.connection.connect`)."""
+    """The operator's store of one cell. ``client`` answers with text
+    (:func:`~dispatcher.store.redis_client.connection.connect`).
+    """
 
     def __init__(self, client: redis.Redis, keys: Keys, queues: Sequence[str] = (), clock: Clock | None = None) -> None:
         """``queues``: ingress queues to count besides those that workers have named."""
@@ -48,7 +50,8 @@ class AdminStore:
     # -- workers
 
     def drain(self, worker: str, *, keep: bool = False) -> str:
-        """Give the worker no new jobs; it finishes what it runs, then exits, or stays if ``keep``. Returns its node name.
+        """Give the worker no new jobs; it finishes what it runs, then exits, or stays if ``keep``. Returns its node
+        name.
 
         Raises :class:`Invalid` if no such worker lives, or if it is to stay but exits already.
         """

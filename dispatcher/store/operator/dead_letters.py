@@ -38,7 +38,9 @@ class DeadLetter:
     died_s_ago: float
     """Seconds since its burial, by Redis' clock."""
     story: list[dict[str, Any]] = field(default_factory=list)
-    """Each run that ended with its worker or process: ``worker``, ``epoch``, ``how``, ``alone``, and when it began and ended."""
+    """Each run that ended with its worker or process: ``worker``, ``epoch``, ``how``, ``alone``, and when it began and
+    ended.
+    """
 
 
 class DeadLetters:
@@ -73,7 +75,9 @@ class DeadLetters:
         ]
 
     def requeue(self, jobs: Sequence[str] | None = None) -> int:
-        """Send dead letters back to the queues they came from; ``None``: all. Returns how many of ``jobs`` were dead letters."""
+        """Send dead letters back to the queues they came from; ``None``: all. Returns how many of ``jobs`` were dead
+        letters.
+        """
         return self._end(jobs, "requeue")
 
     def purge(self, jobs: Sequence[str] | None = None) -> int:

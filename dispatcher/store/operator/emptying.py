@@ -27,7 +27,9 @@ PURGE_CALL_MAX: Final = 100
 RELEASE_TIMEOUT_S: Final = 60.0
 
 QUIET_S: Final = 0.5
-"""A release is over when no job has turned up for this long: a dispatcher that read the cell before the pause acts within it."""
+"""A release is over when no job has turned up for this long: a dispatcher that read the cell before the pause acts
+within it.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,8 @@ class Emptying:
     def release(self) -> Released:
         """Pause all queues and return every job that has not been started to its queue, as the Celery message it was.
 
-        The queues stay paused, or a dispatcher would fetch the jobs again. Raises :class:`Unavailable` if jobs keep turning up.
+        The queues stay paused, or a dispatcher would fetch the jobs again. Raises :class:`Unavailable` if jobs keep
+        turning up.
         """
         self._client.sadd(self._keys.paused, ALL_QUEUES)
         jobs = recalled = 0
@@ -120,10 +123,11 @@ class Emptying:
     # -- forgotten
 
     def purge(self, forgotten: Callable[[Sequence[str]], None] = lambda _: None) -> int:
-        """Forget every job that waits in ingress queues, lanes or `scheduled`. Returns how many. Leased jobs are left alone.
+        """Forget every job that waits in ingress queues, lanes or `scheduled`. Returns how many. Leased jobs are left
+        alone.
 
-        ``forgotten`` gets their messages, at most :data:`PURGE_CALL_MAX` at a time, right after each call: nobody else can tell the
-        clients that wait for the results.
+        ``forgotten`` gets their messages, at most :data:`PURGE_CALL_MAX` at a time, right after each call: nobody else
+        can tell the clients that wait for the results.
         """
         keys = self._keys
         purged = 0

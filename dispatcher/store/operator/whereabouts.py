@@ -1,4 +1,6 @@
-"""Finds out where a job is now, by its task id. Slow on purpose: nothing is indexed for it, and no call blocks Redis for long."""
+"""Finds out where a job is now, by its task id. Slow on purpose: nothing is indexed for it, and no call blocks Redis
+for long.
+"""
 
 from __future__ import annotations
 

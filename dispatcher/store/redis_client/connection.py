@@ -1,6 +1,8 @@
-"""Makes our Redis clients, and shapes Celery's connections. kombu's client prefixes only some commands, redis-py's retries.
+"""Makes our Redis clients, and shapes Celery's connections. kombu's client prefixes only some commands, redis-py's
+retries.
 
-A retried script may run twice (a caller asks for 2 jobs, is told 2, and 4 are leased), so our client never retries: the caller decides.
+A retried script may run twice (a caller asks for 2 jobs, is told 2, and 4 are leased), so our client never retries: the
+caller decides.
 """
 
 from __future__ import annotations
@@ -59,11 +61,12 @@ def connect(
 ) -> redis.Redis:
     """A client that answers with ``str`` (``bytes`` unless ``text``) and does not retry.
 
-    ``url`` may be redis://, rediss://, redis+socket://, unix://, or sentinel:// (:mod:`dispatcher.store.redis_client.sentinel`).
+    ``url`` may be redis://, rediss://, redis+socket://, unix://, or sentinel://
+    (:mod:`dispatcher.store.redis_client.sentinel`).
 
-    ``timeout_s`` bounds connecting and each reply; a blocking command must block for less. ``options`` go to redis-py as they
-    are (``ssl_ca_certs`` …). ``transport`` is Celery's ``broker_transport_options``: the options for Sentinel are read. Raises
-    :class:`Invalid` for any other scheme. The client connects at its first command.
+    ``timeout_s`` bounds connecting and each reply; a blocking command must block for less. ``options`` go to redis-py
+    as they are (``ssl_ca_certs`` …). ``transport`` is Celery's ``broker_transport_options``: the options for Sentinel
+    are read. Raises :class:`Invalid` for any other scheme. The client connects at its first command.
     """
     common: dict[str, Any] = {
         "decode_responses": text,
@@ -115,8 +118,8 @@ BROKEN: Final = (TypeError, ValueError, ArithmeticError, AttributeError, LookupE
 def is_outage(error: BaseException) -> bool:
     """True if something that Celery could not send or store may succeed later.
 
-    kombu raises OperationalError for a lost connection, but also for a message that cannot be packed, or whose queue is a key of
-    another type: its cause tells them apart.
+    kombu raises OperationalError for a lost connection, but also for a message that cannot be packed, or whose queue is
+    a key of another type: its cause tells them apart.
     """
     while isinstance(error, OperationalError) and error.__cause__ is not None:
         error = error.__cause__
@@ -129,7 +132,8 @@ def is_outage(error: BaseException) -> bool:
 def bound_waits(conf: Any) -> None:
     """Bound the waits of all connections that Celery makes with ``conf``. What the app has set itself is kept.
 
-    If the other end vanishes without a word (a failover, a firewall that forgot the connection), an unbounded wait never ends.
+    If the other end vanishes without a word (a failover, a firewall that forgot the connection), an unbounded wait
+    never ends.
     """
     options = dict(conf.broker_transport_options or {})
     for name, value in BROKER_WAITS.items():
@@ -148,7 +152,9 @@ def bound_waits(conf: Any) -> None:
 
 
 def tls_options(broker_use_ssl: Any) -> dict[str, Any]:
-    """Options for :func:`connect` with the meaning of Celery's ``broker_use_ssl``: nothing, ``True``, or ``ssl_…`` names."""
+    """Options for :func:`connect` with the meaning of Celery's ``broker_use_ssl``: nothing, ``True``, or ``ssl_…``
+    names.
+    """
     if not broker_use_ssl:
         return {}
     return {"connection_class": redis.SSLConnection, **(broker_use_ssl if isinstance(broker_use_ssl, Mapping) else {})}
@@ -170,7 +176,9 @@ def client_url(url: str) -> str:
 
 
 def celery_url(url: str) -> str:
-    """The URL in the form of Celery, kombu and Flower. For sentinels it lacks the master's name: see :func:`point_broker_at`."""
+    """The URL in the form of Celery, kombu and Flower. For sentinels it lacks the master's name: see
+    :func:`point_broker_at`.
+    """
     if is_sentinel(url):
         read_sentinel_url(url)
         return without_master_name(url)

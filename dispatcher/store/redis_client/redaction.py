@@ -18,7 +18,8 @@ def redact(url: str) -> str:
 
 
 def refuse_unquoted(url: str) -> None:
-    """Raise :class:`Invalid` if part of a password would be taken for a host, port or path, because it is not percent-encoded.
+    """Raise :class:`Invalid` if part of a password would be taken for a host, port or path, because it is not
+    percent-encoded.
 
     Errors about that host, port or path would show the password.
     """

@@ -1,7 +1,8 @@
 """Finds Redis through Sentinel: ``sentinel://a:26379;sentinel://b:26379;sentinel://c:26379/0?master_name=cell``.
 
-The URL is Celery's, with a part for each sentinel. The name of the master is at its end, or is ``master_name`` in Celery's
-transport options. Login and database are the master's; ``sentinel_kwargs`` in those options has the login for the sentinels.
+The URL is Celery's, with a part for each sentinel. The name of the master is at its end, or is ``master_name`` in
+Celery's transport options. Login and database are the master's; ``sentinel_kwargs`` in those options has the login for
+the sentinels.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from dispatcher.store.redis_client.redaction import refuse_unquoted
 SEPARATOR = ";"
 SENTINEL_PORT = 26379
 SENTINEL_WAIT_S = 1.0
-"""How long a sentinel may take to answer before the next is asked. A sentinel that died with its master never answers."""
+"""How long a sentinel may take to answer before the next is asked. A sentinel that died with its master never answers.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,9 @@ def without_master_name(url: str) -> str:
 
 
 def transport_options(url: str) -> dict[str, Any]:
-    """Options that Celery's ``broker_transport_options`` must have for ``url``, and the result backend's too; empty unless sentinels."""
+    """Options that Celery's ``broker_transport_options`` must have for ``url``, and the result backend's too; empty
+    unless sentinels.
+    """
     name = read_sentinel_url(url).master_name if is_sentinel(url) else ""
     return {"master_name": name} if name else {}
 
@@ -81,8 +85,8 @@ def patient_enough(options: Mapping[str, Any] | None) -> dict[str, Any]:
 def master_of(url: str, transport: Mapping[str, Any], options: Mapping[str, Any]) -> redis.Redis:
     """A client that asks the sentinels for the master at each new connection.
 
-    ``transport``: Celery's transport options. ``options``: redis-py's, for the master. Raises :class:`Invalid` if neither the URL
-    nor ``transport`` names the master.
+    ``transport``: Celery's transport options. ``options``: redis-py's, for the master. Raises :class:`Invalid` if
+    neither the URL nor ``transport`` names the master.
     """
     parts = read_sentinel_url(url)
     name = parts.master_name or str(transport.get("master_name") or "")

@@ -76,7 +76,9 @@ def _refusals(info: dict[str, Any]) -> Iterator[str]:
 
 
 def _config(client: redis.Redis, name: str, unread: list[str]) -> str | None:
-    """An option of the server; ``None`` if it refuses to show options, as most managed servers do: then ``unread`` gets the name."""
+    """An option of the server; ``None`` if it refuses to show options, as most managed servers do: then ``unread`` gets
+    the name.
+    """
     try:
         return cast("dict[str, str]", client.config_get(name)).get(name)
     except redis.ResponseError:

@@ -1,4 +1,6 @@
-"""Calls Lua transitions: the command as it goes over the wire, the script loaded where Redis lacks it, and refusals turned into errors."""
+"""Calls Lua transitions: the command as it goes over the wire, the script loaded where Redis lacks it, and refusals
+turned into errors.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ _pack: Final[Callable[[tuple[Any, ...]], bytes]] = pack_command
 """redis-py's own packing looks at the type of each part first, which takes longer than the packing."""
 
 REFUSED: Final = -1
-"""What a transition returns, alone or as the first element, when the caller's lead or worker life has ended. Then it wrote nothing."""
+"""What a transition returns, alone or as the first element, when the caller's lead or worker life has ended. Then it
+wrote nothing.
+"""
 
 
 @cache
@@ -56,7 +60,9 @@ def with_script(load: Callable[[], object], call: Callable[[*Args], T], *args: *
 
 
 class FixedCall:
-    """A transition whose keys never change, packed but for its arguments. ``ask`` sends a packed command and reads the reply."""
+    """A transition whose keys never change, packed but for its arguments. ``ask`` sends a packed command and reads the
+    reply.
+    """
 
     def __init__(self, name: str, keys: Sequence[str], ask: Callable[[bytes], Any]) -> None:
         self._ask = ask

@@ -16,7 +16,8 @@ _DEFINES = re.compile(r"^local (?:function )?(\w+)", re.MULTILINE)
 def source(name: str) -> str:
     """The text that Redis gets for the transition ``name``, with only those shared functions before it that it uses.
 
-    Redis runs the whole text at every call, so an unused function costs time: all of them together took a third of ``take``.
+    Redis runs the whole text at every call, so an unused function costs time: all of them together took a third of
+    ``take``.
     """
     text = (_FOLDER / f"{name}.lua").read_text()
     for block in reversed((_FOLDER / "_entry.lua").read_text().split("\n\n")):

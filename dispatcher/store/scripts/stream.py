@@ -42,10 +42,11 @@ class ScriptRunner:
 
     @contextmanager
     def stream(self) -> Iterator[Stream]:
-        """Send calls one by one, then read all replies. Left before that, the connection is closed: its replies are lost.
+        """Send calls one by one, then read all replies. Left before that, the connection is closed: its replies are
+        lost.
 
-        If Redis does not know the scripts, they are loaded and ``NoScriptError`` is raised: some calls may have run, so the caller
-        decides what to repeat.
+        If Redis does not know the scripts, they are loaded and ``NoScriptError`` is raised: some calls may have run, so
+        the caller decides what to repeat.
         """
         try:
             with self._open() as stream:

@@ -1,7 +1,7 @@
 """Calls take and ack, the two calls that every job costs its worker, as cheaply as Redis allows.
 
-redis-py's client spends more on such a call than the server does, so the commands are packed here and sent over a connection of
-their own. The keys of a worker life never change, so everything but the arguments is packed once.
+redis-py's client spends more on such a call than the server does, so the commands are packed here and sent over a
+connection of their own. The keys of a worker life never change, so everything but the arguments is packed once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Started(NamedTuple):
 class LeasePipe:
     """take and ack of one worker life, over one connection. Any thread may call; calls wait for each other.
 
-    Raises what redis-py raises. After one of :data:`TRANSIENT` the call may have happened, and the next call connects anew.
+    Raises what redis-py raises. After one of :data:`TRANSIENT` the call may have happened, and the next call connects
+    anew.
     """
 
     def __init__(self, client: redis.Redis, keys: Keys, epoch: str) -> None:
@@ -49,10 +50,11 @@ class LeasePipe:
         self._ack = FixedCall("ack", [alive, leases, taken, keys.messages, keys.lanes, keys.wake], self._ask)
 
     def take(self, lease_id: bytes, at_ms: int, others: int = 0) -> tuple[list[Started], list[str]]:
-        """Start the job of a popped lease, and up to ``others`` (at most :data:`OTHERS_MAX`) that are next in the queue: these it pops.
+        """Start the job of a popped lease, and up to ``others`` (at most :data:`OTHERS_MAX`) that are next in the
+        queue: these it pops.
 
-        ``at_ms``: about now, in Redis' time. Returns the jobs that were started, and the ids of leases whose job is late and must be
-        buried instead. A lease that is in neither is not this worker's any more.
+        ``at_ms``: about now, in Redis' time. Returns the jobs that were started, and the ids of leases whose job is
+        late and must be buried instead. A lease that is in neither is not this worker's any more.
         """
         with self._lock:
             reply = self._take([b"%d" % at_ms, b"%d" % others, lease_id])
@@ -70,7 +72,9 @@ class LeasePipe:
         return started, late
 
     def ack(self, lease_ids: Iterable[str]) -> int:
-        """End leases of jobs that have ended, at most 500. Returns how many there were; -1: this life has ended, nothing was changed."""
+        """End leases of jobs that have ended, at most 500. Returns how many there were; -1: this life has ended,
+        nothing was changed.
+        """
         with self._lock:
             return int(self._ack([lease_id.encode() for lease_id in lease_ids]))
 

@@ -1,6 +1,7 @@
 """Keeps revokes in Redis. Celery keeps them only in the memory of the workers that hear them.
 
-A worker that did not hear a revoke, because it started later or its subscription was broken, learns of it from its next ``take``.
+A worker that did not hear a revoke, because it started later or its subscription was broken, learns of it from its next
+``take``.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def id_members(task_ids: Iterable[str]) -> list[str]:
 
 
 def stamp_members(headers: Any) -> list[str]:
-    """Stamped headers, as members of the set of revokes. ``headers``: as Celery's ``revoke_by_stamped_headers`` takes them."""
+    """Stamped headers, as members of the set of revokes. ``headers``: as Celery's ``revoke_by_stamped_headers`` takes
+    them.
+    """
     if isinstance(headers, list | tuple):
         headers = dict(str(text).split("=", 1) for text in headers)
     pairs = [
@@ -59,7 +62,9 @@ def stamp_members(headers: Any) -> list[str]:
 
 
 class RevokeStore:
-    """Adds and reads revokes. Thread-safe as the client is, which may answer with text or bytes. Raises what redis-py raises."""
+    """Adds and reads revokes. Thread-safe as the client is, which may answer with text or bytes. Raises what redis-py
+    raises.
+    """
 
     def __init__(self, client: redis.Redis, keys: Keys, *, kept_s: float) -> None:
         self._client = client
@@ -80,7 +85,9 @@ class RevokeStore:
         return new
 
     def since(self, at_us: int) -> Revoked:
-        """The revokes after ``at_us``. Members that cannot be read must not stop the jobs: they are passed over and logged."""
+        """The revokes after ``at_us``. Members that cannot be read must not stop the jobs: they are passed over and
+        logged.
+        """
         members: list[tuple[bytes, float]] = []
         try:
             options = {"withscores": True, "score_cast_func": float, NEVER_DECODE: True}

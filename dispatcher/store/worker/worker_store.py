@@ -1,6 +1,7 @@
 """What a worker does with Redis beside take and ack (``lease_pipe.py``): register, beat, give leases back, say goodbye.
 
-Every call may raise ``redis.ConnectionError`` or ``redis.TimeoutError``. Then it may or may not have happened, and may be repeated.
+Every call may raise ``redis.ConnectionError`` or ``redis.TimeoutError``. Then it may or may not have happened, and may
+be repeated.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from dispatcher.store.registration import Registration, encode_registration
 from dispatcher.store.scripts.call import Scripts, lived
 
 ALIVE_TTL_MS = 24 * 3600 * 1000
-"""TTL that a beat gives to ``alive:<epoch>``. It is not ``lease_ttl_s``: the leader alone decides which worker is silent."""
+"""TTL that a beat gives to ``alive:<epoch>``. It is not ``lease_ttl_s``: the leader alone decides which worker is
+silent.
+"""
 
 DEAD_TTL_MS = 24 * 3600 * 1000
 
@@ -80,7 +83,8 @@ class WorkerStore:
     def register(self, registration: Registration) -> int:
         """Begin the life. Redis' time in ms; 0 if the epoch is in use (choose another).
 
-        Raises :class:`FormatMismatch` where this worker cannot read what lies in Redis or what the leader writes; then nothing was written.
+        Raises :class:`FormatMismatch` where this worker cannot read what lies in Redis or what the leader writes; then
+        nothing was written.
         """
         keys = self.keys
         names = [
@@ -96,9 +100,11 @@ class WorkerStore:
         return reply
 
     def adopt(self, jobs: Sequence[tuple[str, bytes, bytes]]) -> int:
-        """Lease jobs that run here to this life, each as (lease id, entry, message): Redis lost the life they were leased to.
+        """Lease jobs that run here to this life, each as (lease id, entry, message): Redis lost the life they were
+        leased to.
 
-        Returns how many are leased to it now; the others lie elsewhere in Redis too. Raises :class:`~dispatcher.errors.EpochEnded`.
+        Returns how many are leased to it now; the others lie elsewhere in Redis too. Raises
+        :class:`~dispatcher.errors.EpochEnded`.
         """
         adopted = 0
         for at in range(0, len(jobs), ADOPT_MAX):
@@ -111,7 +117,8 @@ class WorkerStore:
         return adopted
 
     def heartbeat(self, facts: dict[str, Any], totals: bytes = b"") -> Beat:
-        """Beat once, with numbers to show and to plan by: ``done, failed, busy_ms, running, consume_age_ms, loop_lag_ms``.
+        """Beat once, with numbers to show and to plan by: ``done, failed, busy_ms, running, consume_age_ms,
+        loop_lag_ms``.
 
         ``totals``: JSON of :class:`~dispatcher.core.facts.evidence.WorkerTotals`; empty if Redis has the same already.
         """

@@ -21,13 +21,15 @@ EXIT_DECLARED_DEAD = 75
 """Exit code of a worker that was declared dead (EX_TEMPFAIL: start me again)."""
 
 EXIT_CUT_SHORT = 1
-"""Exit code of a worker that was still running jobs when its time to stop was up; Celery's cold shutdown has the same."""
+"""Exit code of a worker that was still running jobs when its time to stop was up; Celery's cold shutdown has the same.
+"""
 
 
 def host_of(c: Any) -> Host:
     """The host of the life of consumer ``c``. Call it in the thread that runs the worker.
 
-    A worker in the main thread owns its process and ends it; a worker in another thread (``start_worker`` of a test) ends itself only.
+    A worker in the main thread owns its process and ends it; a worker in another thread (``start_worker`` of a test)
+    ends itself only.
     """
     owns_process = threading.current_thread() is threading.main_thread()
     return Host(

@@ -27,15 +27,16 @@ class LeaseConsumerMixin:
         transport = transport_for(connection)
         # Not ``connection.transport_cls``: a URL with a "+" sets that anew, and so does a failover between sentinels.
         connection.get_transport_cls = lambda: transport
-        # Celery would wait up to 30 s between tries. Beats are back within a second, and jobs would go to a worker that takes none.
+        # Celery would wait up to 30 s between tries. Beats are back within a second, and jobs would go to a worker that
+        # takes none.
         connection.ensure_connection = partial(
             connection.ensure_connection, interval_start=0.5, interval_step=0.5, interval_max=RECONNECT_WAIT_MAX_S
         )
         return self.ensure_connected(connection)
 
     def on_close(self: Any) -> None:
-        """A connection was lost; what was taken is still held. For prefork, let the pool finish half-written jobs, and undo
-        what else its flush does: it forgets jobs that no child has accepted, and the child runs them all the same.
+        """A connection was lost; what was taken is still held. For prefork, let the pool finish half-written jobs, and
+        undo what else its flush does: it forgets jobs that no child has accepted, and the child runs them all the same.
         """
         pool: Any = getattr(self.pool, "_pool", None)
         if hasattr(pool, "outbound_buffer") and self.pool.flush:
@@ -46,7 +47,9 @@ class LeaseConsumerMixin:
             pool._busy_workers.update(fd for fd in busy if fd in pool._fileno_to_inq)
 
     def cancel_active_requests(self: Any) -> None:
-        """A cold shutdown. In pools without processes Celery raises, into the job that runs in the loop; there the life ends it."""
+        """A cold shutdown. In pools without processes Celery raises, into the job that runs in the loop; there the life
+        ends it.
+        """
         if self.controller.dispatched.pool == "prefork":
             super().cancel_active_requests()  # type: ignore[misc]
 

@@ -1,6 +1,7 @@
 """Celery's request, with two differences: it ends its lease without a channel, and it says why a job comes back.
 
-Celery calls ``reject(requeue=True)`` both where a task asked for it and where a process died; only here can they be told apart.
+Celery calls ``reject(requeue=True)`` both where a task asked for it and where a process died; only here can they be
+told apart.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from dispatcher.worker.life.held import Outcome
 log = logging.getLogger(__name__)
 
 CANNOT_SEND = (OperationalError, redis.RedisError)
-"""Why a task's own next try could not be sent. Celery then rejects the job for good; here it goes back in line, or it would be lost."""
+"""Why a task's own next try could not be sent. Celery then rejects the job for good; here it goes back in line, or it
+would be lost.
+"""
 
 
 class LeaseRequestMixin:
@@ -49,8 +52,9 @@ class LeaseRequestMixin:
 
     @contextmanager
     def _ends(self: Any) -> Iterator[None]:
-        """Give the lease back if anything fails while Celery ends the job: the pool is done with it, and nothing else would end the lease.
-        Raised further, the error would stop a solo worker, and its successors, or vanish in a thread.
+        """Give the lease back if anything fails while Celery ends the job: the pool is done with it, and nothing else
+        would end the lease. Raised further, the error would stop a solo worker, and its successors, or vanish in a
+        thread.
         """
         try:
             yield
@@ -97,8 +101,8 @@ class LeaseRequestMixin:
                 self._memory_error(exc, exc_info, is_stored=return_ok)
 
     def _memory_error(self: Any, exc: MemoryError, exc_info: Any, *, is_stored: bool) -> None:
-        """A task that asked for more memory than there is has failed. Celery stops the worker for it, and so would each that is given the
-        job next.
+        """A task that asked for more memory than there is has failed. Celery stops the worker for it, and so would each
+        that is given the job next.
         """
         if not is_stored:
             self.task.backend.mark_as_failure(self.id, exc, request=self._context, store_result=self.store_errors)
@@ -126,7 +130,9 @@ class LeaseRequestMixin:
 
 
 def _reporting_exits(on_success: Callable[..., Any]) -> Callable[..., Any]:
-    """In threads and in the loop, Celery calls this also for a task that raised SystemExit or the like: we report a failure then."""
+    """In threads and in the loop, Celery calls this also for a task that raised SystemExit or the like: we report a
+    failure then.
+    """
 
     @wraps(on_success)
     def wrapped(self: Any, failed__retval__runtime: Any, **kwargs: Any) -> Any:
@@ -139,8 +145,8 @@ def _reporting_exits(on_success: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _reporting_hooks(execute_using_pool: Callable[..., Any]) -> Callable[..., Any]:
-    """Exceptions of a task's hooks (Reject, MemoryError) reach Celery only in prefork. In a thread they vanish with the job, in solo they
-    stop the worker: so we report them to ``on_failure`` ourselves.
+    """Exceptions of a task's hooks (Reject, MemoryError) reach Celery only in prefork. In a thread they vanish with the
+    job, in solo they stop the worker: so we report them to ``on_failure`` ourselves.
     """
 
     @wraps(execute_using_pool)

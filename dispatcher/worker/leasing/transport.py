@@ -1,4 +1,5 @@
-"""kombu's Redis transport, for one difference: the channel of a worker's task consumer pops lease ids and takes their jobs.
+"""kombu's Redis transport, for one difference: the channel of a worker's task consumer pops lease ids and takes their
+jobs.
 
 All other channels (remote control, events, replies) are kombu's own, except that nothing here ever restores the unacked
 messages of others.
@@ -37,7 +38,9 @@ class NoRestoreQoS(kombu_redis.QoS):
 
 
 class LeaseQoS(NoRestoreQoS):
-    """Credit is what the keeper holds, not what this channel delivered: a reconnect makes a new channel and ends no job."""
+    """Credit is what the keeper holds, not what this channel delivered: a reconnect makes a new channel and ends no
+    job.
+    """
 
     def __init__(self, channel: LeaseChannel, prefetch_count: int, life: WorkerLife) -> None:
         super().__init__(channel, prefetch_count)  # type: ignore[no-untyped-call]
@@ -121,8 +124,8 @@ class LeaseChannelMixin:
             self._flush_brpop_reauth()
 
     def _deliver_lease(self: Any, lease_id: bytes) -> None:
-        """Take the job, and as many behind it as there is room for, and hand them to Celery. Whatever goes wrong with a job, the worker
-        lives.
+        """Take the job, and as many behind it as there is room for, and hand them to Celery. Whatever goes wrong with a
+        job, the worker lives.
         """
         life: WorkerLife = self.life
         deliver = self.connection._callbacks.get(life.queue_name)
@@ -204,8 +207,8 @@ def transport_for(connection: Any) -> type:
 
 
 def as_payload(held: Held, lease_id: str) -> Any:
-    """The message as kombu wants it. In this process' memory, and only there, its delivery tag is the lease id, its ``eta`` has passed,
-    and a header names the model that it was resolved to.
+    """The message as kombu wants it. In this process' memory, and only there, its delivery tag is the lease id, its
+    ``eta`` has passed, and a header names the model that it was resolved to.
     """
     payload = read_whole(held.message, kombu_loads)
     headers, properties = payload["headers"], payload["properties"]

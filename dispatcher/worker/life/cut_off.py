@@ -11,8 +11,9 @@ from dispatcher.clock import Clock
 class CutOffWatch:
     """Calls ``stop`` once, from a thread of its own, when no beat has been answered for ``limit_ms``.
 
-    A thread of its own, because a beat may be waiting for its answer for as long as that. Counted from when the last beat that was
-    answered was *sent*: Redis dates it later, so whoever reaps this worker does so after this has stopped it.
+    A thread of its own, because a beat may be waiting for its answer for as long as that. Counted from when the last
+    beat that was answered was *sent*: Redis dates it later, so whoever reaps this worker does so after this has stopped
+    it.
     """
 
     def __init__(self, clock: Clock, *, lease_ttl_s: float, heartbeat_s: float, stop: Callable[[], None]) -> None:

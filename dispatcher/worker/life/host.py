@@ -1,4 +1,6 @@
-"""What a worker life asks of the Celery worker around it, as a record of functions: tests and the simulation give their own."""
+"""What a worker life asks of the Celery worker around it, as a record of functions: tests and the simulation give their
+own.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What a worker holds: jobs from take to ack or giveback, compared with each beat to what Redis says is leased here.
 
-One keeper for each worker process; it outlives every connection. Written by the consumer's loop and, in the threads pool, by the threads
-that run jobs; read by the beat thread too.
+One keeper for each worker process; it outlives every connection. Written by the consumer's loop and, in the threads
+pool, by the threads that run jobs; read by the beat thread too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ LOAD_MIN_MS = 5
 """A job that took less has not waited for a model: a look for loads costs some µs."""
 
 PAST_MAX = 10_000
-"""How many ended leases are remembered, so that a lease which Redis shows again (it lost its last writes) is not run again."""
+"""How many ended leases are remembered, so that a lease which Redis shows again (it lost its last writes) is not run
+again.
+"""
 
 LoadingTime = Callable[[int, str, int, int], int]
 
@@ -41,9 +43,11 @@ class LeaseKeeper:
         self, store: WorkerStore, pipe: LeasePipe, clock: Clock, *, reject_backoff_ms: int,
         call_soon: Callable[[Callable[[], None]], object] | None = None, loading_ms: LoadingTime = _no_time,
     ) -> None:  # fmt: skip
-        """``call_soon`` runs a function in the consumer's loop, soon; ``None`` where there is no loop, and acks go out where they arise.
+        """``call_soon`` runs a function in the consumer's loop, soon; ``None`` where there is no loop, and acks go out
+        where they arise.
 
-        ``loading_ms``: how much of a job's time went into loading a model, from process, model, begin and end (monotonic clock).
+        ``loading_ms``: how much of a job's time went into loading a model, from process, model, begin and end
+        (monotonic clock).
         """
         self._pipe = pipe
         self._clock = clock
@@ -79,8 +83,8 @@ class LeaseKeeper:
         self._looked_ms = self._clock.monotonic_ms()
 
     def take(self, lease_id: bytes) -> list[tuple[str, Held]]:
-        """Start the job of a lease that was popped, and of as many that stand next in the queue as may be held. Returns the lease id
-        and the job of each that was started. Raises what redis-py raises.
+        """Start the job of a lease that was popped, and of as many that stand next in the queue as may be held. Returns
+        the lease id and the job of each that was started. Raises what redis-py raises.
 
         After an error Redis may count them as taken. They are not held here, so two beats later they are given back.
         """
@@ -92,7 +96,8 @@ class LeaseKeeper:
         try:
             started, overdue = self._pipe.take(lease_id, self._clock.monotonic_ms() + self._redis_ahead_ms, max(0, others))
             with self._lock:
-                # A Redis that lost its last writes shows again what runs or has ended here: that ends again, then or in two beats.
+                # A Redis that lost its last writes shows again what runs or has ended here: that ends again, then or in
+                # two beats.
                 new = [job for job in started if job.lease_id not in self._past and job.lease_id not in self._held]
                 taken = [(job.lease_id, Held(job.message, job.entry)) for job in new]
                 self._held.update(taken)
@@ -165,8 +170,8 @@ class LeaseKeeper:
     def answered(self, beat: Beat) -> None:
         """A beat was answered: reconcile what Redis says is leased with what is held, then send the outbox.
 
-        A lease that is neither queued, held nor in the outbox, in two beats in a row, is held by nobody: a pop or a take whose
-        answer was lost, or an ack that Redis lost. It is given back, or acked again.
+        A lease that is neither queued, held nor in the outbox, in two beats in a row, is held by nobody: a pop or a
+        take whose answer was lost, or an ack that Redis lost. It is given back, or acked again.
         """
         self.outbox.reachable = True
         self.heard_time(beat.now_ms)
@@ -217,7 +222,9 @@ class LeaseKeeper:
         return len(self.outbox)
 
     def facts(self) -> dict[str, int]:
-        """What a beat carries: ``done, failed, retried, busy_ms`` since the worker began, ``running, held, consume_age_ms`` now."""
+        """What a beat carries: ``done, failed, retried, busy_ms`` since the worker began, ``running, held,
+        consume_age_ms`` now.
+        """
         jobs = list(self.held().values())
         has_credit = self.can_take(self.limit)
         return {
@@ -228,8 +235,8 @@ class LeaseKeeper:
         }
 
     def totals(self, memory: Memory | None = None) -> bytes:
-        """What a beat says about the kinds of jobs that were run in this life, about what runs, and about the models in memory: JSON of
-        ``WorkerTotals``.
+        """What a beat says about the kinds of jobs that were run in this life, about what runs, and about the models in
+        memory: JSON of ``WorkerTotals``.
         """
         with self._lock:
             now_ms = self._clock.monotonic_ms()

@@ -1,7 +1,7 @@
 """One worker life: it registers, beats from a thread of its own, drains, and says goodbye.
 
-It needs a thread because a solo pool runs jobs in the loop, and connections of its own because the consumer's break. The thread
-ends after the last job: a worker that finishes its last jobs in silence would be reaped.
+It needs a thread because a solo pool runs jobs in the loop, and connections of its own because the consumer's break.
+The thread ends after the last job: a worker that finishes its last jobs in silence would be reaped.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ STOP_BEAT_S = 10.0
 """How long the end of a life waits for its beat thread, which may be waiting for Redis."""
 
 GOODBYE_TRIES = 5
-"""Tries of a worker that has time, half a beat apart: a failover of Redis takes some seconds. After them the leader reaps the worker."""
+"""Tries of a worker that has time, half a beat apart: a failover of Redis takes some seconds. After them the leader
+reaps the worker.
+"""
 
 
 class WorkerLife:
@@ -114,8 +116,8 @@ class WorkerLife:
         return self._keys.worker_queue(self._store.epoch)
 
     def has_later_turn(self, held: Held, headers: dict[str, Any]) -> bool:
-        """True if a retry of the same task, or the task that replaced it, was admitted after this job: the run that sent it was over but
-        for its ack. Asks Redis; raises what redis-py raises.
+        """True if a retry of the same task, or the task that replaced it, was admitted after this job: the run that
+        sent it was over but for its ack. Asks Redis; raises what redis-py raises.
         """
         turn, at_ms = self._store.turn(headers["id"])
         # Some give each day's job the same id: what was retried yesterday is another job.
@@ -132,9 +134,11 @@ class WorkerLife:
         atexit.register(self.finish)
 
     def finish(self, *, is_warm: bool = False) -> None:
-        """The end, once the last job has ended: tell Redis what is untold, say goodbye. In time; never raises; may be called again.
+        """The end, once the last job has ended: tell Redis what is untold, say goodbye. In time; never raises; may be
+        called again.
 
-        ``is_warm``: what the pool had begun it has ended, so that what is still held (waiting for its rate limit, say) never began.
+        ``is_warm``: what the pool had begun it has ended, so that what is still held (waiting for its rate limit, say)
+        never began.
         """
         if self._finished or os.getpid() != self._pid:
             return
@@ -161,7 +165,8 @@ class WorkerLife:
         self._notes.put("drain")
 
     def leave(self, within_s: float | None) -> None:
-        """As ``drain("exit")``; what still runs then is cut short and goes back in line. ``None``: it may take as long as it takes.
+        """As ``drain("exit")``; what still runs then is cut short and goes back in line. ``None``: it may take as long
+        as it takes.
 
         The soonest end holds. Returns at once; safe in a signal handler.
         """
@@ -243,7 +248,8 @@ class WorkerLife:
         beat = self._store.heartbeat({**self.keeper.facts(), "loop_lag_ms": self._loop_lag.read_ms()}, changed)
         if self._watch is not None:
             self._watch.answered(sent_ms)
-        # After a day without a beat Redis has forgotten, too, that it declared this life dead (a machine that was asleep).
+        # After a day without a beat Redis has forgotten, too, that it declared this life dead (a machine that was
+        # asleep).
         is_forgotten = beat.status is BeatStatus.UNKNOWN and 0 < self._heard_ms <= beat.now_ms - ALIVE_TTL_MS
         if beat.status is BeatStatus.DEAD or is_forgotten:
             self._die()
@@ -312,7 +318,8 @@ class WorkerLife:
             self._store, pipe = self._new_life()
             self.keeper.move(self._store, pipe)
             self._totals_sent = b""
-            # Set before it registers: if that answer is lost, the next beat finds a life that Redis knows, and still adopts.
+            # Set before it registers: if that answer is lost, the next beat finds a life that Redis knows, and still
+            # adopts.
             self._unadopted = True
             self._host.call_soon(self._host.switch_queue)
         self._register()

@@ -1,7 +1,8 @@
 """Keeps a worker that was frozen from beginning jobs when it thaws: they may be other workers' by now.
 
-A job that the main process has taken and handed to the pool has passed every check of Redis. If the worker freezes just then, for longer
-than a lease lives, its pool would begin the job on thawing, some milliseconds before the next beat learns that this life is over.
+A job that the main process has taken and handed to the pool has passed every check of Redis. If the worker freezes just
+then, for longer than a lease lives, its pool would begin the job on thawing, some milliseconds before the next beat
+learns that this life is over.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ LOOK_AGAIN_S: Final = 0.02
 class Lifeline:
     """When the last answered beat was sent, in memory that the worker shares with its pool. Made before the pool is.
 
-    The monotonic clock is the machine's, one for all its processes. Redis dates a beat later than this does, so that whoever reaps the
-    worker does so after its pool has begun to wait.
+    The monotonic clock is the machine's, one for all its processes. Redis dates a beat later than this does, so that
+    whoever reaps the worker does so after its pool has begun to wait.
     """
 
     def __init__(self, clock: Clock, *, lease_ttl_s: float) -> None:
@@ -39,7 +40,8 @@ class Lifeline:
         self._sent_ms[0] = 0
 
     def wait_until_heard(self, **_: Any) -> None:
-        """Return at once if a beat was answered lately, else as soon as one is. A worker that was declared dead is killed while it waits.
+        """Return at once if a beat was answered lately, else as soon as one is. A worker that was declared dead is
+        killed while it waits.
 
         Receives ``task_prerun``, in the process or thread that is about to run a task.
         """

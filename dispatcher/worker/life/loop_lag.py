@@ -22,7 +22,9 @@ class LoopLag:
         """How long its last answer took."""
 
     def read_ms(self) -> int:
-        """How long the loop took to answer when last asked; or, while it owes that answer, how long it has taken so far."""
+        """How long the loop took to answer when last asked; or, while it owes that answer, how long it has taken so
+        far.
+        """
         if not self._host.has_loop:
             return 0
         now_ms = self._clock.monotonic_ms()

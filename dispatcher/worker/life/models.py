@@ -1,7 +1,8 @@
 """Which models this worker has in memory. The code that loads them reports it, in any of the worker's processes.
 
-The processes of a prefork pool are forked from the worker's main process and inherit a pipe to it, so a report needs neither Redis nor
-a thread of its own; the next beat carries it on. A line of the pipe is one change, and short enough to be written in one piece.
+The processes of a prefork pool are forked from the worker's main process and inherit a pipe to it, so a report needs
+neither Redis nor a thread of its own; the next beat carries it on. A line of the pipe is one change, and short enough
+to be written in one piece.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ _clock = SystemClock()
 _lock = threading.Lock()
 _memory: ModelMemory | None = None
 _resident: frozenset[str] | None = None
-"""The models that this process reported last; ``None``: it has reported nothing yet. The lock guards this and the names below."""
+"""The models that this process reported last; ``None``: it has reported nothing yet. The lock guards this and the names
+below.
+"""
 _sent: dict[str, str] = {}
 """The part of it that is in the outbox or the pipe: model → ``has`` or ``loads``."""
 _outbox: deque[bytes] = deque()
@@ -42,12 +45,14 @@ def models_max() -> int:
 def report_models(
     resident: Iterable[str], load_s: Mapping[str, float] | None = None, *, loading: Iterable[str] = ()
 ) -> None:
-    """Say which models this process has in memory now, and how long those took that it has just loaded, one after the other.
+    """Say which models this process has in memory now, and how long those took that it has just loaded, one after the
+    other.
 
-    ``report_models({"chat@1"}, {"chat@1": 12.0})``: names as jobs have them, version included. To be called after a model was
-    loaded and after one was dropped, from any thread; before a load too, with what is ``loading``, where that is easy. The
-    dispatcher then prefers a worker that has a job's model until waiting for it would take longer than a load, and takes the time of a
-    load for no part of the job. A worker of which no process ever reports anything is taken to have nothing to load.
+    ``report_models({"chat@1"}, {"chat@1": 12.0})``: names as jobs have them, version included. To be called after a
+    model was loaded and after one was dropped, from any thread; before a load too, with what is ``loading``, where that
+    is easy. The dispatcher then prefers a worker that has a job's model until waiting for it would take longer than a
+    load, and takes the time of a load for no part of the job. A worker of which no process ever reports anything is
+    taken to have nothing to load.
 
     Does nothing that can fail or wait; outside a worker it only remembers.
     """
@@ -98,7 +103,9 @@ os.register_at_fork(after_in_child=_forked)
 
 
 class ModelMemory:
-    """The main process' end of the pipe: what all of the worker's processes have reported. Made before the pool; any thread may use it."""
+    """The main process' end of the pipe: what all of the worker's processes have reported. Made before the pool; any
+    thread may use it.
+    """
 
     def __init__(self, models_max: int = 0) -> None:
         global _memory, _models_max
@@ -132,8 +139,8 @@ class ModelMemory:
             return Memory(sorted(resident(has)), dict(self._loads))
 
     def loading_ms(self, pid: int, model: str, from_ms: int, to_ms: int) -> int:
-        """For how much of that time a job of ``model`` in process ``pid`` waited for a load: one of its model, or of any in a process that
-        does one job at a time.
+        """For how much of that time a job of ``model`` in process ``pid`` waited for a load: one of its model, or of
+        any in a process that does one job at a time.
         """
         alone, total_ms = pid != os.getpid(), 0
         with self._lock:
@@ -183,9 +190,11 @@ class ModelMemory:
 
 
 def resident(has: Iterable[set[str]]) -> set[str]:
-    """The models that at least half of the processes with a model have in memory: a job's chance to find its model is even or better.
+    """The models that at least half of the processes with a model have in memory: a job's chance to find its model is
+    even or better.
 
-    A process without any model has run nothing yet, so it says nothing about the next job: a lightly loaded pool uses few processes.
+    A process without any model has run nothing yet, so it says nothing about the next job: a lightly loaded pool uses
+    few processes.
     """
     holders = [models for models in has if models]
     return {model for model in set().union(*holders) if 2 * sum(model in models for models in holders) >= len(holders)}

@@ -1,6 +1,7 @@
 """What a worker still has to tell Redis: leases of jobs that ended here, each with an ack or with how it is given back.
 
-What ends in one round of the consumer's loop goes out in one call. While Redis does not answer, all of it waits for the next beat.
+What ends in one round of the consumer's loop goes out in one call. While Redis does not answer, all of it waits for the
+next beat.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ FLUSH_MAX = 500
 """Leases in one call: the scripts take no more."""
 
 LAST_TRIES = 3
-"""Tries of a worker that is out of time. The first one finds out that the connection broke meanwhile, the second uses a new one, and the
-third is for a failover in between.
+"""Tries of a worker that is out of time. The first one finds out that the connection broke meanwhile, the second uses a
+new one, and the third is for a failover in between.
 """
 
 LAST_AGAIN_MS = 500
-"""A worker that is out of time begins no further try after this: a Redis that is away may take seconds to fail, and the supervisor's
-SIGKILL is near.
+"""A worker that is out of time begins no further try after this: a Redis that is away may take seconds to fail, and the
+supervisor's SIGKILL is near.
 """
 
 
@@ -42,7 +43,9 @@ class Outbox:
         call_soon: Callable[[Callable[[], None]], object] | None,
     ) -> None:  # fmt: skip
         self.leases: dict[str, GiveBack | None] = {}
-        """Lease id → how to give it back, ``None`` for an ack. Guarded by the keeper's lock, so that a lease is held or in here."""
+        """Lease id → how to give it back, ``None`` for an ack. Guarded by the keeper's lock, so that a lease is held or
+        in here.
+        """
         self.reachable = True
         """Redis answered when it was last asked. Written False by a failed flush, True by a beat that was answered."""
         self.closed = False
@@ -91,7 +94,9 @@ class Outbox:
         return not self.leases
 
     def flush_last(self) -> None:
-        """Send everything, for a worker that is out of time: try again at once where a try failed at once, as on a broken connection."""
+        """Send everything, for a worker that is out of time: try again at once where a try failed at once, as on a
+        broken connection.
+        """
         began_ms = self._clock.monotonic_ms()
         for _ in range(LAST_TRIES):
             if self.try_all() or self._clock.monotonic_ms() - began_ms >= LAST_AGAIN_MS:

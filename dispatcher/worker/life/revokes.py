@@ -1,6 +1,8 @@
-"""Revokes, as Redis remembers them: a worker heeds those that it was not there to hear, and reports those that it hears.
+"""Revokes, as Redis remembers them: a worker heeds those that it was not there to hear, and reports those that it
+hears.
 
-Celery's own set of revoked ids does the rest: a task that it names is not run, its state is REVOKED, its canvas is told.
+Celery's own set of revoked ids does the rest: a task that it names is not run, its state is REVOKED, its canvas is
+told.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ class Revokes:
         self._unreported.put(members)
 
     def report(self) -> None:
-        """Tell Redis what was heard, for workers that were not there. Where Redis refuses it, the next beat tries again."""
+        """Tell Redis what was heard, for workers that were not there. Where Redis refuses it, the next beat tries
+        again.
+        """
         members: list[str] = []
         while not self._unreported.empty():
             members += self._unreported.get()
@@ -39,12 +43,14 @@ class Revokes:
                 self._unreported.put(members)
 
     def heed(self, task_id: object, revoked_at: bytes | None) -> None:
-        """Before a job is handed to Celery: have it know if that is revoked. ``revoked_at``: when anything was last revoked, as of now.
+        """Before a job is handed to Celery: have it know if that is revoked. ``revoked_at``: when anything was last
+        revoked, as of now.
 
         Asks Redis only where that has changed; then it raises what redis-py raises.
         """
         if revoked_at != self._seen:
-            # Whatever is no number, or a larger one than Redis counts to, was not written by us: the next revoke replaces it.
+            # Whatever is no number, or a larger one than Redis counts to, was not written by us: the next revoke
+            # replaces it.
             if not revoked_at or (revoked_at.isdigit() and len(revoked_at) < 20):
                 self._catch_up(int(revoked_at or 0))
             self._seen = revoked_at

@@ -41,7 +41,9 @@ class Totals:
         }
 
     def ended(self, held: Held, outcome: Outcome, busy_ms: int) -> None:
-        """A job that was begun has ended after ``busy_ms``. A probe is no job: it is in no kind, and ends no row of failures."""
+        """A job that was begun has ended after ``busy_ms``. A probe is no job: it is in no kind, and ends no row of
+        failures.
+        """
         if held.task == PROBE_TASK:
             self._probes += 1
             self._probes_failed_in_row = 0 if outcome is Outcome.DONE else self._probes_failed_in_row + 1
@@ -69,7 +71,9 @@ class Totals:
         self._failures_in_row = 0
 
     def encoded(self, held: Iterable[Held], busy_ms: Callable[[Held], int], memory: Memory | None = None) -> bytes:
-        """JSON of :class:`WorkerTotals`. ``held``: jobs that were taken and have not ended; ``busy_ms``: how long a job has run."""
+        """JSON of :class:`WorkerTotals`. ``held``: jobs that were taken and have not ended; ``busy_ms``: how long a job
+        has run.
+        """
         begun = [(job.started_ms, job) for job in held if job.started_ms is not None and job.task != PROBE_TASK]
         oldest = nsmallest(RUNNING_MAX, begun, key=lambda pair: pair[0])
         running = []

@@ -1,12 +1,14 @@
-"""Chords whose body was never sent: because the worker of their last header died just before, or because Redis was away just then.
+"""Chords whose body was never sent: because the worker of their last header died just before, or because Redis was away
+just then.
 
-Celery's Redis backend lets one run claim a chord, that which counts the last header, before it sends the body. The claim of a run that
-was killed there lives on for longer than the job takes to run again; the next run would find the chord claimed, and nobody would send
-the body. Here a claim bears the task id of its header, so that a run which follows a death takes back what its own job had claimed.
+Celery's Redis backend lets one run claim a chord, that which counts the last header, before it sends the body. The
+claim of a run that was killed there lives on for longer than the job takes to run again; the next run would find the
+chord claimed, and nobody would send the body. Here a claim bears the task id of its header, so that a run which follows
+a death takes back what its own job had claimed.
 
-And Celery takes a connection that breaks between the claim and the body for an error of the chord: the body is marked as failed and never
-runs. Here what a chord asks of Redis waits until Redis is back. All of it may be asked twice but the claim: who asks for that again is told
-that it is taken, by himself.
+And Celery takes a connection that breaks between the claim and the body for an error of the chord: the body is marked
+as failed and never runs. Here what a chord asks of Redis waits until Redis is back. All of it may be asked twice but
+the claim: who asks for that again is told that it is taken, by himself.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ class _Claim:
 
 
 def keep_chords() -> None:
-    """Have every Redis result backend of this process, and of the pool that it forks, take back such claims. May be called again."""
+    """Have every Redis result backend of this process, and of the pool that it forks, take back such claims. May be
+    called again.
+    """
     counted = celery_redis.RedisBackend.on_chord_part_return
     if hasattr(counted, "__wrapped__"):
         return

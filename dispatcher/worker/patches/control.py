@@ -1,4 +1,6 @@
-"""Celery's remote commands ``revoke`` and ``revoke_by_stamped_headers``, with one difference: a revoke is kept in Redis too."""
+"""Celery's remote commands ``revoke`` and ``revoke_by_stamped_headers``, with one difference: a revoke is kept in Redis
+too.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def revoke_by_stamped_headers(state: Any, headers: Any, terminate: bool = False,
 
 
 def keep_revokes() -> None:
-    """Replace the two commands in this process; a worker that is not a dispatched one answers them as ever. May be called again."""
+    """Replace the two commands in this process; a worker that is not a dispatched one answers them as ever. May be
+    called again.
+    """
     for command, variadic in ((revoke, "task_id"), (revoke_by_stamped_headers, "headers")):
         meta = control.Panel.meta[command.__name__]
         control.control_command(variadic=variadic, signature=meta.signature)(command)

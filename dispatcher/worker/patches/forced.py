@@ -15,8 +15,8 @@ from dispatcher.store.redis_client.connection import bound_waits
 log = logging.getLogger(__name__)
 
 PUBLISH_TRIES = 3600
-"""How often a task tries to send another, about once a second. Not for ever: Celery takes "no limit" for its own limit, three; and it adds
-up the waits at the end of every chord.
+"""How often a task tries to send another, about once a second. Not for ever: Celery takes "no limit" for its own limit,
+three; and it adds up the waits at the end of every chord.
 """
 
 FORCED: dict[str, Any] = {
@@ -34,10 +34,11 @@ FORCED: dict[str, Any] = {
     "broker_connection_retry": True,
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,
-    # A job that ran must not be called failed because the connection broke under its result; nor acked before its result is stored.
+    # A job that ran must not be called failed because the connection broke under its result; nor acked before its
+    # result is stored.
     "result_backend_always_retry": True,
-    # A retry that cannot be sent is dropped by Celery, and so is the rest of a chain or a chord's body. An outage must cost no more than
-    # its time, so tasks wait it out; the default gives up after a second.
+    # A retry that cannot be sent is dropped by Celery, and so is the rest of a chain or a chord's body. An outage must
+    # cost no more than its time, so tasks wait it out; the default gives up after a second.
     "task_publish_retry": True,
     "task_publish_retry_policy": {"max_retries": PUBLISH_TRIES, "interval_start": 0, "interval_step": 0.2, "interval_max": 1},
     # It skips counting a chord's part that is run again, and the chord then never fires.
@@ -58,11 +59,14 @@ def force_settings(conf: Any) -> None:
 
 
 REFUSALS = ("OOM", "NOREPLICAS", "MISCONF", "READONLY")
-"""How a Redis begins its answer that takes no writes for now: it is full, its replicas are away, its disk is, or it failed over."""
+"""How a Redis begins its answer that takes no writes for now: it is full, its replicas are away, its disk is, or it
+failed over.
+"""
 
 
 def force_patience() -> None:
-    """Make Celery's Redis result backends in this process wait where Redis refuses a result for now, as they do where it is away.
+    """Make Celery's Redis result backends in this process wait where Redis refuses a result for now, as they do where
+    it is away.
 
     They would give up, and the job's result would be lost though it ran; there is no setting for it.
     """
@@ -86,10 +90,11 @@ def force_task(task: Any) -> None:
 
 
 def runs_at_most_once(task: Any) -> bool:
-    """True if ``acks_late=False`` was said for this task, in its decorator or by its class, and not merely left at the default.
+    """True if ``acks_late=False`` was said for this task, in its decorator or by its class, and not merely left at the
+    default.
 
-    ``Task.bind`` fills in defaults from the configuration by setting class attributes too, but it sets ``__bound__`` first, and
-    a class remembers in which order its attributes were set.
+    ``Task.bind`` fills in defaults from the configuration by setting class attributes too, but it sets ``__bound__``
+    first, and a class remembers in which order its attributes were set.
     """
     for cls in type(task).__mro__:
         if cls is Task:

@@ -1,8 +1,9 @@
 """The last word about a task is that of its last run.
 
-Celery sends a retry first, and then stores the state RETRY of the run that asked for it. By then the next run may be over: Celery looks for
-its SUCCESS, but what comes between that look and its own write is overwritten, as is any FAILURE, and ``AsyncResult.get()`` waits for ever.
-Here RETRY is written only where nothing final is, in one step with the look. The sooner jobs are dispatched, the more it matters.
+Celery sends a retry first, and then stores the state RETRY of the run that asked for it. By then the next run may be
+over: Celery looks for its SUCCESS, but what comes between that look and its own write is overwritten, as is any
+FAILURE, and ``AsyncResult.get()`` waits for ever. Here RETRY is written only where nothing final is, in one step with
+the look. The sooner jobs are dispatched, the more it matters.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from dispatcher.store.scripts.call import call_script
 
 
 def keep_last_state() -> None:
-    """Have every Redis result backend of this process, and of the pool that it forks, store RETRY so. May be called again."""
+    """Have every Redis result backend of this process, and of the pool that it forks, store RETRY so. May be called
+    again.
+    """
     stored = RedisBackend._set_with_state
     if hasattr(stored, "__wrapped__"):
         return

@@ -1,10 +1,13 @@
-"""What a task sends (its retry, the rest of a chain, a chord's body) waits for Redis, for Redis to say that it has it, and is sent once.
+"""What a task sends (its retry, the rest of a chain, a chord's body) waits for Redis, for Redis to say that it has it,
+and is sent once.
 
-Celery's retry policy sees to the waiting once there is a connection. To open one takes ``broker_connection_timeout`` at most, 4 s, whatever
-the policy says, and so the first message that a pool process sends in an outage was given up: a retry was refused, and its job ran again.
+Celery's retry policy sees to the waiting once there is a connection. To open one takes ``broker_connection_timeout`` at
+most, 4 s, whatever the policy says, and so the first message that a pool process sends in an outage was given up: a
+retry was refused, and its job ran again.
 
-And where a connection breaks between a message and its answer, the policy sends the message again, so that it was there twice and its job
-ran twice. Here each thread that sends is a sender that counts its messages, and Redis refuses the number that it saw last.
+And where a connection breaks between a message and its answer, the policy sends the message again, so that it was there
+twice and its job ran twice. Here each thread that sends is a sender that counts its messages, and Redis refuses the
+number that it saw last.
 """
 
 from __future__ import annotations
@@ -73,8 +76,9 @@ class _OnceMixin:
     cell = ""
 
     def basic_publish(self: Any, *args: Any, **kwargs: Any) -> Any:
-        # kombu declares the queue first. Where the connection breaks there, it declares on a new one and publishes on the old channel,
-        # which is closed: an AttributeError, for which Celery drops a retry. At a connection error the producer uses the new channel.
+        # kombu declares the queue first. Where the connection breaks there, it declares on a new one and publishes on
+        # the old channel, which is closed: an AttributeError, for which Celery drops a retry. At a connection error the
+        # producer uses the new channel.
         if self.connection is None:
             raise redis.ConnectionError("this channel was closed while its queue was being declared")
         return super().basic_publish(*args, **kwargs)  # type: ignore[misc]

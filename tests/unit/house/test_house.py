@@ -20,7 +20,7 @@ LINES_MAX = 400
 LONG_FILES: dict[str, str] = {}  # path → why it may be longer
 EMPTY_NAMES = {"utils", "util", "common", "manager", "helpers", "helper", "misc", "celery"}  # celery.py would shadow Celery
 PRONOUNS_MAX = {"one": 0, "found": 0, "told": 0}  # uses as names: lower the numbers as they fall, never raise them
-LONG_LINES_MAX = 820  # over the 120 columns that pyproject.toml calls the aim: as above
+LONG_LINES_MAX = 284  # over the 120 columns that pyproject.toml calls the aim: as above
 SCRIPTS = sorted((ROOT / "dispatcher/store/lua").glob("[!_]*.lua"))  # _*.lua is put in front of them
 
 

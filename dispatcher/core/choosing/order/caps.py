@@ -32,7 +32,9 @@ class Allowance:
             self.take(parse_lane(name), cost_ms)
 
     def refuses(self, lane: Lane, cost_ms: int) -> str | None:
-        """``tenant_cap`` or ``model_cap`` if one more job would pass it. A job larger than its cap goes when nothing else is leased."""
+        """``tenant_cap`` or ``model_cap`` if one more job would pass it. A job larger than its cap goes when nothing
+        else is leased.
+        """
         for reason, caps, out, name in (
             ("tenant_cap", self._caps.tenants, self._tenants, lane.tenant),
             ("model_cap", self._caps.models, self._models, self._model(lane)),

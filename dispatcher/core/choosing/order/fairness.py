@@ -26,9 +26,9 @@ class KeptAccounts(msgspec.Struct, frozen=True):
 class Accounts:
     """What each tenant has been given. The tenant that has been given least is next.
 
-    Deficit round robin in its smooth form, the virtual counters of VTC (Sheng et al., OSDI 2024): two tenants that both have jobs
-    waiting are given, to within the largest job, what their weights say. A tenant that had nothing waiting does not save up: when it
-    comes back it is lifted to the least of those that waited.
+    Deficit round robin in its smooth form, the virtual counters of VTC (Sheng et al., OSDI 2024): two tenants that both
+    have jobs waiting are given, to within the largest job, what their weights say. A tenant that had nothing waiting
+    does not save up: when it comes back it is lifted to the least of those that waited.
     """
 
     given: dict[str, float] = field(default_factory=dict)
@@ -43,8 +43,8 @@ class Accounts:
         stayed = [self.given[tenant] for tenant in now & self.waited if tenant in self.given]
         level = min(stayed, default=None)
         if level is None:
-            # No tenant was waiting in both plans. Start all at the highest account: that tenant got its share while the others asked
-            # for nothing.
+            # No tenant was waiting in both plans. Start all at the highest account: that tenant got its share while the
+            # others asked for nothing.
             level = max((self.given[tenant] for tenant in now if tenant in self.given), default=0.0)
         for tenant in now - self.waited:
             self.given[tenant] = max(self.given.get(tenant, 0.0), level)

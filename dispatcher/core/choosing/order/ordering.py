@@ -1,4 +1,6 @@
-"""Which lane is served next, among those of one priority and one tenant. A new order is one dataclass and one line in the registry."""
+"""Which lane is served next, among those of one priority and one tenant. A new order is one dataclass and one line in
+the registry.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +40,8 @@ class Oldest:
 class Shortest:
     """Shortest first, with ageing: the job that has waited longest for its size; rank = -(waited + cost) / cost.
 
-    Highest response ratio next (Brinch Hansen, 1971): it has no parameter, and no job starves, since a ratio grows for as long as it
-    waits.
+    Highest response ratio next (Brinch Hansen, 1971): it has no parameter, and no job starves, since a ratio grows for
+    as long as it waits.
     """
 
     name: ClassVar[str] = "shortest"
@@ -50,8 +52,8 @@ class Shortest:
 
 
 def is_urgent(lane: LaneView, now_ms: int) -> bool:
-    """True if the next job has a deadline, and less than half of its time is left to begin it. Urgent jobs go first, the earliest
-    deadline first. Until then a deadline far off does not hold up jobs without one.
+    """True if the next job has a deadline, and less than half of its time is left to begin it. Urgent jobs go first,
+    the earliest deadline first. Until then a deadline far off does not hold up jobs without one.
     """
     if not lane.deadline_ms:
         return False

@@ -1,9 +1,9 @@
 """Which worker a session or a prefix belongs to: weighted rendezvous hashing of its slot, so that no table is kept.
 
-Each (slot, worker) pair has a number that depends on nothing else; the worker with the lowest is the slot's *home*. So a worker that
-leaves moves only its own slots, each to wherever it comes second, and one that joins takes only its share of each other's. Thaler and
-Ravishankar, 1998; the weighted form, -ln(u) / capacity, gives each worker a share of slots that is its share of the capacity
-(Schindelhauer and Schomaker, 2005).
+Each (slot, worker) pair has a number that depends on nothing else; the worker with the lowest is the slot's *home*. So
+a worker that leaves moves only its own slots, each to wherever it comes second, and one that joins takes only its share
+of each other's. Thaler and Ravishankar, 1998; the weighted form, -ln(u) / capacity, gives each worker a share of slots
+that is its share of the capacity (Schindelhauer and Schomaker, 2005).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _stable_hash = lru_cache(maxsize=65536)(stable_hash)
 
 
 class Rendezvous:
-    """Homes among given workers, each known by an index. Their names count, not their epochs: one that is restarted has its slots
-    again.
+    """Homes among given workers, each known by an index. Their names count, not their epochs: one that is restarted has
+    its slots again.
     """
 
     def __init__(self, indices: Sequence[int], workers: Sequence[WorkerView]) -> None:

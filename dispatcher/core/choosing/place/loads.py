@@ -1,7 +1,8 @@
 """The workers of one snapshot while a plan grows: what each owes by now, and what each would make of a job.
 
-Scores are computed for (lane, worker), not for (job, worker), and for a large fleet over arrays: a scan for each job cost 356 µs at
-1,000 workers. A small fleet is scored one by one, which is quicker there, with the same formulas and so the same answers.
+Scores are computed for (lane, worker), not for (job, worker), and for a large fleet over arrays: a scan for each job
+cost 356 µs at 1,000 workers. A small fleet is scored one by one, which is quicker there, with the same formulas and so
+the same answers.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ class Ranking(msgspec.Struct):
 
 
 class Loads:
-    """What the workers owe, during one plan. An *index* points into ``workers``, a *place* into the lists of a :class:`Candidates`."""
+    """What the workers owe, during one plan. An *index* points into ``workers``, a *place* into the lists of a
+    :class:`Candidates`.
+    """
 
     def __init__(
         self, workers: Sequence[WorkerView], policy: Policy, roster: Roster, load_ms: Mapping[str, int], rng: Random
@@ -141,7 +144,8 @@ class Loads:
         return resident is not None and candidates.model not in resident and index not in self._coming.get(candidates.model, ())
 
     def will_load(self, candidates: Candidates, place: int) -> None:
-        """The worker was given a job whose model it must load: later jobs find the model there, and wait for as long as the load takes.
+        """The worker was given a job whose model it must load: later jobs find the model there, and wait for as long as
+        the load takes.
 
         From then on they have it loaded elsewhere only if that is worth two loads, for they could share this one.
         """
@@ -164,7 +168,9 @@ class Loads:
     # -- how good they are
 
     def score(self, candidates: Candidates, place: int, strategy: Strategy, cost_ms: int) -> float:
-        """The strategy's score of a place, with the extra time. If the strategy knows no times, the extra decides first."""
+        """The strategy's score of a place, with the extra time. If the strategy knows no times, the extra decides
+        first.
+        """
         value = strategy.score(cost_ms, self.load(candidates.indices[place]), candidates.speeds[place])
         if candidates.extra_ms:
             extra_ms = candidates.extra_ms[place]
@@ -198,10 +204,11 @@ class Loads:
         return ranking
 
     def best(self, ranking: Ranking, jobs: int) -> tuple[int, float]:
-        """(place, score) of the best, which may be full if the ranking has a ratio; place -1 if there is none. ``jobs``: about how many
-        may be asked for.
+        """(place, score) of the best, which may be full if the ranking has a ratio; place -1 if there is none.
+        ``jobs``: about how many may be asked for.
 
-        Loads only grow while a plan does, so a stale score is one that is too good: it is computed again when it comes up.
+        Loads only grow while a plan does, so a stale score is one that is too good: it is computed again when it comes
+        up.
         """
         candidates, strategy, ratio = ranking.candidates, ranking.strategy, ranking.ratio
         if strategy.draws:
@@ -280,8 +287,8 @@ class Loads:
         ranking.heap, ranking.beyond = scored, beyond
 
     def _drawn(self, ranking: Ranking) -> tuple[int, float]:
-        """The best of a few places with room, drawn by chance. The heap serves as a plain list: drawn places go to its end, and a full
-        place is dropped when it is met.
+        """The best of a few places with room, drawn by chance. The heap serves as a plain list: drawn places go to its
+        end, and a full place is dropped when it is met.
         """
         strategy, candidates, random = ranking.strategy, ranking.candidates, self._rng.random
         if ranking.beyond != INFINITE:

@@ -1,7 +1,8 @@
-"""The workers of a snapshot as choosing needs them, kept from plan to plan: which may have which jobs, how fast, their loads as columns.
+"""The workers of a snapshot as choosing needs them, kept from plan to plan: which may have which jobs, how fast, their
+loads as columns.
 
-All of it is made from the snapshot and may be dropped at any time. What did not change since the plan before is not made again: a
-scan of 10,000 workers costs more than placing 500 jobs.
+All of it is made from the snapshot and may be dropped at any time. What did not change since the plan before is not
+made again: a scan of 10,000 workers costs more than placing 500 jobs.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from dispatcher.core.facts.snapshot import WorkerView
 from dispatcher.core.learning.residency import load_penalty_ms, time_to_load_ms
 
 FEW: Final = 8
-"""Changes of up to so many workers are taken over one by one: to find out anew which workers may have which jobs takes longer than all else
-in a plan for one job."""
+"""Changes of up to so many workers are taken over one by one: to find out anew which workers may have which jobs takes
+longer than all else in a plan for one job.
+"""
 DEMANDS_KEPT: Final = 10_000
 HOMES_KEPT: Final = 100
 ANY_LANE: Final = Lane("", "", "", 0, 0)
@@ -35,14 +37,18 @@ Demand = tuple[str, str, str, Wanted, Wanted]
 
 @dataclass(slots=True)
 class Candidates:
-    """The workers that may have jobs of one demand, full ones too. The three lists go together; a *place* is an index into them."""
+    """The workers that may have jobs of one demand, full ones too. The three lists go together; a *place* is an index
+    into them.
+    """
 
     indices: list[int]
     """Which workers."""
     speeds: list[float]
     """Their speeds for the model."""
     extra_ms: list[float]
-    """Time that the strategy does not know of: to load the model, and for what is preferred and not there. Empty if it is 0 for all."""
+    """Time that the strategy does not know of: to load the model, and for what is preferred and not there. Empty if it
+    is 0 for all.
+    """
     are_all: bool
     """True if these are all the workers there are."""
     model: str = ""

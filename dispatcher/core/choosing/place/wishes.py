@@ -1,4 +1,6 @@
-"""What it costs a job to run elsewhere than it prefers: round trips between regions, and preferred labels that a worker lacks."""
+"""What it costs a job to run elsewhere than it prefers: round trips between regions, and preferred labels that a worker
+lacks.
+"""
 
 from __future__ import annotations
 
@@ -46,12 +48,15 @@ def read_distances(pairs: Iterable[str], *, prefer_cost_s: float) -> Distances:
 
 
 def penalty_ms(lane: Lane, worker: WorkerView, distances: Distances) -> float:
-    """How much later than it ends a job of ``lane`` counts as done on ``worker``; 0 if the worker has all that the job prefers."""
+    """How much later than it ends a job of ``lane`` counts as done on ``worker``; 0 if the worker has all that the job
+    prefers.
+    """
     return away_ms(lane.prefers, worker.labels, distances) if lane.prefers else 0.0
 
 
 def away_ms(prefers: Wanted, labels: Mapping[str, str], distances: Distances) -> float:
-    """The round trip from the nearest preferred region, plus ``prefer_cost_ms`` times the unfulfilled share of the other wishes.
+    """The round trip from the nearest preferred region, plus ``prefer_cost_ms`` times the unfulfilled share of the
+    other wishes.
 
     A region whose round trip nobody set is a wish like the others.
     """

@@ -1,4 +1,6 @@
-"""The seams of choosing: order lanes → filter workers → score → pick. Each is a small file here and a line in the registry."""
+"""The seams of choosing: order lanes → filter workers → score → pick. Each is a small file here and a line in the
+registry.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from dispatcher.core.facts.snapshot import WorkerView
 
 
 class Load(msgspec.Struct):
-    """What a worker owes, kept up to date while a plan grows; or what many owe, each field an array over the same workers.
+    """What a worker owes, kept up to date while a plan grows; or what many owe, each field an array over the same
+    workers.
 
     The last three fields are 0 unless the strategy takes turns.
     """
@@ -33,14 +36,16 @@ class Load(msgspec.Struct):
 class Filter(Protocol):
     """A hard condition.
 
-    A filter that is ``of_worker`` may have ``keeps(workers, indices)``, which returns the indices of workers that it does not refuse. Such
-    a filter is asked about every worker in every plan, and a single call for all is ten times quicker than one for each.
+    A filter that is ``of_worker`` may have ``keeps(workers, indices)``, which returns the indices of workers that it
+    does not refuse. Such a filter is asked about every worker in every plan, and a single call for all is ten times
+    quicker than one for each.
     """
 
     name: ClassVar[str]
     of_worker: ClassVar[bool]
-    """True: it looks at the worker alone, and at what changes from beat to beat. False: it looks at what the lane asks (never at its size,
-    slot, tenant or deadline) and at what the worker said when its life began, so that its answers can be kept.
+    """True: it looks at the worker alone, and at what changes from beat to beat. False: it looks at what the lane asks
+    (never at its size, slot, tenant or deadline) and at what the worker said when its life began, so that its answers
+    can be kept.
     """
 
     def refuses(self, lane: Lane, worker: WorkerView) -> str | None:
@@ -53,15 +58,21 @@ class Strategy(Protocol):
 
     name: ClassVar[str]
     draws: ClassVar[int]
-    """0: the best of all workers gets the job. Else so many workers are drawn by chance for each job, and the best of these gets it."""
+    """0: the best of all workers gets the job. Else so many workers are drawn by chance for each job, and the best of
+    these gets it.
+    """
     turns: ClassVar[Literal["", "equal", "weighed"]]
-    """The plan keeps :attr:`Load.last_turn` for the strategy (``equal``), or :attr:`Load.passed` (``weighed``), or neither."""
+    """The plan keeps :attr:`Load.last_turn` for the strategy (``equal``), or :attr:`Load.passed` (``weighed``), or
+    neither.
+    """
     timed: ClassVar[bool]
     """True if the score is a time in ms, to which other times may be added."""
 
     def score(self, cost_ms: float, load: Load, speed: float) -> float:
-        """Lower is better. ``speed`` is of one slot, for this model. It must not fall while ``load`` grows: the plan relies on it.
+        """Lower is better. ``speed`` is of one slot, for this model. It must not fall while ``load`` grows: the plan
+        relies on it.
 
-        Arithmetic only, no branches: for a large fleet it is called once with arrays in ``load`` and ``speed``, and answers with one.
+        Arithmetic only, no branches: for a large fleet it is called once with arrays in ``load`` and ``speed``, and
+        answers with one.
         """
         ...

@@ -10,11 +10,13 @@ from dispatcher.core.choosing.strategies.base import Load
 
 @dataclass(frozen=True, slots=True)
 class EarliestCompletion:
-    """Score = (wait + this cost) / speed, in ms; wait = leased cost / concurrency × (leases − concurrency + 1) / leases, or none.
+    """Score = (wait + this cost) / speed, in ms; wait = leased cost / concurrency × (leases − concurrency + 1) /
+    leases, or none.
 
-    With a free slot the job starts at once. Else ``leases − concurrency + 1`` jobs must end first, each of the mean leased cost, and
-    ``concurrency`` run side by side. With one slot this is (leased cost + this cost) / weight: minimum completion time (Ibarra and
-    Kim, 1977). A heavy job goes to a strong worker and waits there a little; a weak one gets it only when that is sooner.
+    With a free slot the job starts at once. Else ``leases − concurrency + 1`` jobs must end first, each of the mean
+    leased cost, and ``concurrency`` run side by side. With one slot this is (leased cost + this cost) / weight: minimum
+    completion time (Ibarra and Kim, 1977). A heavy job goes to a strong worker and waits there a little; a weak one
+    gets it only when that is sooner.
     """
 
     name: ClassVar[str] = "earliest_completion"

@@ -10,7 +10,9 @@ from dispatcher.core.choosing.strategies.base import Load
 
 @dataclass(frozen=True, slots=True)
 class LeastConnections:
-    """Score = leases, running or not. Join the shortest queue (Winston, 1977): best for equal workers whose jobs are alike or unknown."""
+    """Score = leases, running or not. Join the shortest queue (Winston, 1977): best for equal workers whose jobs are
+    alike or unknown.
+    """
 
     name: ClassVar[str] = "least_connections"
     draws: ClassVar[int] = 0

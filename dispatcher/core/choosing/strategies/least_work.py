@@ -12,7 +12,8 @@ from dispatcher.core.choosing.strategies.base import Load
 class LeastWork:
     """Score = (leased cost + this cost) / (speed × slots): ms until it would have worked off all it owes.
 
-    Costs, not counts: one job of an hour is not two of a second. Shares of backlogged workers come out as their capacities.
+    Costs, not counts: one job of an hour is not two of a second. Shares of backlogged workers come out as their
+    capacities.
     """
 
     name: ClassVar[str] = "least_work"

@@ -10,10 +10,11 @@ from dispatcher.core.choosing.strategies.base import Load
 
 @dataclass(frozen=True, slots=True)
 class PowerOfTwo:
-    """Two are drawn, each with the same chance; score = (leases + 1) / (speed × slots), so that for equals the shorter queue wins.
+    """Two are drawn, each with the same chance; score = (leases + 1) / (speed × slots), so that for equals the shorter
+    queue wins.
 
-    Mitzenmacher, 1996. The choice costs the same in a fleet of any size, and dispatchers that see old loads do not all run to one
-    worker. Full workers are not drawn.
+    Mitzenmacher, 1996. The choice costs the same in a fleet of any size, and dispatchers that see old loads do not all
+    run to one worker. Full workers are not drawn.
     """
 
     name: ClassVar[str] = "power_of_two"

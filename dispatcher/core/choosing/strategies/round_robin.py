@@ -12,7 +12,8 @@ from dispatcher.core.choosing.strategies.base import Load
 class RoundRobin:
     """Score = when it was last chosen: the one whose turn is longest ago is next; a newcomer comes first, once.
 
-    Full workers are passed over, so a slow one gets less than its turn under load. For fleets of equals, and to compare with.
+    Full workers are passed over, so a slow one gets less than its turn under load. For fleets of equals, and to compare
+    with.
     """
 
     name: ClassVar[str] = "round_robin"

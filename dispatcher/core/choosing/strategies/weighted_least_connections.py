@@ -10,10 +10,11 @@ from dispatcher.core.choosing.strategies.base import Load
 
 @dataclass(frozen=True, slots=True)
 class WeightedLeastConnections:
-    """Score = (leases + 1) ** bias / (speed × slots): Envoy's weight / (active + 1) ** bias, turned over, as lower is better.
+    """Score = (leases + 1) ** bias / (speed × slots): Envoy's weight / (active + 1) ** bias, turned over, as lower is
+    better.
 
-    Envoy draws by that weight; here the best is taken. ``bias`` 1.0 as there; at 0 only capacity counts, a larger one flees load
-    sooner. For jobs whose cost nobody declares.
+    Envoy draws by that weight; here the best is taken. ``bias`` 1.0 as there; at 0 only capacity counts, a larger one
+    flees load sooner. For jobs whose cost nobody declares.
     """
 
     bias: float = 1.0

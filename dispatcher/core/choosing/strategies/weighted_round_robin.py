@@ -12,10 +12,11 @@ from dispatcher.core.choosing.strategies.base import Load
 class WeightedRoundRobin:
     """Score = the worker's turns, each counted as 1 / (speed × slots): the one that is least far on is next.
 
-    Shares and smoothness are those of nginx's smooth weighted round robin (commit 52327e06), where each step adds its weight to every
-    peer, and the best pays the sum; here as stride scheduling (Waldspurger and Weihl, 1995), which has a score that stands still while
-    others are chosen. At every point of a cycle each worker has had its share of the turns, to within one or two. A worker that was
-    away or full does not make up for the turns it missed; a newcomer begins in the middle of its first one.
+    Shares and smoothness are those of nginx's smooth weighted round robin (commit 52327e06), where each step adds its
+    weight to every peer, and the best pays the sum; here as stride scheduling (Waldspurger and Weihl, 1995), which has
+    a score that stands still while others are chosen. At every point of a cycle each worker has had its share of the
+    turns, to within one or two. A worker that was away or full does not make up for the turns it missed; a newcomer
+    begins in the middle of its first one.
     """
 
     name: ClassVar[str] = "weighted_round_robin"
