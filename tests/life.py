@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from dispatcher.store.frame import Entry, parse_entry
-from dispatcher.store.scripts.call import lived
 from dispatcher.store.worker.lease_pipe import TRANSIENT, LeasePipe
 from dispatcher.store.worker.worker_store import WorkerStore
 
@@ -42,7 +41,6 @@ class Life(WorkerStore):
     def ack(self, lease_ids: Sequence[str]) -> int:
         """End leases of jobs that have ended, again where the connection broke; how many there were. Raises :class:`EpochEnded`."""
         try:
-            ended = self.pipe.ack(lease_ids)
+            return self.pipe.ack(lease_ids)
         except TRANSIENT:
-            ended = self.pipe.ack(lease_ids)
-        return lived(ended, self.epoch)
+            return self.pipe.ack(lease_ids)

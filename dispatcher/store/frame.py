@@ -59,6 +59,11 @@ def cost_of(entry: bytes) -> int:
     return int(entry[29:38])
 
 
+def began_before(entry: bytes) -> bool:
+    """True if a worker began the job before: crashes, rejects and reaps are not all zero."""
+    return entry[38:44] != b"000000"
+
+
 def lane_of(entry: bytes) -> str:
     """The name of the lane."""
     return entry[FRAME_BYTES:].decode()

@@ -14,7 +14,7 @@ import redis
 
 from dispatcher.store.keys import Keys
 from dispatcher.store.redis_client.connection import is_demoted
-from dispatcher.store.scripts.call import FixedCall
+from dispatcher.store.scripts.call import FixedCall, lived
 
 TRANSIENT = (redis.ConnectionError, redis.TimeoutError, OSError)
 """Redis did not answer; the call may or may not have happened."""
@@ -42,6 +42,7 @@ class LeasePipe:
 
     def __init__(self, client: redis.Redis, keys: Keys, epoch: str) -> None:
         self._connection: Any = client.connection_pool.make_connection()
+        self._epoch = epoch
         self._lock = threading.Lock()
         self.revoked_at: bytes | None = None
         """When the last revoke was (µs of Redis' clock), as of the last take; ``None``: not lately."""
@@ -72,11 +73,12 @@ class LeasePipe:
         return started, late
 
     def ack(self, lease_ids: Iterable[str]) -> int:
-        """End leases of jobs that have ended, at most 500. Returns how many there were; -1: this life has ended,
-        nothing was changed.
+        """End leases of jobs that have ended, at most 500. Returns how many there were.
+
+        Raises :class:`~dispatcher.errors.EpochEnded`; then nothing was changed.
         """
         with self._lock:
-            return int(self._ack([lease_id.encode() for lease_id in lease_ids]))
+            return lived(int(self._ack([lease_id.encode() for lease_id in lease_ids])), self._epoch)
 
     def close(self) -> None:
         with self._lock:

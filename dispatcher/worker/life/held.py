@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from dispatcher.core.facts.lane import parse_lane
-from dispatcher.store.frame import lane_of
+from dispatcher.store.frame import began_before, lane_of
 
 
 class Outcome(Enum):
@@ -37,7 +37,7 @@ class Held:
     @property
     def runs_again(self) -> bool:
         """True if a worker began it before: crashes, rejects and reaps are not all zero."""
-        return self.entry[38:44] != b"000000"
+        return began_before(self.entry)
 
     @property
     def is_suspect(self) -> bool:

@@ -121,9 +121,12 @@ class Outbox:
                     return
                 acks = [lease_id for lease_id, lease in batch if lease is None]
                 returns = [lease for _, lease in batch if lease is not None]
-                if acks and self._pipe.ack(acks) < 0:
-                    self._forget(batch)
-                    raise EpochEnded(f"worker life {self._store.epoch} was declared dead")
+                if acks:
+                    try:
+                        self._pipe.ack(acks)
+                    except EpochEnded:
+                        self._forget(batch)  # its leases are others' now
+                        raise
                 if returns:
                     self._store.giveback(returns[::-1], delay_ms=self._reject_backoff_ms)
                 self._forget(batch)
