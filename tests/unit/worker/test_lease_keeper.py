@@ -12,6 +12,7 @@ import redis
 from dispatcher.clock import ManualClock
 from dispatcher.core.facts.evidence import KindTotals, Running, WorkerTotals
 from dispatcher.core.returns.ending import GiveBack
+from dispatcher.errors import EpochEnded
 from dispatcher.store.worker.lease_pipe import OTHERS_MAX, Started
 from dispatcher.store.worker.worker_store import Beat, BeatStatus
 from dispatcher.worker.life.held import Outcome
@@ -46,7 +47,9 @@ class FakePipe:
         if self.away:
             raise redis.ConnectionError("away")
         self.acked.append(list(lease_ids))
-        return -1 if self.ended else len(lease_ids)
+        if self.ended:
+            raise EpochEnded("worker life e1 was declared dead")
+        return len(lease_ids)
 
     def close(self) -> None:
         pass
