@@ -250,6 +250,7 @@ CALLS: dict[str, Callable[[redis.Redis], Callable[[], object]]] = {
 @pytest.mark.parametrize("whose", CLIENTS)
 def test_a_call_whose_answer_is_lost_is_not_made_again(stage: Stage, loser: Proxy, whose: str, command: str) -> None:
     """It may have been carried out, and whoever asked for 2 would get 4: it raises, and Redis has been called once (scenario 51)."""
+    stage.text.set(Keys().alive("0" * 12), "1")
     client = CLIENTS[whose](loser.url())
     call = CALLS[command](client)
     call()  # connected, and the script is known, before the answer that counts
