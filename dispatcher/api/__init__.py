@@ -1,4 +1,4 @@
-"""The HTTP API: ``/v1`` for batches and files, health, metrics, and pages for people. Nothing is here yet.
+"""The HTTP API: ``/v1`` for batches and files, health, and pages for people. Nothing is here yet.
 
 May import ``wiring``, ``batches``, ``observe``, ``store``, ``settings`` and ``telemetry``; never ``leader`` or
 ``worker``: it leads nothing and runs no job. import-linter holds this. Its web framework belongs to an extra, not to

@@ -38,7 +38,7 @@ class StepReport(msgspec.Struct, frozen=True):
     more: bool = False
     """The step stopped at a limit: the next one has work at once."""
     wait_s: float = 0.0
-    """Where there is no more: how long to sleep at most. All that makes work in the meantime wakes the :class:`Waker`.
+    """If ``more`` is False: the longest sleep before the next step. What makes work meanwhile wakes the :class:`Waker`.
     """
     plan: Plan | None = None
 
@@ -95,7 +95,7 @@ class Dispatcher:
                 self.resign()
                 raise
             except Exception:
-                # A bug in one step must not end dispatching: nothing is in memory, so the next step starts afresh.
+                # A bug in one step must not end dispatching: no job is in memory, so the next step starts afresh.
                 log.exception("a step of the dispatcher failed; going on")
                 stop.wait(1.0)
         self.resign()
@@ -123,8 +123,8 @@ class Dispatcher:
     # -- one step
 
     def step(self) -> StepReport:
-        """Look once, decide, apply; safe to call again after any exception. Called by anything but :meth:`run`, it
-        never sleeps.
+        """Look once, decide, apply; safe to call again after any exception. Sleeps only where a job ended the sleep
+        before it, which is in :meth:`run`.
         """
         woken = self.parts.sleep.woken()
         if not self._leadership.renew():
@@ -182,7 +182,7 @@ class Dispatcher:
         return StepReport(True, admitted, assigned, applied.promoted, returned, more, self._wait_s(look), plan.decided)
 
     def _look(self, woken: Woken | None, began_ms: int) -> _Seen:
-        """The look that woke us, where it is one of the lists that are open now; else a new one."""
+        """The look that came with the end of the sleep, if it is of the lists that are open now; else a new look."""
         self.parts.unbegun.forget()
         lists = self.parts.ingress.open_lists()
         look, asked_ms = (None, began_ms) if woken is None else (woken.granted.look(lists), woken.asked_ms)
@@ -207,7 +207,9 @@ class Dispatcher:
         parts.late_jobs.report(applied.late)
 
     def _take_back(self, seen: _Seen, workers: Sequence[WorkerView], others: Others, decided: Plan) -> int:
-        """End leases of workers that ended, or will not begin what they owe. How many were ended."""
+        """Give back leases of ended workers, and unstarted leases of workers that will not start them. Returns how
+        many.
+        """
         now_ms = seen.look.now_ms
         reaped = self.parts.reaper.step(workers, now_ms=now_ms, asked_ms=seen.asked_ms, heard_ms=seen.heard_ms)
         assigned = (assign.epoch for assign in decided.assignments)

@@ -33,8 +33,8 @@ class Ingress:
         reading_ms_max: int,
     ) -> None:
         """``queues`` and ``models``: those known before any worker names some. ``reading_ms_max``: how long one step
-        may read messages. Some take long (above all compressed ones), and a leader that loses the lead over them admits
-        none; nor would the next.
+        may read messages. Large compressed messages take long: without this limit a leader would lose the lead before
+        it admits any of them, and so would each successor.
         """
         self._store = store
         self._admission = admission
@@ -72,8 +72,8 @@ class Ingress:
         """Decide about the messages of a look at ``lists``, batch by batch, until the time is up; about one message at
         least.
 
-        Reads nothing of queues that the look found paused: their jobs stay plain Celery messages, for what `release`
-        returned must not be fetched again.
+        Messages of queues that the look shows as paused stay where they are: else jobs that `release` returned would be
+        admitted again.
         """
         self._paused = look.paused
         return self._batches(look, lists)

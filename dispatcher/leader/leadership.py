@@ -45,7 +45,7 @@ class Leadership:
         self._info = {"host": socket.gethostname(), "pid": os.getpid()}
 
     def renew(self) -> bool:
-        """Ask for the lead, where it is time to; whether this process leads. Raises what redis-py raises, and
+        """Ask for the lead when it is time to. True if this process leads. Raises what redis-py raises, and
         :class:`FormatMismatch` where this process must not lead this cell.
         """
         now_ms = self._clock.monotonic_ms()

@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 
 
 class Autoscaler:
-    """Keeps the waiting work near ``autoscaler_target_wait_s``. It need not lead the cell: it changes no job.
+    """Keeps the waiting work near ``autoscaler_target_wait_s``. It need not lead the cell: all it
+    writes to Redis is which worker drains.
 
     It drains only workers that its provisioner started: nothing here could start another worker again. Without a
     provisioner (``--advise``) it starts and drains nothing and only emits its advice.

@@ -78,10 +78,14 @@ class EmbeddedRedis:
         return f"unix://{quote(str(self._socket))}?db=0"
 
     def start(self) -> Child:
-        """Start the server, and return when it answers. May be called again after it has ended.
+        """Start the server, and return when it answers. May be called again after it has ended, or has not answered in
+        time: then the server that still reads its file is waited for, for two servers must not share a file.
 
         Raises :class:`NoRedisServer`, or :class:`Unavailable` with the end of the server's log.
         """
+        if self._child is not None and self._child.exit_code is None:
+            self._wait(self._child)
+            return self._child
         executable = find_redis_server(self._environ)
         path = os.fsencode(self._socket)
         # Flower does not decode the path in a URL.

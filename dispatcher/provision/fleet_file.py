@@ -42,7 +42,9 @@ class FleetEntry:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """The workers that a local cluster starts with. The autoscaler adds workers of the first kind."""
+    """The workers that a local cluster starts with. The autoscaler adds workers of the first kind, or of the kind that
+    serves a model which no worker serves.
+    """
 
     entries: tuple[FleetEntry, ...]
 

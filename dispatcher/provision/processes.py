@@ -200,7 +200,7 @@ def worker_command(short_name: str, kind: WorkerKind, *, app: str = APP, task_ev
 
 
 def restart_wait_s(failures: int) -> float:
-    """How long to wait before a process is started again that has ended by itself ``failures`` times before."""
+    """Seconds to wait before a process that has already ended by itself ``failures`` times is started again."""
     return BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
 
 

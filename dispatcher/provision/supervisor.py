@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from dispatcher.provision.child import Child, Children, how_it_ended
 from dispatcher.provision.processes import APP, ProcessProvisioner, restart_wait_s
 from dispatcher.settings import Settings, settings_environ
 
+log = logging.getLogger(__name__)
+
 STEP_INTERVAL_S: Final = 0.2
 
 
@@ -26,7 +29,7 @@ class Supervised:
     child: Child
     start: Callable[[], Child]
     failures: int = 0
-    """Times that it ended by itself."""
+    """Times that it ended by itself, or could not be started."""
     restart_at_ms: int | None = None
     """When to start it again, by the monotonic clock; ``None`` while it runs."""
 
@@ -71,13 +74,19 @@ class Supervisor:
             if exit_code is None:
                 continue
             if process.restart_at_ms is None:
-                # No wait after the first end: the whole cluster waits for Redis and the dispatcher.
-                wait_s = restart_wait_s(process.failures) if process.failures else 0.0
-                process.failures += 1
-                process.restart_at_ms = now_ms + round(wait_s * 1000)
-                self._on_event(f"{process.name} {how_it_ended(exit_code)}; starting it again in {wait_s:g} s")
-            if now_ms >= process.restart_at_ms:
-                process.child, process.restart_at_ms = process.start(), None
+                self._start_later(process, f"{process.name} {how_it_ended(exit_code)}", now_ms)
+            if process.restart_at_ms is not None and now_ms >= process.restart_at_ms:
+                try:
+                    process.child, process.restart_at_ms = process.start(), None
+                except Unavailable as exc:
+                    self._start_later(process, str(exc), now_ms)
+
+    def _start_later(self, process: Supervised, why: str, now_ms: int) -> None:
+        # No wait after the first end: the whole cluster waits for Redis and the dispatcher.
+        wait_s = restart_wait_s(process.failures) if process.failures else 0.0
+        process.failures += 1
+        process.restart_at_ms = now_ms + round(wait_s * 1000)
+        self._on_event(f"{why}; starting it again in {wait_s:g} s")
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -95,5 +104,6 @@ class Supervisor:
         while not stop.wait(STEP_INTERVAL_S):
             try:
                 self.step()
-            except Unavailable as exc:  # a process that cannot be started now may be later
-                self._on_event(str(exc))
+            except Exception:
+                # A bug must not end supervision: what ends would stay ended.
+                log.exception("a step of the supervisor failed; going on")

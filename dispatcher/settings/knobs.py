@@ -65,7 +65,7 @@ class Settings:
     hold_max_s: float = knob(30.0, "s", "A job that was admitted longer ago is not held for a faster worker, or for that of its session.")
     sticky_wait_s: float = knob(2.0, "s", "A job leaves the worker of its session or prefix where another would be done with it so much "
                                 "sooner. Four times what a job takes, on average, keeps nearly all there.")
-    sticky: str = knob("prefer", "name", "Whether jobs of one session, or with the same prefix, go to the worker that had the ones before: "
+    sticky: str = knob("prefer", "name", "Do jobs of a session, or with the same prefix, go to the worker that had the jobs before them: "
                        "off, prefer (while it can), or require (they wait for it).")
     region_rtt_ms: tuple[str, ...] = knob((), "a:b=ms", "Round trip between two regions, such as eu:us=90: what it costs a job to run on a "
                                           "worker whose label `region` is not the one it prefers.")
@@ -82,9 +82,10 @@ class Settings:
     message_bytes_max: int = knob(16 * 1024 * 1024, "bytes", "A larger message is a dead letter.")
     lease_ttl_s: float = knob(5.0, "s", "A worker silent for this long is dead; its jobs go back in line.")
     heartbeat_s: float = knob(1.0, "s", "How often a worker beats.")
-    on_cut_off: str = knob("finish", "name", "What a worker does that Redis has not answered for lease_ttl_s: finish what it runs (the "
-                           "others may be given it too, so it may run twice at once), or stop (kill it and end, so that it never "
-                           "does). It cannot tell a cut of its own from an outage of Redis: stop ends it in both.")
+    on_cut_off: str = knob("finish", "name", "What a worker does that Redis has not answered for almost lease_ttl_s: "
+                           "finish what it runs (the others may be given it too, so it may run twice at once), or stop "
+                           "(kill it and end, so that it never does). It cannot tell a cut of its own from an outage of "
+                           "Redis: stop ends it in both.")
     leader_ttl_s: float = knob(2.0, "s", "A leading dispatcher silent for this long is replaced by a standby.")
     idle_wait_s: float = knob(0.2, "s", "Longest sleep of the dispatcher between two looks when nothing wakes it.")
     tick_interval_ms: float = knob(2.0, "ms", "Shortest time between two ticks under load; longer means larger batches.")
@@ -127,7 +128,7 @@ class Settings:
     drain_timeout_s: float = knob(3600.0, "s", "How long workers of `dispatcher autoscale` may finish what they run when it ends.")
     chunk_tokens_max: int = knob(4096, "tokens", "Padded token budget of one chunk of a batch (longest line × lines).")
     chunk_lines_max: int = knob(64, "lines", "Most lines in one chunk of a batch.")
-    autoscaler_enabled: bool = knob(False, "yes/no", "Whether `dispatcher up` starts and stops workers by seconds of work waiting; "
+    autoscaler_enabled: bool = knob(False, "yes/no", "`dispatcher up` starts and stops workers by seconds of work waiting; "
                                    "`dispatcher autoscale` always does.")
     autoscaler_target_wait_s: float = knob(10.0, "s", "Work waiting, in seconds for the whole fleet, that is acceptable.")
     autoscaler_stabilization_s: float = knob(60.0, "s", "Scale down only after this long of agreement.")

@@ -16,7 +16,7 @@ from typing import Final
 
 from dispatcher.core.admission.prefix import NOWHERE, PrefixSlots, slot_of_text
 from dispatcher.core.choosing.plan import PolicyState, plan
-from dispatcher.core.choosing.strategies.base import Strategy
+from dispatcher.core.choosing.protocols import Strategy
 from dispatcher.core.facts.decisions import Plan
 from dispatcher.core.facts.header import DEFAULT_MODEL
 from dispatcher.core.facts.lane import Lane, lane_name, size_class

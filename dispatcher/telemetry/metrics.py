@@ -1,8 +1,8 @@
 """Counters, gauges and histograms, and the registry that an exporter reads.
 
 ``prometheus_client`` is not imported here: the core install stays small for GPU workers, and a process without an
-exporter needs no more than the numbers. An exporter of the API translates :meth:`Registry.read` into whatever format it
-serves.
+exporter needs no more than the numbers. An exporter (in ``dispatcher/observe/``) translates :meth:`Registry.read` into
+the format that it serves.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dispatcher.clock import ManualClock
 from dispatcher.errors import Unavailable
 from dispatcher.provision.child import Children
 from dispatcher.provision.embedded_redis import EmbeddedRedis, NoRedisServer, find_redis_server
@@ -138,6 +139,23 @@ def test_a_server_that_does_not_start(folder: Path, environ: dict[str, str], chi
     fake.chmod(0o700)
     with StateFolder(folder), pytest.raises(Unavailable, match="ended with 3 instead of starting: disk on fire"):
         EmbeddedRedis(folder, children, environ | {"PATH": f"{tmp_path}:/usr/bin:/bin"}).start()
+
+
+def test_a_server_that_still_reads_its_file_is_not_started_twice(
+    folder: Path, environ: dict[str, str], children: Children, tmp_path: Path
+) -> None:
+    """Two servers would write one file. Who asks again waits for the first."""
+    fake, starts = tmp_path / "redis-server", tmp_path / "starts"
+    fake.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo v=7.0.0 || {{ echo started >>{starts}; exec sleep 600; }}\n')
+    fake.chmod(0o700)
+    with StateFolder(folder):
+        redis = EmbeddedRedis(folder, children, environ | {"PATH": f"{tmp_path}:/usr/bin:/bin"}, ManualClock(1_000))
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="has not answered within 60 s"):
+                redis.start()
+            eventually(starts.exists)
+        assert starts.read_text().split() == ["started"]
+        redis.stop()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a child to its parent")

@@ -10,7 +10,7 @@ from typing import Final
 from dispatcher.core.choosing.place.loads import Loads
 from dispatcher.core.choosing.place.roster import Roster
 from dispatcher.core.choosing.policy import Policy
-from dispatcher.core.choosing.strategies.base import Filter
+from dispatcher.core.choosing.protocols import Filter
 from dispatcher.core.facts.snapshot import LaneView, Snapshot, WorkerView
 from dispatcher.core.learning.residency import load_penalty_ms
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import ClassVar
 
-from dispatcher.core.choosing.strategies.base import Filter
+from dispatcher.core.choosing.protocols import Filter
 from dispatcher.core.facts import labels
 from dispatcher.core.facts.header import DEFAULT_MODEL
 from dispatcher.core.facts.lane import Lane

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from random import Random
 
-from dispatcher.core.choosing.growing import GrowingPlan
 from dispatcher.core.choosing.order.caps import Allowance
 from dispatcher.core.choosing.order.fairness import Accounts
 from dispatcher.core.choosing.place.loads import Loads
 from dispatcher.core.choosing.place.roster import Roster
+from dispatcher.core.choosing.plan_builder import PlanBuilder
 from dispatcher.core.choosing.policy import Policy
 from dispatcher.core.facts.decisions import Assign, Hold, Plan
 from dispatcher.core.facts.snapshot import LaneView, Snapshot, WorkerView, is_paused
@@ -48,30 +48,30 @@ def plan(snapshot: Snapshot, state: PolicyState, policy: Policy, *, rng: Random,
     Lanes of a higher priority (lower step, ageing included) are served first; inside a priority the tenant that has
     been given least for its weight; inside a tenant what is urgent, then as ``policy.order`` says. Among the workers
     that every filter passes and that have room, the lowest score wins; ties fall to ``rng``, never to the order of a
-    dict. Work-conserving but for holds: a lane waits only if every worker refuses it, all that may have it are full, or
-    it waits for one of those. ``state`` is updated.
+    dict. A lane waits only if its queue is paused, every worker refuses it, all that may have it are full, a cap is
+    reached, it is held for a full worker, or ``jobs_max`` is used up. ``state`` is updated.
     """
     loads = Loads(snapshot.workers, policy, state.memory, snapshot.load_ms, rng)
     allowance = Allowance(policy.caps, snapshot.leased_ms) if policy.caps else None
-    growing = GrowingPlan(snapshot, policy, state.accounts, loads, allowance, jobs_left=jobs_max, turn=state.turn)
+    builder = PlanBuilder(snapshot, policy, state.accounts, loads, allowance, jobs_left=jobs_max, turn=state.turn)
     takes_turns = any(strategy.turns for strategy in (policy.strategy, *policy.of_model.values()))
     began = _begin_turns(snapshot.workers, loads, state) if takes_turns else []
     state.accounts.begin({view.lane.tenant for view in snapshot.lanes})
     lanes, paused = _unpaused(snapshot)
     for group in _by_priority(lanes, policy.ageing_ms, snapshot.now_ms):
-        growing.serve(group)
+        builder.serve(group)
     if takes_turns:
         _end_turns(snapshot.workers, loads, state, began)
-        state.turn = growing.turn
+        state.turn = builder.turn
     state.accounts.forget()
-    return Plan(_assignments(growing, state.memory), tuple(sorted([*paused, *growing.holds], key=_lane_of)))
+    return Plan(_assignments(builder, state.memory), tuple(sorted([*paused, *builder.holds], key=_lane_of)))
 
 
-def _assignments(growing: GrowingPlan, roster: Roster) -> tuple[Assign, ...]:
+def _assignments(builder: PlanBuilder, roster: Roster) -> tuple[Assign, ...]:
     epochs, windows = roster.epochs, roster.windows
     return tuple(
         Assign(lane, epochs[index], int(count), windows[index], score)
-        for lane, waiting in growing.waiting.items()
+        for lane, waiting in builder.waiting.items()
         for index, (count, score) in waiting.placed.items()
     )
 

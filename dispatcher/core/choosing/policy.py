@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from dispatcher.core.choosing.order.caps import Caps
 from dispatcher.core.choosing.order.ordering import OLDEST, Order
-from dispatcher.core.choosing.strategies.base import Filter, Strategy
+from dispatcher.core.choosing.protocols import Filter, Strategy
 from dispatcher.core.facts.lane import Lane
 from dispatcher.core.facts.snapshot import WorkerView
 

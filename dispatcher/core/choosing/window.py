@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 class Windows:
     """Windows of all workers, from the jobs that each reports as ended.
 
-    A window is the concurrency plus what the worker ends until it can be refilled: in ``hide_ms``, or in two of the
-    leader's ticks where those are longer; at least ``extra``. ``idle`` of its slots, as a share, may stand idle
-    meanwhile rather than hold one more. Rates are measured between beats on Redis' clock and fall by at most half from
-    one beat to the next, so that a pause between two bursts does not close the window.
+    A window is the concurrency plus the jobs that the worker ends before it can be refilled: in ``hide_ms``, or in two
+    of the leader's ticks where those are longer. The share ``idle`` of its slots may stay empty until then, which makes
+    the window smaller by so many jobs. At least ``extra`` jobs are added to the concurrency.
+
+    Rates are measured between beats on Redis' clock and fall by at most half from one beat to the next, so that a pause
+    between two bursts does not close the window.
     """
 
     extra: int

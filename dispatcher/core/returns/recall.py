@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from dispatcher.core.choosing.strategies.base import Filter
+from dispatcher.core.choosing.protocols import Filter
 from dispatcher.core.facts.lane import Lane
 from dispatcher.core.facts.snapshot import WorkerView
 from dispatcher.core.learning.residency import load_penalty_ms, time_to_load_ms

@@ -54,10 +54,10 @@ class Reaper:
         many leases were ended.
         """
         beats = {worker.epoch: now_ms - worker.beat_age_ms for worker in workers if worker.ended is None}
-        verdict = self._liveness.look(beats, asked_ms=asked_ms, heard_ms=heard_ms)
-        if verdict.waiting and not self._fleet_was_silent:
-            self._emit(FleetSilent(verdict.silent, verdict.total))
-        self._fleet_was_silent = verdict.waiting
+        silence = self._liveness.look(beats, asked_ms=asked_ms, heard_ms=heard_ms)
+        if silence.waiting and not self._fleet_was_silent:
+            self._emit(FleetSilent(silence.silent, silence.total))
+        self._fleet_was_silent = silence.waiting
         ended = 0
         for worker in workers:
             if worker.draining and worker.epoch not in self._draining:
@@ -65,7 +65,7 @@ class Reaper:
                 self._emit(WorkerDraining(worker.name, worker.epoch))
             if worker.ended is not None:
                 ended += self._reap(worker, worker.ended)
-            elif worker.epoch in verdict.dead:
+            elif worker.epoch in silence.dead:
                 if self._store.end_silent(worker.epoch, beat_age_ms=worker.beat_age_ms):
                     self._emit(WorkerSilent(worker.name, worker.epoch, self._liveness.silent_ms(worker.epoch)))
                     ended += self._reap(worker, "silent")

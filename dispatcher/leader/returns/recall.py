@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from dispatcher.core.choosing.strategies.base import Filter
+from dispatcher.core.choosing.protocols import Filter
 from dispatcher.core.facts.every import Every
 from dispatcher.core.facts.snapshot import WorkerView
 from dispatcher.core.returns.recall import FreeSlots, RecallRule, Unstarted, is_crowded, recalled

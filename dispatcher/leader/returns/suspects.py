@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 from msgspec import structs
 
-from dispatcher.core.choosing.strategies.base import Filter
+from dispatcher.core.choosing.protocols import Filter
 from dispatcher.core.facts.decisions import Hold, Plan
 from dispatcher.core.facts.snapshot import LaneView, Snapshot, WorkerView
 from dispatcher.core.returns.suspects import place_suspects

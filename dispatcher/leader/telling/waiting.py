@@ -11,7 +11,7 @@ import msgspec
 import redis
 
 from dispatcher.core.choosing.explain import refusals
-from dispatcher.core.choosing.strategies.base import Filter
+from dispatcher.core.choosing.protocols import Filter
 from dispatcher.core.choosing.unroutable import UnroutableLanes
 from dispatcher.core.facts.decisions import Hold, Plan
 from dispatcher.core.facts.every import Every

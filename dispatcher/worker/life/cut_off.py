@@ -1,4 +1,4 @@
-"""What a worker does that Redis has not answered for as long as its leases live: ``on_cut_off = stop``."""
+"""Stops a worker that Redis has not answered for almost as long as its leases live: ``on_cut_off = stop``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from dispatcher.clock import Clock
 
 
 class CutOffWatch:
-    """Calls ``stop`` once, from a thread of its own, when no beat has been answered for ``limit_ms``.
+    """Calls ``stop`` once, from a thread of its own, when no beat has been answered for ``lease_ttl_s`` less half of
+    ``heartbeat_s``.
 
-    A thread of its own, because a beat may be waiting for its answer for as long as that. Counted from when the last
-    beat that was answered was *sent*: Redis dates it later, so whoever reaps this worker does so after this has stopped
-    it.
+    It needs a thread of its own, because the beat thread may wait for Redis for that long. The time counts from when
+    the last answered beat was *sent*: Redis dates that beat later, so the worker has stopped before the leader gives
+    its jobs to others.
     """
 
     def __init__(self, clock: Clock, *, lease_ttl_s: float, heartbeat_s: float, stop: Callable[[], None]) -> None:

@@ -25,7 +25,7 @@ LOAD_MIN_MS = 5
 """A job that took less has not waited for a model: a look for loads costs some µs."""
 
 PAST_MAX = 10_000
-"""How many ended leases are remembered, so that a lease which Redis shows again (it lost its last writes) is not run
+"""So many ended leases are remembered. A Redis that lost its last writes may offer one of them again; it is not run
 again.
 """
 
@@ -37,7 +37,7 @@ def _no_time(*_job: object) -> int:
 
 
 class LeaseKeeper:
-    """Takes, holds and ends the leases of one worker life."""
+    """Takes, holds and ends the leases of a worker process, in all its lives."""
 
     def __init__(
         self, store: WorkerStore, pipe: LeasePipe, clock: Clock, *, reject_backoff_ms: int,
@@ -83,10 +83,11 @@ class LeaseKeeper:
         self._looked_ms = self._clock.monotonic_ms()
 
     def take(self, lease_id: bytes) -> list[tuple[str, Held]]:
-        """Start the job of a lease that was popped, and of as many that stand next in the queue as may be held. Returns
-        the lease id and the job of each that was started. Raises what redis-py raises.
+        """Take the job of a lease that was popped, and as many that are next in the queue as may be held. Returns the
+        lease id and the job of each that was taken. Raises what redis-py raises.
 
-        After an error Redis may count them as taken. They are not held here, so two beats later they are given back.
+        After an error Redis may count these jobs as taken. The keeper does not hold them, so two beats later they are
+        given back.
         """
         with self._lock:
             if self.ended or lease_id.decode(errors="replace") in self._past:
@@ -96,8 +97,8 @@ class LeaseKeeper:
         try:
             started, overdue = self._pipe.take(lease_id, self._clock.monotonic_ms() + self._redis_ahead_ms, max(0, others))
             with self._lock:
-                # A Redis that lost its last writes shows again what runs or has ended here: that ends again, then or in
-                # two beats.
+                # A Redis that lost its last writes may offer jobs that already run or ended here. They are skipped:
+                # their leases end again when the job ends, or two beats later.
                 new = [job for job in started if job.lease_id not in self._past and job.lease_id not in self._held]
                 taken = [(job.lease_id, Held(job.message, job.entry)) for job in new]
                 self._held.update(taken)
@@ -110,7 +111,7 @@ class LeaseKeeper:
 
     @property
     def revoked_at(self) -> bytes | None:
-        """When something was last revoked, as of the last take."""
+        """When a job was last revoked, as of the last take."""
         return self._pipe.revoked_at
 
     def started(self, lease_id: str, at_ms: int, pid: int = 0) -> None:
@@ -133,7 +134,7 @@ class LeaseKeeper:
         self._end(lease_id, None, outcome)
 
     def give_back(self, lease: GiveBack) -> None:
-        """The job did not end: back in line, or buried. Counted as failed here where the job may be to blame."""
+        """The job did not end: it goes back in line, or is buried. It counts as failed here if it may be to blame."""
         self._end(lease.lease_id, lease, Outcome.FAILED if lease.counter == "crashes" else Outcome.REJECTED)
 
     def return_untaken(self, lease_id: str) -> None:
@@ -143,7 +144,7 @@ class LeaseKeeper:
         self.outbox.flush_soon()
 
     def return_unbegun(self) -> None:
-        """What no pool has begun goes back in line as it was: at an end, when nothing runs any more."""
+        """Give back the jobs that no pool has begun, uncounted. Called at an end, when nothing runs any more."""
         for lease_id in [lease_id for lease_id, held in self.held().items() if held.started_ms is None]:
             self.give_back(GiveBack.uncounted(lease_id))
 

@@ -134,11 +134,11 @@ class WorkerLife:
         atexit.register(self.finish)
 
     def finish(self, *, is_warm: bool = False) -> None:
-        """The end, once the last job has ended: tell Redis what is untold, say goodbye. In time; never raises; may be
-        called again.
+        """End this life after its last job: send the outbox, then say goodbye. Returns within the time that is left;
+        never raises; may be called again.
 
-        ``is_warm``: what the pool had begun it has ended, so that what is still held (waiting for its rate limit, say)
-        never began.
+        ``is_warm``: the pool has ended every job that it began, so the jobs that are still held (waiting for their rate
+        limit, say) never ran.
         """
         if self._finished or os.getpid() != self._pid:
             return
@@ -165,10 +165,10 @@ class WorkerLife:
         self._notes.put("drain")
 
     def leave(self, within_s: float | None) -> None:
-        """As ``drain("exit")``; what still runs then is cut short and goes back in line. ``None``: it may take as long
-        as it takes.
+        """As ``drain("exit")``; jobs that still run after ``within_s`` are cut short and go back in line. ``None``: no
+        limit.
 
-        The soonest end holds. Returns at once; safe in a signal handler.
+        Of several calls the earliest time counts. Returns at once; safe in a signal handler.
         """
         if within_s is not None:
             at_ms = self._clock.monotonic_ms() + round(within_s * 1000)

@@ -36,7 +36,7 @@ supervisor's SIGKILL is near.
 
 
 class Outbox:
-    """The leases of one worker life that Redis does not know to be ended. Any thread may flush it."""
+    """The leases of a worker process that have ended here and not yet in Redis. Any thread may flush it."""
 
     def __init__(
         self, store: WorkerStore, pipe: LeasePipe, clock: Clock, lock: threading.Lock, *, reject_backoff_ms: int,

@@ -16,8 +16,8 @@ from dispatcher.core.choosing.filters import standard_filters
 from dispatcher.core.choosing.order.ordering import ORDERS, Order, order
 from dispatcher.core.choosing.plan import PolicyState, plan
 from dispatcher.core.choosing.policy import HoldRule, Policy
+from dispatcher.core.choosing.protocols import Load
 from dispatcher.core.choosing.strategies import STRATEGIES
-from dispatcher.core.choosing.strategies.base import Load
 from dispatcher.core.choosing.window import Windows
 from dispatcher.core.facts.decisions import Plan
 from dispatcher.core.facts.snapshot import LaneView, Snapshot, WorkerView

@@ -9,8 +9,8 @@ import pytest
 from msgspec import structs
 
 from dispatcher.core.choosing.filters import standard_filters
-from dispatcher.core.choosing.growing import PATIENCE_LOADS
 from dispatcher.core.choosing.plan import PolicyState, plan
+from dispatcher.core.choosing.plan_builder import PATIENCE_LOADS
 from dispatcher.core.choosing.policy import HoldRule, Policy
 from dispatcher.core.choosing.strategies import strategy
 from dispatcher.core.facts.decisions import Plan

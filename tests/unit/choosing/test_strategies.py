@@ -16,8 +16,8 @@ from msgspec import structs
 from dispatcher.core.choosing.filters import standard_filters
 from dispatcher.core.choosing.plan import PolicyState, plan
 from dispatcher.core.choosing.policy import Policy
+from dispatcher.core.choosing.protocols import Load, Strategy
 from dispatcher.core.choosing.strategies import STRATEGIES, strategy
-from dispatcher.core.choosing.strategies.base import Load, Strategy
 from dispatcher.core.choosing.strategies.weighted_least_connections import WeightedLeastConnections
 from dispatcher.core.facts.snapshot import LaneView, Snapshot, WorkerView
 from dispatcher.errors import Invalid

@@ -6,8 +6,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
-import pytest
-
 from dispatcher.clock import ManualClock
 from dispatcher.errors import Unavailable
 from dispatcher.provision.child import Child, Children
@@ -56,20 +54,27 @@ def test_a_process_that_ends_is_started_again_at_once_and_later_after_waits_that
     assert (len(started), redis.child) == (2, started[-1])
 
 
-def test_a_start_that_fails_is_tried_again() -> None:
-    """The error reaches the caller, which tells the user; the next step tries again."""
-    clock = ManualClock(1_000)
-    kept = supervisor(clock, [])
-    answers: list[Child | None] = [process(), None]
+def test_a_start_that_fails_is_tried_again_after_waits_that_grow() -> None:
+    """The user is told why, and processes after it are started all the same."""
+    clock, sentences = ManualClock(1_000), list[str]()
+    kept = supervisor(clock, sentences)
+    answers: list[Child | None] = [process(), None, None]
 
     def start() -> Child:
         if (child := answers.pop()) is None:
             raise Unavailable("no room")
         return child
 
-    flower = kept.keep("Flower", process(), start)
+    flower, dispatcher = kept.keep("Flower", process(), start), kept.keep("the dispatcher", process(), process)
     end(flower.child, 1)
-    with pytest.raises(Unavailable):
-        kept.step()
+    end(dispatcher.child, 1)
     kept.step()
+    assert dispatcher.child.exit_code is None
+    assert (flower.child.exit_code, sentences[1]) == (1, "no room; starting it again in 2 s")
+
+    kept.step()
+    assert len(answers) == 2, "it waits before the next try"
+    for wait_s in BACKOFF_S[1:3]:
+        clock.now_ms += round(1000 * wait_s)
+        kept.step()
     assert flower.child.exit_code is None

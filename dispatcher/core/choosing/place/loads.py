@@ -19,7 +19,7 @@ import numpy as np
 from dispatcher.core.choosing.place.affinity import Array
 from dispatcher.core.choosing.place.roster import Candidates, Roster
 from dispatcher.core.choosing.policy import Policy
-from dispatcher.core.choosing.strategies.base import Load, Strategy
+from dispatcher.core.choosing.protocols import Load, Strategy
 from dispatcher.core.facts.lane import Lane
 from dispatcher.core.facts.snapshot import WorkerView
 from dispatcher.core.learning.residency import load_penalty_ms

@@ -17,7 +17,7 @@ import numpy as np
 
 from dispatcher.core.choosing.place.affinity import Array, Rendezvous
 from dispatcher.core.choosing.policy import Policy
-from dispatcher.core.choosing.strategies.base import Filter
+from dispatcher.core.choosing.protocols import Filter
 from dispatcher.core.facts.labels import Wanted
 from dispatcher.core.facts.lane import Lane
 from dispatcher.core.facts.snapshot import WorkerView

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from dispatcher.core.choosing.strategies.base import Strategy
+from dispatcher.core.choosing.protocols import Strategy
 from dispatcher.core.choosing.strategies.earliest_completion import EarliestCompletion
 from dispatcher.core.choosing.strategies.least_connections import LeastConnections
 from dispatcher.core.choosing.strategies.least_work import LeastWork

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from dispatcher.core.choosing.strategies.base import Load
+from dispatcher.core.choosing.protocols import Load
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
-"""The seams of choosing: order lanes → filter workers → score → pick. Each is a small file here and a line in the
-registry.
+"""What the parts of choosing must offer: an order of lanes (``order/``), a filter of workers (``filters.py``), a
+strategy that scores (``strategies/``, registered in its ``__init__.py``).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A plan while it grows: serves lanes, places their jobs one at a time, and notes why others wait."""
+"""Builds a plan: serves lanes, places their jobs one at a time, and notes why others wait."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _Ranked = tuple[int, float, int, int, str, LaneView]
 """A lane behind what it is ordered by. Lanes that rank the same take turns, for each placed job sends its lane back."""
 
 
-class Waiting(msgspec.Struct):
+class WaitingLane(msgspec.Struct):
     """A lane while its jobs are placed."""
 
     view: LaneView
@@ -38,7 +38,7 @@ class Waiting(msgspec.Struct):
     slot.
     """
     home_wait_ms: float
-    """By so much sooner must another worker be done, or a job goes to its home. 0: the home must not be waited for any
+    """Another worker gets a job only if it is done this much sooner than the home. 0: no job waits for a full home any
     more.
     """
     may_leave_home: bool
@@ -53,8 +53,8 @@ class Waiting(msgspec.Struct):
     """True if the lane is served once more, after lanes whose jobs need no load."""
 
 
-class GrowingPlan:
-    """One plan while it grows. Call :meth:`serve` for each group of lanes; then read ``waiting`` and ``holds``."""
+class PlanBuilder:
+    """Builds one plan. Call :meth:`serve` for each group of lanes; then read ``waiting`` and ``holds``."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class GrowingPlan:
         jobs_left: int,
         turn: int,
     ) -> None:
-        self.waiting: dict[str, Waiting] = {}
+        self.waiting: dict[str, WaitingLane] = {}
         """The lanes that were begun, by name."""
         self.holds: list[Hold] = []
         """Lanes of which jobs wait, with the reason."""
@@ -155,9 +155,7 @@ class GrowingPlan:
         return deferred
 
     def _leave(self, lanes: Iterable[LaneView]) -> None:
-        """No more can be placed. A lane that no worker has room for even so is a hold; a lane whose turn did not come
-        is none.
-        """
+        """No more can be placed. Lanes that no worker has room for become holds; lanes whose turn did not come do not."""
         cut_short = self._jobs_left <= 0
         for view in lanes:
             waiting = self.waiting.get(view.name)
@@ -170,8 +168,8 @@ class GrowingPlan:
     # -- one lane
 
     def _serve_lane(self, view: LaneView, jobs_max: int) -> tuple[int, bool]:
-        """Place up to ``jobs_max`` jobs. Returns how many workers got, and True if more of the lane can be placed
-        later.
+        """Place up to ``jobs_max`` jobs. Returns how many jobs were placed, and True if more of the lane can be
+        placed later.
         """
         waiting = self.waiting.get(view.name) or self._begin(view)
         if waiting is None:
@@ -181,7 +179,7 @@ class GrowingPlan:
             self._note_held(waiting)
         return given, goes_on
 
-    def _begin(self, view: LaneView) -> Waiting | None:
+    def _begin(self, view: LaneView) -> WaitingLane | None:
         """The lane with its candidates; ``None`` where none has room, which is noted as a hold."""
         loads, policy, lane = self._loads, self._policy, view.lane
         candidates = loads.candidates(lane)
@@ -193,7 +191,7 @@ class GrowingPlan:
         hold, sticky = policy.hold, policy.sticky
         ratio = hold.ratio if hold is not None and strategy.timed and age_ms <= hold.hold_max_ms else 0.0
         ranking = loads.ranking(candidates, strategy, max(1, view.cost_ms), ratio)
-        waiting = Waiting(view, view.depth, ranking, home=-1, home_wait_ms=0.0, may_leave_home=True)
+        waiting = WaitingLane(view, view.depth, ranking, home=-1, home_wait_ms=0.0, may_leave_home=True)
         if sticky is not None and lane.slot >= 0:
             waiting.home = loads.home(candidates, lane.slot)
             waiting.may_leave_home = not sticky.required
@@ -206,7 +204,7 @@ class GrowingPlan:
         """The hold of a lane none of whose jobs goes anywhere."""
         return Hold(view.name, "full" if self._loads.candidates(view.lane).indices else "unroutable", view.depth, {})
 
-    def _note_held(self, waiting: Waiting) -> None:
+    def _note_held(self, waiting: WaitingLane) -> None:
         held = sum(waiting.held.values())
         if waiting.left or held:
             waits_for = {self._snapshot.workers[index].epoch: count for index, count in waiting.held.items()}
@@ -214,7 +212,7 @@ class GrowingPlan:
 
     # -- who gets the job
 
-    def _place(self, waiting: Waiting, jobs_max: int) -> tuple[int, bool]:
+    def _place(self, waiting: WaitingLane, jobs_max: int) -> tuple[int, bool]:
         """Place or hold up to ``jobs_max`` jobs of a lane. Returns as :meth:`_serve_lane`."""
         loads, ranking, placed, allowance = self._loads, waiting.ranking, waiting.placed, self._allowance
         candidates, cost_ms, takes_turns = ranking.candidates, ranking.cost_ms, ranking.strategy.turns != ""
@@ -258,7 +256,7 @@ class GrowingPlan:
                 placed[index] = [1, score]
         return given, waiting.left > 0
 
-    def _choose(self, waiting: Waiting) -> tuple[int, float]:
+    def _choose(self, waiting: WaitingLane) -> tuple[int, float]:
         """Place and score of the worker that the next job goes to, or waits for if that worker is full; place -1 where
         all are full.
         """
