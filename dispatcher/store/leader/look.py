@@ -148,7 +148,9 @@ def _due_ms(score: bytes) -> int | None:
 
 
 def _lane_view(now_ms: int, name: bytes, depth: int, frame: bytes) -> LaneView:
-    text, since_ms = name.decode(), waits_since_ms(int(frame[16:29]), now_ms)
+    text, since_ms = name.decode(), int(frame[16:29])
+    if since_ms > now_ms:
+        since_ms = waits_since_ms(since_ms, now_ms)
     return LaneView(text, parse_lane(text), depth, int(frame[29:38]), since_ms, deadline_of(frame), int(frame[:16]))
 
 
