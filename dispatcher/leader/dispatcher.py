@@ -199,11 +199,11 @@ class Dispatcher:
 
     def _tell(self, plan: StepPlan, applied: Applied, others: Others) -> None:
         """Emit, log and publish what came of the plan."""
-        parts, now_ms = self.parts, self._clock.monotonic_ms()
+        parts, monotonic_ms = self.parts, self._clock.monotonic_ms()
         parts.ingress.report(plan.batches, applied.admitted)
         parts.unreadable.report(f"what is now under {key.decode(errors='backslashreplace') + ':aside'!r}" for key in applied.aside)
-        parts.decision_log.step(plan.snapshot, plan.batches, plan.decided, applied, monotonic_ms=now_ms)
-        parts.waiting.step(*others.with_suspects(plan.snapshot, plan.decided), monotonic_ms=now_ms)
+        parts.decision_log.step(plan.snapshot, plan.batches, plan.decided, applied, monotonic_ms=monotonic_ms)
+        parts.waiting.step(*others.with_suspects(plan.snapshot, plan.decided), monotonic_ms=monotonic_ms)
         parts.late_jobs.report(applied.late)
 
     def _take_back(self, seen: _Seen, workers: Sequence[WorkerView], others: Others, decided: Plan) -> int:

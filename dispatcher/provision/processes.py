@@ -129,7 +129,7 @@ class ProcessProvisioner:
         Never waits.
         """
         with self._lock:
-            now_ms = self._clock.monotonic_ms()
+            monotonic_ms = self._clock.monotonic_ms()
             for worker in list(self._workers.values()):
                 if (exit_code := worker.child.exit_code) is None:
                     continue
@@ -138,23 +138,23 @@ class ProcessProvisioner:
                     if worker.stopping or exit_code == 0:
                         del self._workers[worker.short_name]
                         continue
-                    if now_ms - worker.started_ms > SETTLED_S * 1000:
+                    if monotonic_ms - worker.started_ms > SETTLED_S * 1000:
                         worker.failures = 0
-                    self._start_later(worker, how_it_ended(exit_code), now_ms)
+                    self._start_later(worker, how_it_ended(exit_code), monotonic_ms)
                 elif worker.stopping:
                     del self._workers[worker.short_name]
-                elif now_ms >= worker.restart_at_ms:
+                elif monotonic_ms >= worker.restart_at_ms:
                     try:
                         worker.child = self._spawn(worker.short_name, worker.kind)
                     except Unavailable as exc:
-                        self._start_later(worker, str(exc), now_ms)
+                        self._start_later(worker, str(exc), monotonic_ms)
                         continue
-                    worker.started_ms, worker.restart_at_ms = now_ms, None
+                    worker.started_ms, worker.restart_at_ms = monotonic_ms, None
 
-    def _start_later(self, worker: _Worker, why: str, now_ms: int) -> None:
+    def _start_later(self, worker: _Worker, why: str, monotonic_ms: int) -> None:
         wait_s = restart_wait_s(worker.failures)
         worker.failures += 1
-        worker.restart_at_ms = now_ms + round(wait_s * 1000)
+        worker.restart_at_ms = monotonic_ms + round(wait_s * 1000)
         self._on_restart(self.node_name(worker.short_name), f"{why}; starting it again in {wait_s:g} s")
 
     def stop_all(self, *, timeout_s: float) -> None:

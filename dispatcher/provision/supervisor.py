@@ -68,24 +68,24 @@ class Supervisor:
     def step(self) -> None:
         """Reap what has ended and start again what should run. Never waits for a worker. One thread at a time."""
         self.workers.step()
-        now_ms = self._clock.monotonic_ms()
+        monotonic_ms = self._clock.monotonic_ms()
         for process in self._supervised:
             exit_code = process.child.exit_code
             if exit_code is None:
                 continue
             if process.restart_at_ms is None:
-                self._start_later(process, f"{process.name} {how_it_ended(exit_code)}", now_ms)
-            if process.restart_at_ms is not None and now_ms >= process.restart_at_ms:
+                self._start_later(process, f"{process.name} {how_it_ended(exit_code)}", monotonic_ms)
+            if process.restart_at_ms is not None and monotonic_ms >= process.restart_at_ms:
                 try:
                     process.child, process.restart_at_ms = process.start(), None
                 except Unavailable as exc:
-                    self._start_later(process, str(exc), now_ms)
+                    self._start_later(process, str(exc), monotonic_ms)
 
-    def _start_later(self, process: Supervised, why: str, now_ms: int) -> None:
+    def _start_later(self, process: Supervised, why: str, monotonic_ms: int) -> None:
         # No wait after the first end: the whole cluster waits for Redis and the dispatcher.
         wait_s = restart_wait_s(process.failures) if process.failures else 0.0
         process.failures += 1
-        process.restart_at_ms = now_ms + round(wait_s * 1000)
+        process.restart_at_ms = monotonic_ms + round(wait_s * 1000)
         self._on_event(f"{why}; starting it again in {wait_s:g} s")
 
     @contextlib.contextmanager

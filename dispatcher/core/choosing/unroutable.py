@@ -24,16 +24,16 @@ class UnroutableLanes:
         """Lanes that are unroutable now, for however short a time."""
         return frozenset(self._since_ms)
 
-    def waited_ms(self, lane: str, now_ms: int) -> int:
+    def waited_ms(self, lane: str, monotonic_ms: int) -> int:
         """How long the lane has been unroutable; 0 if it is not."""
-        return now_ms - self._since_ms.get(lane, now_ms)
+        return monotonic_ms - self._since_ms.get(lane, monotonic_ms)
 
-    def look(self, unroutable: Collection[str], routable: Collection[str], now_ms: int) -> None:
+    def look(self, unroutable: Collection[str], routable: Collection[str], monotonic_ms: int) -> None:
         """Take in one plan. A lane in neither collection is as it was: a plan that ends at its limit has not looked at
         every lane.
         """
         for lane in unroutable:
-            self._since_ms.setdefault(lane, now_ms)
+            self._since_ms.setdefault(lane, monotonic_ms)
         for lane in self._since_ms.keys() & set(routable):
             del self._since_ms[lane]
-        self._lasting = frozenset(lane for lane, since_ms in self._since_ms.items() if now_ms - since_ms > self.after_ms)
+        self._lasting = frozenset(lane for lane, since_ms in self._since_ms.items() if monotonic_ms - since_ms > self.after_ms)

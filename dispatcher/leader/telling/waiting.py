@@ -87,14 +87,14 @@ class WaitingReport:
             return
         self._published, self._published_ms = encoded, monotonic_ms
 
-    def _alert(self, snapshot: Snapshot, decided: Plan, now_ms: int) -> None:
+    def _alert(self, snapshot: Snapshot, decided: Plan, monotonic_ms: int) -> None:
         unroutable = {hold.lane for hold in decided.holds if hold.reason == "unroutable"}
         lanes = {lane.name: lane for lane in snapshot.lanes}
         placed = {assign.lane for assign in decided.assignments}
         # Of a paused lane nobody can say; one that is not there any more waits for nothing.
         others = {hold.lane for hold in decided.holds if hold.reason != "paused"} - unroutable
         gone = self._unroutable.known - lanes.keys() - unroutable
-        self._unroutable.look(unroutable, placed | others | gone, now_ms)
+        self._unroutable.look(unroutable, placed | others | gone, monotonic_ms)
         lasting: dict[Asked, list[LaneView]] = {}
         for name in self._unroutable.lasting:
             lasting.setdefault(_asked(parse_lane(name)), []).extend([lanes[name]] if name in lanes else [])
@@ -108,18 +108,18 @@ class WaitingReport:
         for asked in self._alerted.keys() - lasting.keys():
             self._emit(LaneRoutable(self._alerted.pop(asked)))
 
-    def _view(self, snapshot: Snapshot, holds: Sequence[Hold], now_ms: int) -> LeaderView:
+    def _view(self, snapshot: Snapshot, holds: Sequence[Hold], monotonic_ms: int) -> LeaderView:
         held = sorted(holds, key=lambda hold: (hold.reason != "unroutable", hold.lane))
         return LeaderView(
             strategy=self._strategy,
-            holds=tuple(self._held(held[:HOLDS_MAX], snapshot, now_ms)),
+            holds=tuple(self._held(held[:HOLDS_MAX], snapshot, monotonic_ms)),
             holds_left_out=max(0, len(held) - HOLDS_MAX),
             unroutable=len(self._unroutable.lasting),
             workers={worker.epoch: learned(worker) for worker in snapshot.workers if worker.ended is None},
             load_ms=dict(snapshot.load_ms),
         )
 
-    def _held(self, holds: Sequence[Hold], snapshot: Snapshot, now_ms: int) -> Iterator[HeldLane]:
+    def _held(self, holds: Sequence[Hold], snapshot: Snapshot, monotonic_ms: int) -> Iterator[HeldLane]:
         lanes = {lane.name: lane for lane in snapshot.lanes}
         names = {worker.epoch: worker.name for worker in snapshot.workers}
         known: dict[Asked, dict[str, tuple[int, str]]] = {}  # lanes that ask the same are refused the same
@@ -134,7 +134,7 @@ class WaitingReport:
                     pairs -= len(snapshot.workers)
                 refused = known.get(asked, refused)
             waits_for = {names.get(epoch, epoch): jobs for epoch, jobs in islice(hold.waits_for.items(), WAITS_FOR_MAX)}
-            unroutable_s = self._unroutable.waited_ms(hold.lane, now_ms) // 1000
+            unroutable_s = self._unroutable.waited_ms(hold.lane, monotonic_ms) // 1000
             yield HeldLane(hold.lane, hold.reason, refused, waits_for, unroutable_s)
 
 

@@ -120,12 +120,12 @@ class LeaseKeeper:
         if held is not None:
             held.started_ms, held.pid = at_ms, pid
 
-    def busy_ms(self, held: Held, now_ms: int) -> int:
+    def busy_ms(self, held: Held, monotonic_ms: int) -> int:
         """How long a job that was begun has run by now, less the time in which its model was being loaded."""
-        busy_ms = max(0, now_ms - (held.started_ms or 0))
+        busy_ms = max(0, monotonic_ms - (held.started_ms or 0))
         if busy_ms < LOAD_MIN_MS:
             return busy_ms
-        return busy_ms - self._loading_ms(held.pid, held.model, now_ms - busy_ms, now_ms)
+        return busy_ms - self._loading_ms(held.pid, held.model, monotonic_ms - busy_ms, monotonic_ms)
 
     # -- ending. None of these raises, or waits for Redis.
 
@@ -149,7 +149,7 @@ class LeaseKeeper:
             self.give_back(GiveBack.uncounted(lease_id))
 
     def _end(self, lease_id: str, lease: GiveBack | None, outcome: Outcome) -> None:
-        now_ms = self._clock.monotonic_ms()
+        monotonic_ms = self._clock.monotonic_ms()
         with self._lock:
             held = self._held.pop(lease_id, None)
             if held is None:  # ended before
@@ -157,8 +157,8 @@ class LeaseKeeper:
             self.outbox.leases[lease_id] = lease
             self._remember(lease_id, acked=lease is None)
             if held.started_ms is not None:
-                self._totals.ended(held, outcome, self.busy_ms(held, now_ms))
-            self._looked_ms = now_ms  # from here on it has credit, so from here on it should look at its queue
+                self._totals.ended(held, outcome, self.busy_ms(held, monotonic_ms))
+            self._looked_ms = monotonic_ms  # from here on it has credit, so from here on it should look at its queue
         self.outbox.flush_soon()
 
     def _remember(self, lease_id: str, *, acked: bool) -> None:
@@ -240,8 +240,8 @@ class LeaseKeeper:
         memory: JSON of ``WorkerTotals``.
         """
         with self._lock:
-            now_ms = self._clock.monotonic_ms()
-            return self._totals.encoded(self._held.values(), lambda held: self.busy_ms(held, now_ms), memory)
+            monotonic_ms = self._clock.monotonic_ms()
+            return self._totals.encoded(self._held.values(), lambda held: self.busy_ms(held, monotonic_ms), memory)
 
     def resume(self) -> None:
         """Take jobs again after a pause."""
