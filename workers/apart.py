@@ -33,6 +33,7 @@ def run_apart(chunk: dict[str, Any], *, request_id: str) -> dict[str, Any]:
     lines: list[dict[str, Any]] = chunk["lines"]
     answered: list[dict[str, Any]] = []
     usage = dict.fromkeys(USAGE_FIELDS, 0)
+    result = {"lines": answered, "usage": usage}
     while len(answered) < len(lines):
         with _process(chunk | {"lines": lines[len(answered) :]}, request_id) as (process, answers):
             ready = False
@@ -46,13 +47,14 @@ def run_apart(chunk: dict[str, Any], *, request_id: str) -> dict[str, Any]:
                     answered += answer["lines"]
                     for field in USAGE_FIELDS:
                         usage[field] += answer["usage"][field]
+                if len(answered) == len(lines):
+                    return result  # a thread of the model may keep its process for ever
                 ready = True
             code = process.wait()
         if not ready:
             raise Unavailable(f"the model {chunk['model']!r} brings its process down before the first line: {_how(code)}")
-        if len(answered) < len(lines):
-            answered.append(_died(lines[len(answered)], code))
-    return {"lines": answered, "usage": usage}
+        answered.append(_died(lines[len(answered)], code))
+    return result
 
 
 def _died(line: dict[str, Any], code: int) -> dict[str, Any]:
@@ -106,13 +108,14 @@ def main() -> None:
             pass
         say({"ready": True})
         for line in chunk["lines"]:
-            say(run_chunk(chunk | {"lines": [line]}, runtimes, request_id=asked["request_id"]))
+            say(run_chunk(chunk | {"lines": [line]}, runtimes, request_id=asked["request_id"], may_exit=True))
     except Exception as exc:  # noqa: BLE001 (the other side raises it)
         say({"error": f"{type(exc).__name__}: {exc}"})
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 4096):  # not sys.stdin.read(): an interpreter that ends aborts over its lock
+        pass
     os._exit(1)
 
 

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
-from celery.exceptions import SoftTimeLimitExceeded, TaskPredicate
+from billiard.common import terminate_handler_fired
+from celery.exceptions import Reject, Retry, SoftTimeLimitExceeded, WorkerShutdown, WorkerTerminate
 
+from dispatcher.batches.bodies import kind_of, printable, why_no_body
 from dispatcher.errors import DispatcherError
 from workers.runtimes import Answer, Body, LoadedRuntimes, Rejected, Runtime
 
-_FOR_CELERY = (SoftTimeLimitExceeded, TaskPredicate, DispatcherError)
-"""Not the fault of a line: the time is up, the task wants a retry, or the worker lacks something. The chunk ends."""
+_NO_LINE_DID_IT = (SoftTimeLimitExceeded, Retry, DispatcherError, WorkerShutdown, WorkerTerminate, KeyboardInterrupt)
+"""The time is up, the task wants a retry, the worker lacks something or is ending. The chunk ends."""
 
 USAGE_FIELDS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
-def run_chunk(chunk: dict[str, Any], runtimes: LoadedRuntimes, *, request_id: str) -> dict[str, Any]:
+def run_chunk(
+    chunk: dict[str, Any], runtimes: LoadedRuntimes, *, request_id: str, may_exit: bool = False
+) -> dict[str, Any]:
     """``{"lines": [{"index", "custom_id", "response", "error"}], "usage": {...}}``, the lines in the order given.
 
     ``chunk`` is ``{"model", "url", "lines": [{"index", "custom_id", "body"}]}``. ``error`` is always ``None`` here:
     whatever happened to a line, it got an HTTP-like answer. ``DispatcherError`` (weights missing) and time limits rise;
-    a line that kills the process is for :mod:`workers.apart`.
+    a line that kills the process is for :mod:`workers.apart`. ``SystemExit`` of a model is the failure of its line, for
+    the process is not the model's to end; it rises where ``may_exit`` says that the process is there for the line.
     """
     lines = chunk["lines"]
     bodies = [line["body"] for line in lines]
@@ -28,7 +34,7 @@ def run_chunk(chunk: dict[str, Any], runtimes: LoadedRuntimes, *, request_id: st
         with runtimes.use(chunk["model"]) as runtime:
             if runtime.endpoints and chunk["url"] not in runtime.endpoints:
                 raise Rejected(400, f"The model {chunk['model']!r} does not serve {chunk['url']}.", "url", "unsupported_endpoint")
-            answers = answer_each(runtime, bodies)
+            answers = answer_each(runtime, bodies, may_exit=may_exit)
     except Rejected as refusal:
         answers = [refusal] * len(bodies)
     return {
@@ -42,28 +48,70 @@ def run_chunk(chunk: dict[str, Any], runtimes: LoadedRuntimes, *, request_id: st
     }
 
 
-def answer_each(runtime: Runtime, bodies: list[Body]) -> list[Answer]:
+def answer_each(runtime: Runtime, bodies: list[Body], *, may_exit: bool = False) -> list[Answer]:
     """One answer a body. A batch that fails is run again in halves, until the line that makes it fail stands alone.
 
-    With k bad lines among n this costs at most about 2·k·log2(n) further runs.
+    With k bad lines among n this costs at most about 2·k·log2(n) further runs. An answer that is no response body is
+    the failure of its line, and nothing runs again for it.
     """
     if not bodies:
         return []
     try:
-        answers = runtime.run(bodies)
+        answers = runtime.run([copy(body) for body in bodies])  # the model may empty what it is given; halves need it
         if len(answers) != len(bodies):
             raise RuntimeError(f"the model gave {len(answers)} answers to {len(bodies)} requests")
-        return answers
-    except _FOR_CELERY:
-        raise
+        return [checked(answer) for answer in answers]
     except Rejected as refusal:
-        failure = refusal
-    except Exception as exc:  # noqa: BLE001  # whatever the model raises is an answer to somebody's line
-        failure = Rejected(500, f"{type(exc).__name__}: {exc}")
+        failure = checked(refusal)
+    except BaseException as exc:
+        if not _is_of_a_line(exc) or (may_exit and isinstance(exc, SystemExit)):
+            raise
+        failure = failed(exc)
     if len(bodies) == 1:
         return [failure]
     middle = len(bodies) // 2
-    return answer_each(runtime, bodies[:middle]) + answer_each(runtime, bodies[middle:])
+    halves = bodies[:middle], bodies[middle:]
+    return [answer for half in halves for answer in answer_each(runtime, half, may_exit=may_exit)]
+
+
+def _is_of_a_line(exc: BaseException) -> bool:
+    """True if the model raised it, of whatever class: a cancelled coroutine and Rust's panics are no ``Exception``."""
+    if terminate_handler_fired():  # the pool ends this process by a signal, whose handler raised SystemExit
+        return False
+    return not isinstance(exc, _NO_LINE_DID_IT) and not (isinstance(exc, Reject) and exc.requeue)
+
+
+def checked(answer: Any) -> Answer:
+    """The answer, if a result line can hold it; else a refusal that says what came instead."""
+    if isinstance(answer, Rejected):
+        return _checked_refusal(answer)
+    if isinstance(answer, BaseException):  # as asyncio.gather returns them
+        return failed(answer)
+    reason = why_no_body(answer)
+    return answer if reason is None else Rejected(500, f"the model gave {reason}")
+
+
+def _checked_refusal(refusal: Rejected) -> Rejected:
+    status: Any = refusal.status_code
+    message, param, code = refusal.message, refusal.param, refusal.code
+    if not isinstance(status, int) or not 400 <= status <= 599:
+        status = printable(repr(status))
+        return Rejected(500, f"the model refused the request with the status {status}, which is none of 400 to 599")
+    texts: list[Any] = [message, param or "", code or ""]
+    for text in texts:
+        if not isinstance(text, str):
+            return Rejected(500, f"the model refused the request with {kind_of(text)} where a text belongs")
+    return Rejected(status, printable(message), param and printable(param), code and printable(code))
+
+
+def failed(exc: BaseException) -> Rejected:
+    """The answer to a line whose run raised this."""
+    name = type(exc).__name__
+    try:
+        text = str(exc)
+    except Exception:  # noqa: BLE001  # the model's own class
+        text = ""
+    return Rejected(500, printable(f"{name}: {text}" if text else name))
 
 
 def as_response(answer: Answer, request_id: str) -> dict[str, Any]:

@@ -1,4 +1,8 @@
-"""Turns the end of a chunk's task into a result line for each request."""
+"""Turns the end of a chunk's task into a result line for each request.
+
+A worker may be of another version, or an app of the user's own: what it says is looked at before it is written, so that
+no answer of one line can keep the others from the file.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +13,14 @@ from typing import Any
 
 from celery import states
 
+from dispatcher.batches.bodies import kind_of, printable, why_no_body
 from dispatcher.batches.lines import Line
 from dispatcher.batches.results import ResultLine
 from dispatcher.core.returns.ending import DEADLINE_PASSED
-from dispatcher.errors import JobDead
+from dispatcher.errors import JobDead, PoisonJob
 
-_ERROR_CODES = {
-    "SoftTimeLimitExceeded": "request_timeout",
-    "TimeLimitExceeded": "request_timeout",
-    "TaskRevokedError": "batch_cancelled",
-}
+_TIME_LIMITS = frozenset({"SoftTimeLimitExceeded", "TimeLimitExceeded"})
+_ERROR_CODES = dict.fromkeys(_TIME_LIMITS, "request_timeout") | {"TaskRevokedError": "batch_cancelled"}
 _DEAD_CODES = {DEADLINE_PASSED: "batch_expired", "unknown_model": "model_not_found"}
 """Reason of a dead letter → the code that OpenAI uses for it."""
 
@@ -47,19 +49,51 @@ def outcome(meta: dict[str, Any], lines: Sequence[Line], request_prefix: str) ->
         failure = _failure(meta)
         return ChunkOutcome([_line(line, request_prefix, None, failure) for line in lines])
     result = meta["result"] if isinstance(meta["result"], dict) else {}
+    given = result.get("lines")
     answers = {
         answer["index"]: answer
-        for answer in result.get("lines", ())
-        if isinstance(answer, dict) and "index" in answer
+        for answer in (given if isinstance(given, list) else ())
+        if isinstance(answer, dict) and isinstance(answer.get("index"), int)
     }
-    missing = {"code": "server_error", "message": "the worker returned no answer for this line"}
-    result_lines = []
-    for line in lines:
-        answer = answers.get(line.index, {})
-        response, error = answer.get("response"), answer.get("error")
-        result_lines.append(_line(line, request_prefix, response, error if response or error else missing))
-    worker, busy_ms, usage = str(result.get("worker", "")), int(result.get("busy_ms", 0)), result.get("usage") or {}
-    return ChunkOutcome(result_lines, worker, busy_ms, usage)
+    result_lines = [_line(line, request_prefix, *_checked(answers.get(line.index, {}))) for line in lines]
+    worker, busy_ms, usage = result.get("worker"), result.get("busy_ms"), result.get("usage")
+    return ChunkOutcome(
+        result_lines,
+        printable(worker) if isinstance(worker, str) else "",
+        busy_ms if isinstance(busy_ms, int) else 0,
+        {name: count for name, count in (usage if isinstance(usage, dict) else {}).items() if isinstance(count, int)},
+    )
+
+
+def may_be_of_one_line(meta: dict[str, Any]) -> bool:
+    """True if the chunk failed of something that one of its lines may have done: it killed its workers, or took longer
+    than there was time. Run by themselves, the other lines may be answered.
+    """
+    error = meta["result"]
+    return meta["status"] == states.FAILURE and (isinstance(error, PoisonJob) or type(error).__name__ in _TIME_LIMITS)
+
+
+def _checked(answer: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The response and the error that the worker gave for a line; where a result line cannot hold them, an error that
+    says why.
+    """
+    response, error = answer.get("response"), answer.get("error")
+    if not response and not error:
+        return None, {"code": "server_error", "message": "the worker returned no answer for this line"}
+    reason = (response is not None and _why_no_response(response)) or (error is not None and why_no_body(error))
+    if reason:
+        return None, {"code": "server_error", "message": f"the worker gave {reason}"}
+    return response, error
+
+
+def _why_no_response(response: object) -> str | None:
+    if isinstance(response, dict):
+        status, body = response.get("status_code"), response.get("body")
+        if not isinstance(status, int):
+            return f"{kind_of(status)} as the status of a response"
+        if not isinstance(body, dict):
+            return why_no_body(body)
+    return why_no_body(response)
 
 
 def _line(line: Line, prefix: str, response: dict[str, Any] | None, error: dict[str, Any] | None) -> ResultLine:
@@ -73,5 +107,5 @@ def _failure(meta: dict[str, Any]) -> dict[str, str]:
     error = meta["result"]
     name = type(error).__name__
     if isinstance(error, JobDead):
-        return {"code": _DEAD_CODES.get(error.reason, "job_dead"), "message": str(error)}
-    return {"code": _ERROR_CODES.get(name, "server_error"), "message": f"{name}: {error}"}
+        return {"code": _DEAD_CODES.get(error.reason, "job_dead"), "message": printable(str(error))}
+    return {"code": _ERROR_CODES.get(name, "server_error"), "message": printable(f"{name}: {error}")}

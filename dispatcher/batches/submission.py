@@ -21,13 +21,13 @@ from celery.result import denied_join_result
 from kombu.exceptions import OperationalError
 
 from dispatcher.batches.lines import BatchFile, Line, read_batch
-from dispatcher.batches.outcomes import ChunkOutcome, outcome
+from dispatcher.batches.outcomes import ChunkOutcome, may_be_of_one_line, outcome
 from dispatcher.batches.planner import Chunk, cost_s, plan_chunks
 from dispatcher.batches.results import ResultFiles, default_errors_path
 from dispatcher.batches.state import PlanFacts, SentChunk, SubmissionState
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.core.facts.header import job_headers
-from dispatcher.errors import Invalid, PoisonJob, Unavailable
+from dispatcher.errors import Invalid, Unavailable
 from dispatcher.settings import Settings
 from dispatcher.store.keys import Keys
 from dispatcher.store.redis_client.connection import connect, tls_options
@@ -278,7 +278,7 @@ class Submission:
         ]
 
     def _collect(self, part: _InFlight, meta: dict[str, Any]) -> None:
-        if isinstance(meta["result"], PoisonJob) and len(part.lines) > 1:
+        if len(part.lines) > 1 and may_be_of_one_line(meta):
             self._split(part)
             return
         ended = outcome(meta, part.lines, self._state.digest)
@@ -289,7 +289,8 @@ class Submission:
         self._forget(part.number, part.task_id)  # last: until here an interruption loses nothing
 
     def _split(self, whole: _InFlight) -> None:
-        """Send each line of a chunk that killed its worker each time by itself, so that only the guilty line fails.
+        """Send each line of a chunk that killed its worker each time, or ran out of time, by itself, so that only the
+        guilty line fails.
 
         Not in halves: each half that kills costs more workers, and sending a line costs next to nothing.
         """

@@ -16,6 +16,7 @@ import pytest
 import redis
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
+from celery.exceptions import SoftTimeLimitExceeded
 
 from dispatcher.batches import InvalidBatch, Progress, submit_file
 from dispatcher.batches.state import digest_of
@@ -50,11 +51,24 @@ def make_app(redis_url: str) -> Celery:
             if any(line["index"] % 10 == 0 for line in chunk["lines"]):
                 raise PoisonJob("worker_died", "it died 3 times: run 1 …")
             chunk = chunk | {"model": "hash-384"}
+        if chunk["model"] == "slow":
+            if any(line["index"] % 10 == 0 for line in chunk["lines"]):
+                raise SoftTimeLimitExceeded
+            chunk = chunk | {"model": "hash-384"}
+        if chunk["model"] == "odd":
+            return {"lines": [unchecked(line) for line in chunk["lines"]], "usage": 3}
         if ledger.exists("slow"):
             ledger.blpop(["permits"], timeout=5)
         return run_chunk(chunk, runtimes, request_id=self.request.id) | {"worker": self.request.hostname, "busy_ms": 1}
 
     return app
+
+
+def unchecked(line: dict[str, Any]) -> dict[str, Any]:
+    """As a worker of another version, or a user's own, may answer: every tenth line oddly."""
+    odd: list[Any] = [None, "text", {"text": "cut \ud83d"}, {"x": float("nan")}, {"x": b"raw"}, {1: [2]}]
+    body = {"said": line["index"]} if line["index"] % 10 else odd[line["index"] // 10]
+    return {"index": line["index"], "response": {"status_code": 200, "request_id": "r", "body": body}, "error": None}
 
 
 @pytest.fixture
@@ -268,6 +282,37 @@ def test_a_chunk_that_killed_its_workers_is_sent_line_by_line(
     assert_only_killers_failed(out)
     assert summary.progress.failed == 6
     assert sum(share.chunks for share in summary.progress.by_worker.values()) == summary.progress.chunks > LINES / 4
+    assert leftovers(redis_url) == []
+
+
+def test_a_chunk_that_ran_out_of_time_is_sent_line_by_line(
+    app: Celery, worker: None, batch: Path, out: Path, redis_url: str
+) -> None:
+    """Each line has all the time that a job has: only those that need more of it fail."""
+    summary = submit_file(app, batch, out, model="slow", settings=SMALL)
+
+    good, bad = read(out), read(errors_of(out))
+    assert Counter(line["custom_id"] for line in good + bad) == Counter(f"line-{n}" for n in range(LINES))
+    assert {(line["custom_id"], line["error"]["code"]) for line in bad} == {
+        (f"line-{n}", "request_timeout") for n in range(0, LINES, 10)
+    }
+    assert summary.progress.failed == 6
+    assert leftovers(redis_url) == []
+
+
+def test_an_odd_answer_keeps_no_other_from_the_file(
+    app: Celery, worker: None, batch: Path, out: Path, redis_url: str
+) -> None:
+    """Whatever the worker let through: each line that cannot be written as it came is an error that says what came."""
+    submit_file(app, batch, out, model="odd", settings=SMALL)
+
+    good, bad = read(out), read(errors_of(out))
+    assert {line["custom_id"] for line in good} == {f"line-{n}" for n in range(LINES) if n % 10 or n == 50}  # JSON has no other keys
+    assert {line["custom_id"]: line["error"]["message"].partition(",")[0] for line in bad} == {
+        "line-0": "the worker gave None", "line-10": "the worker gave a str",
+        "line-20": "the worker gave half a surrogate pair at body.text", "line-30": "the worker gave the float nan at body.x",
+        "line-40": "the worker gave a bytes at body.x",
+    }  # fmt: skip
     assert leftovers(redis_url) == []
 
 

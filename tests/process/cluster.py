@@ -193,18 +193,18 @@ class Cluster:
             eventually(leading, PATIENCE_S, process.tail)
         return process
 
-    def start_ready_made(self, **environ: str) -> Settings:
-        """A dispatcher and one prefork worker of the ready-made app, over this broker; the settings of who submits to them."""
+    def start_ready_made(self, *options: str, **environ: str) -> Settings:
+        """A dispatcher and a worker of the ready-made app with these options, over this broker; the settings of who submits to them."""
         self.environ |= environ | {"DISPATCHER_REDIS_URL": self.broker.url()}
         dispatcher = self._start("dispatcher0", [sys.executable, "-m", "dispatcher", "run"])
-        self.epoch(self.start_ready_made_worker("w1"))
+        self.epoch(self.start_ready_made_worker("w1", *options))
         eventually(lambda: self.leader_pid() == dispatcher.pid, PATIENCE_S, dispatcher.tail)
         return Settings(redis_url=self.broker.url(), chunk_lines_max=8)
 
-    def start_ready_made_worker(self, name: str) -> Process:
+    def start_ready_made_worker(self, name: str, *options: str) -> Process:
         """A worker of the ready-made app; does not wait for it."""
         command = [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "-n", f"{name}@promise", "-c", "2", "-l", "WARNING"]
-        return self._start(name, [*command, "--models", "deadly"])
+        return self._start(name, [*command, "--models", "deadly", *options])
 
     def leader_pid(self) -> int | None:
         """The process that leads now."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Set
+from itertools import islice
 from typing import Any
 
+from dispatcher.batches.bodies import kind_of
 from dispatcher.errors import Invalid
 from workers.runtimes.base import Answer, Body
 
 
 class CallableRuntime:
     """Runs the function at ``path`` once a batch. The function may put ``Rejected`` in place of an answer, or raise.
+    An answer is an object (a ``dict``) of JSON values; NaN, bytes or an array of NumPy's in it fail its line.
 
     Paths come from the operator of the worker (``WORKERS_CALLABLES``), never from a job: whoever may send jobs must
     not choose what code runs.
@@ -37,7 +40,7 @@ class CallableRuntime:
     def run(self, batch: list[Body]) -> list[Answer]:
         if self._function is None:
             raise RuntimeError("call load() first")
-        return list(self._function(batch))
+        return _answers_of(self._function(batch), len(batch))
 
     def probe(self) -> None:
         """A callable has no request that is known to be right; an empty batch must give an empty answer."""
@@ -46,3 +49,10 @@ class CallableRuntime:
 
     def close(self) -> None:
         self._function = None
+
+
+def _answers_of(given: Any, count: int) -> list[Answer]:
+    """The answers, from anything that has an order; at most ``count`` + 1, for a generator may never end."""
+    if not isinstance(given, Iterable) or isinstance(given, Mapping | Set | str | bytes | bytearray):
+        raise TypeError(f"the model gave {kind_of(given)}, not a list of response bodies")
+    return list(islice(given, count + 1))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -33,6 +36,41 @@ def test_only_the_lines_that_kill_fail() -> None:
     assert lines[1]["error"] == {"code": "process_died", "message": "the process died while it ran this line: SIGKILL"}
     assert lines[4]["error"]["message"].endswith("exit code 3")
     assert result["usage"] == {"prompt_tokens": 3, "completion_tokens": 0, "total_tokens": 3}
+
+
+@pytest.mark.parametrize(("model", "text", "code"), [
+    ("deadly", "a", 0), ("deadly", "cancel", 0), ("deadly", "sys.exit", 3), ("hash-384", "a", 0),
+])  # fmt: skip
+def test_the_process_ends_as_its_model_ends_it(model: str, text: str, code: int) -> None:
+    """In order, after its last line; where the model calls ``sys.exit``, with the code that it says; never by a signal."""
+    asked = {"chunk": chunk(text, model=model), "request_id": "r"}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-m", "workers.apart"], stdin=pipe, stdout=pipe, stderr=pipe)
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(asked).encode() + b"\n")
+    process.stdin.flush()  # and stays open, as that of a worker does
+
+    assert (process.wait(30), process.stderr and process.stderr.read()) == (code, b"")
+
+    for end in (process.stdin, process.stdout, process.stderr):
+        assert end is not None
+        end.close()
+
+
+def test_a_line_that_ends_its_process_is_told_with_the_code() -> None:
+    """And one that raises no ``Exception`` is answered as others that raise."""
+    lines = run_apart(chunk("a", "sys.exit", "cancel", "b"), request_id="r")["lines"]
+
+    assert lines[1]["error"] == {"code": "process_died", "message": "the process died while it ran this line: exit code 3"}
+    assert lines[2]["response"]["body"]["error"]["message"] == "CancelledError"
+    assert [lines[n]["response"]["body"]["said"] for n in (0, 3)] == ["a", "b"]
+
+
+def test_a_thread_of_the_model_does_not_keep_the_chunk() -> None:
+    """Its process would never end by itself; the answers are there."""
+    lines = run_apart(chunk("thread", "a"), request_id="r")["lines"]
+
+    assert [line["response"]["body"]["said"] for line in lines] == ["thread", "a"]
 
 
 def test_where_no_line_is_at_fault_the_chunk_fails() -> None:

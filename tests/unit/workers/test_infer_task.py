@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import math
 import types
 from typing import Any
 
 import pytest
-from celery.exceptions import SoftTimeLimitExceeded
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded, WorkerShutdown, WorkerTerminate
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -87,6 +89,129 @@ def test_running_out_of_time_is_not_taken_for_a_bad_line() -> None:
     with pytest.raises(SoftTimeLimitExceeded):
         answer_each(model, [{"n": 1}, {"n": 2}])
     assert model.runs == 1
+
+
+class Panic(BaseException):
+    """What a library raises that is no ``Exception``, as Rust's panics in Python are."""
+
+
+class Unreadable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class Answers(FailsOn):
+    """A model that answers the line 1 with what it is given, or raises it, and every other line well."""
+
+    def __init__(self, odd: Any) -> None:
+        super().__init__(set())
+        self.odd = odd
+
+    def run(self, batch: list[Body]) -> list[Answer]:
+        self.runs += 1
+        if isinstance(self.odd, BaseException) and not isinstance(self.odd, Rejected) and any(body["n"] == 1 for body in batch):
+            raise self.odd
+        return [self.odd if body["n"] == 1 else dict(body) for body in batch]
+
+
+@pytest.mark.parametrize(("odd", "said"), [
+    (None, "the model gave None, not a response body: write an object"),
+    ("answer", "the model gave a str, not a response body: write an object"),
+    (0.5, "the model gave a float, not a response body: write an object"),
+    ({"text": b"plain"}, "the model gave a bytes at text, for which JSON has no form: convert it"),
+    (Rejected(200, "no"), "the model refused the request with the status 200, which is none of 400 to 599"),
+    (Rejected(400, None), "the model refused the request with None where a text belongs"),  # type: ignore[arg-type]
+    (Rejected(400, "no", "input", b"x"), "the model refused the request with a bytes where a text belongs"),  # type: ignore[arg-type]
+])  # fmt: skip
+def test_an_answer_that_is_no_body_fails_its_line_alone(odd: Any, said: str) -> None:
+    """The refusal says what came, and the model does not run again for it."""
+    model = Answers(odd)
+
+    good, bad, other = answer_each(model, [{"n": n} for n in range(3)])
+
+    assert (good, other, model.runs) == ({"n": 0}, {"n": 2}, 1)
+    assert isinstance(bad, Rejected)
+    assert (bad.status_code, bad.message) == (500, said)
+
+
+@pytest.mark.parametrize(("raised", "said"), [
+    (asyncio.CancelledError(), "CancelledError"),
+    (SystemExit(3), "SystemExit: 3"),
+    (Panic("index out of bounds"), "Panic: index out of bounds"),
+    (ValueError("cut \ud83d"), "ValueError: cut \\ud83d"),
+    (Unreadable(), "Unreadable"),
+    (Ignore("who would answer?"), "Ignore: who would answer?"),
+    (Reject("who would answer?", requeue=False), "Reject: ('who would answer?', False)"),
+])  # fmt: skip
+def test_whatever_a_model_raises_fails_its_line_alone(raised: BaseException, said: str) -> None:
+    """Of whatever class, and whether its text can be written or not."""
+    good, bad, other = answer_each(Answers(raised), [{"n": n} for n in range(3)])
+
+    assert (good, other) == ({"n": 0}, {"n": 2})
+    assert isinstance(bad, Rejected)
+    assert (bad.status_code, bad.message) == (500, said)
+
+
+@pytest.mark.parametrize("raised", [
+    WorkerShutdown(0), WorkerTerminate(1), KeyboardInterrupt(), Retry("later"), Reject("elsewhere", requeue=True),
+])  # fmt: skip
+def test_what_ends_the_worker_or_sends_the_job_elsewhere_is_no_answer(raised: BaseException) -> None:
+    """It rises, and the job is not taken for done."""
+    with pytest.raises(type(raised)):
+        answer_each(Answers(raised), [{"n": n} for n in range(3)])
+
+
+def test_a_process_that_its_pool_ends_is_not_kept_by_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pool's signal handler raises SystemExit wherever the process is, mostly in a model."""
+    monkeypatch.setattr("billiard.common._should_have_exited", [True])
+
+    with pytest.raises(SystemExit):
+        answer_each(Answers(SystemExit(-241)), [{"n": n} for n in range(3)])
+
+
+def test_what_a_model_does_to_its_batch_harms_no_other_line() -> None:
+    """It may empty the list and the bodies: the halves get them whole."""
+
+    class Empties(FailsOn):
+        def run(self, batch: list[Body]) -> list[Answer]:
+            numbers = [body.pop("n") for body in batch]
+            batch.clear()
+            if 1 in numbers:
+                raise ValueError("not 1")
+            return [{"n": n} for n in numbers]
+
+    good, bad, other = answer_each(Empties(set()), [{"n": n} for n in range(3)])
+
+    assert (good, other) == ({"n": 0}, {"n": 2})
+    assert isinstance(bad, Rejected)
+    assert bad.message == "ValueError: not 1"
+
+
+@pytest.mark.parametrize(("answer", "said"), [
+    (lambda bodies: {"data": [1.0]}, "TypeError: the model gave a dict, not a list of response bodies"),
+    (lambda bodies: "answer", "TypeError: the model gave a str, not a list of response bodies"),
+    (lambda bodies: {"a"}, "TypeError: the model gave a set, not a list of response bodies"),
+    (lambda bodies: None, "TypeError: the model gave None, not a list of response bodies"),
+    (lambda bodies: itertools.repeat({}), "RuntimeError: the model gave 2 answers to 1 requests"),
+])  # fmt: skip
+def test_a_callable_that_gives_no_list_is_said(monkeypatch: pytest.MonkeyPatch, answer: Any, said: str) -> None:
+    """With what it gave; an endless iterator ends."""
+    result = run_callable(monkeypatch, answer, {"n": 0}, {"n": 1})
+
+    assert [line["response"]["body"]["error"]["message"] for line in result["lines"]] == [said] * 2
+
+
+def test_a_callable_may_give_its_answers_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = run_callable(monkeypatch, lambda bodies: ({"said": body["n"]} for body in bodies), {"n": 0}, {"n": 1})
+
+    assert [line["response"]["body"] for line in result["lines"]] == [{"said": 0}, {"said": 1}]
+
+
+def run_callable(monkeypatch: pytest.MonkeyPatch, answer: Any, *bodies: Any) -> dict[str, Any]:
+    module = types.ModuleType("callable_under_test")
+    monkeypatch.setitem(__import__("sys").modules, module.__name__, module)
+    monkeypatch.setattr(module, "answer", answer, raising=False)
+    return run_chunk(chunk("it", *bodies), LoadedRuntimes({"WORKERS_CALLABLES": "it=callable_under_test:answer"}), request_id="job")
 
 
 def test_a_chunk_answers_each_line_in_the_shape_of_a_batch() -> None:
