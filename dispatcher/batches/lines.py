@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from dispatcher.batches.tokens import estimate_tokens
 from dispatcher.errors import Invalid
 
 ENDPOINTS: Final = frozenset({
@@ -180,28 +181,3 @@ class _Reader:
         if body.get("stream"):
             message = "body.stream must not be set: a batch has no stream"
             yield Mistake("invalid_request", message, number, "body.stream")
-
-
-_TEXT_FIELDS: Final = ("input", "prompt", "messages", "instructions")
-_CHARACTERS_PER_TOKEN: Final = 4
-
-
-def estimate_tokens(body: dict[str, Any]) -> int:
-    """Tokens of a request's text, at four characters each; each number in a list counts as a token. At least 1."""
-    return 1 + sum(_count(body.get(field)) for field in _TEXT_FIELDS)
-
-
-def _count(value: Any) -> int:
-    """Tokens in a value. Uses a stack of its own, not recursion: a line may be nested as deep as its author likes."""
-    tokens, stack = 0, [value]
-    while stack:
-        part = stack.pop()
-        if isinstance(part, str):
-            tokens += -(-len(part) // _CHARACTERS_PER_TOKEN)
-        elif isinstance(part, list):
-            stack += part
-        elif isinstance(part, dict):
-            stack += part.values()
-        elif isinstance(part, int | float):
-            tokens += 1
-    return tokens

@@ -33,6 +33,8 @@ class PlanFacts(msgspec.Struct, frozen=True):
     """Padded tokens in a chunk."""
     lines_max: int
     """Lines in a chunk."""
+    estimator: int = 1
+    """The way in which tokens were estimated (:data:`dispatcher.batches.tokens.ESTIMATOR`)."""
 
 
 @dataclass(frozen=True, slots=True)

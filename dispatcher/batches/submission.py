@@ -25,6 +25,7 @@ from dispatcher.batches.outcomes import ChunkOutcome, may_be_of_one_line, outcom
 from dispatcher.batches.planner import Chunk, cost_s, plan_chunks
 from dispatcher.batches.results import ResultFiles, default_errors_path
 from dispatcher.batches.state import PlanFacts, SentChunk, SubmissionState
+from dispatcher.batches.tokens import ESTIMATOR
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.core.facts.header import job_headers
 from dispatcher.errors import Invalid, Unavailable
@@ -152,7 +153,7 @@ class Submission:
         self._batch = batch
         self._files = files
         self._state = state
-        self._facts = PlanFacts(batch.digest, model, settings.chunk_tokens_max, settings.chunk_lines_max)
+        self._facts = PlanFacts(batch.digest, model, settings.chunk_tokens_max, settings.chunk_lines_max, ESTIMATOR)
         self._queue = queue
         self._report = progress or (lambda _: None)
         self._clock = clock
@@ -210,6 +211,8 @@ class Submission:
                 f"{self._files.out} was begun with another input or model than {self._batch.path}: "
                 "resume with the same input and model, or name another --out"
             )
+        if facts is not None and facts.estimator != self._facts.estimator:
+            facts, sent = None, {}  # another version planned other chunks: what is not in the files is sent again
         facts = facts or self._facts  # an earlier plan is kept, even if the settings have changed since
         if not sent:
             self._state.begin(facts)

@@ -358,6 +358,25 @@ def test_a_result_that_has_expired_is_computed_again(app: Celery, batch: Path, o
     assert_complete(out)
 
 
+def test_a_plan_that_another_version_made_is_made_anew(
+    app: Celery, worker: None, batch: Path, out: Path, redis_url: str
+) -> None:
+    """It counted tokens otherwise, so its chunks are others: what is in the files stays, the rest is sent again."""
+    with pytest.raises(KeyboardInterrupt):
+        submit_file(app, batch, out, settings=SMALL, progress=stop_after(8))
+    before = read(out)
+    key = Keys().submission(digest_of(out))
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        plan = json.loads(str(client.hget(key, "plan")))
+        del plan["estimator"]
+        client.hset(key, "plan", json.dumps(plan | {"lines_max": 7}))
+
+    submit_file(app, batch, out, settings=SMALL, resume=True)
+
+    assert_complete(out)
+    assert read(out)[: len(before)] == before
+
+
 def test_another_input_is_not_mixed_into_the_results(app: Celery, worker: None, batch: Path, out: Path) -> None:
     """Resuming with a changed file or model is refused."""
     with pytest.raises(KeyboardInterrupt):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher.batches.lines import InvalidBatch, estimate_tokens, read_batch
+from dispatcher.batches.lines import InvalidBatch, read_batch
 from dispatcher.errors import Invalid
 
 
@@ -120,12 +120,3 @@ def test_a_file_that_cannot_be_read_is_said_in_one_sentence(tmp_path: Path) -> N
     """The name and what to do."""
     with pytest.raises(Invalid, match=r"cannot read .*absent\.jsonl: No such file"):
         read_batch(tmp_path / "absent.jsonl")
-
-
-def test_tokens_are_estimated_from_text_wherever_it_stands() -> None:
-    """Strings by length, lists of numbers by count, chats by their messages."""
-    assert estimate_tokens({"input": "x" * 40}) == 11
-    assert estimate_tokens({"input": ["x" * 40, "x" * 40]}) == 21
-    assert estimate_tokens({"input": [1, 2, 3]}) == 4
-    assert estimate_tokens({"messages": [{"role": "user", "content": "x" * 40}]}) == 12
-    assert estimate_tokens({}) == 1
