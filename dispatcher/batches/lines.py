@@ -1,7 +1,8 @@
-"""Reads a batch file in OpenAI's JSONL shape and finds all its mistakes at once.
+"""Reads a batch file and finds all its mistakes at once.
 
-A line is ``{"custom_id": str, "method": "POST", "url": "/v1/…", "body": {…}}``. The codes of mistakes are the codes
-that Azure documents for OpenAI's batches. A byte-order mark and blank lines at the end are no mistakes.
+A line is ``{"custom_id": str, "method": "POST", "url": "/v1/…", "body": {…}}``, or in one of the other forms that
+:mod:`dispatcher.batches.dialects` knows. The codes of mistakes are the codes that Azure documents for OpenAI's batches.
+A byte-order mark and blank lines at the end are no mistakes.
 """
 
 from __future__ import annotations
@@ -14,13 +15,10 @@ from typing import Any, Final
 
 import msgspec
 
+from dispatcher.batches.dialects import URLS, body_field, names_its_url, plain_url, url_of, why_not_read
 from dispatcher.batches.tokens import estimate_tokens
 from dispatcher.errors import Invalid
 
-ENDPOINTS: Final = frozenset({
-    "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/images/edits", "/v1/images/generations",
-    "/v1/moderations", "/v1/responses", "/v1/videos",
-})
 MISTAKES_SHOWN: Final = 20
 _BOM: Final = b"\xef\xbb\xbf"
 
@@ -88,16 +86,21 @@ class BatchFile:
         with self.path.open("rb") as file:
             for line in lines:
                 file.seek(line.offset)
-                bodies.append(msgspec.json.decode(file.read(line.length))["body"] | {"model": line.model})
+                request = msgspec.json.decode(file.read(line.length))
+                bodies.append(request[body_field(request)] | {"model": line.model})
         return bodies
 
 
-def read_batch(path: Path, *, model: str | None = None, lines_max: int | None = None) -> BatchFile:
-    """Read and check the file; ``model`` replaces the model of every line.
+def read_batch(
+    path: Path, *, model: str | None = None, url: str | None = None, lines_max: int | None = None
+) -> BatchFile:
+    """Read and check the file; ``model`` replaces the model of every line, ``url`` is that of lines which name none.
 
-    Raises :class:`InvalidBatch` with every mistake, or :class:`Invalid` if the file cannot be read.
+    Raises :class:`InvalidBatch` with every mistake, or :class:`Invalid` if the file cannot be read, or for the url.
     """
-    reader = _Reader(model)
+    if url is not None and plain_url(url) is None:
+        raise Invalid(f"there is no url {url!r}: write one of {', '.join(sorted(URLS))}")
+    reader = _Reader(model, plain_url(url))
     digest = hashlib.sha256()
     offset = 0
     try:
@@ -124,10 +127,12 @@ def read_batch(path: Path, *, model: str | None = None, lines_max: int | None = 
 class _Reader:
     """Takes line after line, and remembers what the next lines must be compared with."""
 
-    def __init__(self, model: str | None) -> None:
+    def __init__(self, model: str | None, default_url: str | None) -> None:
         self.lines: list[Line] = []
         self.mistakes: list[Mistake] = []
         self._model = model
+        self._default_url = default_url
+        self._refused: set[str] = set()
         self._decoder = msgspec.json.Decoder()
         self._first_seen: dict[str, int] = {}
         self._url: str | None = None
@@ -144,40 +149,53 @@ class _Reader:
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             self.mistakes.append(Mistake("invalid_json_line", f"not JSON: {exc}", number))
             return
+        except RecursionError:
+            self.mistakes.append(Mistake("invalid_json_line", "nested too deep", number))
+            return
         if not isinstance(request, dict):
             self.mistakes.append(Mistake("invalid_json_line", "not a JSON object", number))
+            return
+        if refusal := why_not_read(request):
+            if refusal not in self._refused:  # for all lines of this form
+                self._refused.add(refusal)
+                self.mistakes.append(Mistake("invalid_request", refusal, number))
             return
         mistakes = list(self._check(number, request))
         self.mistakes += mistakes
         if not mistakes:
-            body = request["body"]
+            body, url = request[body_field(request)], url_of(request, self._default_url)
+            assert url is not None
             line = Line(
                 index=len(self.lines), custom_id=request["custom_id"], model=self._model or body["model"],
-                url=request["url"], tokens=estimate_tokens(body), offset=offset, length=len(raw),
+                url=url, tokens=estimate_tokens(body), offset=offset, length=len(raw),
             )  # fmt: skip
             self.lines.append(line)
 
     def _check(self, number: int, request: dict[str, Any]) -> Iterator[Mistake]:
-        custom_id, url, body = request.get("custom_id"), request.get("url"), request.get("body")
+        field = body_field(request)
+        custom_id, url, body = request.get("custom_id"), url_of(request, self._default_url), request.get(field)
         if not isinstance(custom_id, str) or not custom_id:
             yield Mistake("invalid_request", "custom_id must be a string that is not empty", number, "custom_id")
         elif (first := self._first_seen.setdefault(custom_id, number)) != number:
             message = f"custom_id {custom_id!r} was used on line {first}"
             yield Mistake("duplicate_custom_id", message, number, "custom_id")
-        if request.get("method") != "POST":
+        if names_its_url(request) and request.get("method") != "POST":
             yield Mistake("invalid_request", "method must be 'POST'", number, "method")
-        if url not in ENDPOINTS:
-            yield Mistake("invalid_request", f"url must be one of {', '.join(sorted(ENDPOINTS))}", number, "url")
+        if url is None and not names_its_url(request):
+            message = "url is missing, and the body does not tell it: give one for all lines"
+            yield Mistake("invalid_request", message, number, "url")
+        elif url is None:
+            yield Mistake("invalid_request", f"url must be one of {', '.join(sorted(URLS))}", number, "url")
         else:
             self._url = self._url or url
             if url != self._url:
                 yield Mistake("url_mismatch", f"url is {url!r}; the first line has {self._url!r}", number, "url")
         if not isinstance(body, dict):
-            yield Mistake("invalid_request", "body must be an object", number, "body")
+            yield Mistake("invalid_request", f"{field} must be an object", number, field)
             return
         if self._model is None and (not isinstance(body.get("model"), str) or not body["model"]):
-            message = "body.model must name a model, or give one for all lines"
-            yield Mistake("invalid_request", message, number, "body.model")
+            message = f"{field}.model must name a model, or give one for all lines"
+            yield Mistake("invalid_request", message, number, f"{field}.model")
         if body.get("stream"):
-            message = "body.stream must not be set: a batch has no stream"
-            yield Mistake("invalid_request", message, number, "body.stream")
+            message = f"{field}.stream must not be set: a batch has no stream"
+            yield Mistake("invalid_request", message, number, f"{field}.stream")

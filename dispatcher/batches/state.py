@@ -33,8 +33,14 @@ class PlanFacts(msgspec.Struct, frozen=True):
     """Padded tokens in a chunk."""
     lines_max: int
     """Lines in a chunk."""
+    url: str | None = None
+    """The URL of lines that name none; ``None`` where their bodies tell it."""
     estimator: int = 1
     """The way in which tokens were estimated (:data:`dispatcher.batches.tokens.ESTIMATOR`)."""
+
+    def asked(self) -> tuple[str, str | None, str | None]:
+        """What the user asked for, which a resumed submission must not change."""
+        return self.input_sha256, self.model, self.url
 
 
 @dataclass(frozen=True, slots=True)

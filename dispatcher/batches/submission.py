@@ -106,6 +106,7 @@ def submit_file(
     out: str | Path,
     *,
     model: str | None = None,
+    url: str | None = None,
     errors: str | Path | None = None,
     resume: bool = False,
     progress: Callable[[Progress], None] | None = None,
@@ -123,18 +124,18 @@ def submit_file(
     :class:`Unavailable` if Redis does not answer for a minute.
     """
     settings = settings or Settings()
-    batch = read_batch(Path(path), model=model)
+    batch = read_batch(Path(path), model=model, url=url)
     out = Path(out)
     errors = Path(errors) if errors else default_errors_path(out)
     if Path(path).resolve() in (out.resolve(), errors.resolve()):
         raise Invalid(f"{path} is the batch: results and errors must go to other files")
     custom_ids = frozenset(line.custom_id for line in batch.lines)
     files = ResultFiles(out, errors, resume=resume, custom_ids=custom_ids)
-    url = settings.redis_url or str(app.conf.broker_write_url or app.conf.broker_url)
-    with files, connect(url, options=tls_options(app.conf.broker_use_ssl)) as client:
+    redis_url = settings.redis_url or str(app.conf.broker_write_url or app.conf.broker_url)
+    with files, connect(redis_url, options=tls_options(app.conf.broker_use_ssl)) as client:
         keys = Keys.of_broker(settings.cell, app.conf.broker_transport_options or {})
         submission = Submission(
-            app, batch, files, SubmissionState(client, keys, out), settings=settings, model=model, queue=queue,
+            app, batch, files, SubmissionState(client, keys, out), settings=settings, model=model, url=url, queue=queue,
             progress=progress, clock=clock or SystemClock(),
         )  # fmt: skip
         return submission.run(resume=resume)
@@ -145,7 +146,7 @@ class Submission:
 
     def __init__(
         self, app: Celery, batch: BatchFile, files: ResultFiles, state: SubmissionState, *, settings: Settings,
-        model: str | None, queue: str, progress: Callable[[Progress], None] | None, clock: Clock,
+        model: str | None, url: str | None, queue: str, progress: Callable[[Progress], None] | None, clock: Clock,
     ) -> None:  # fmt: skip
         if isinstance(app.backend, DisabledBackend):
             raise Invalid("the Celery app has no result backend, so no result can come back: set result_backend")
@@ -153,7 +154,9 @@ class Submission:
         self._batch = batch
         self._files = files
         self._state = state
-        self._facts = PlanFacts(batch.digest, model, settings.chunk_tokens_max, settings.chunk_lines_max, ESTIMATOR)
+        self._facts = PlanFacts(
+            batch.digest, model, settings.chunk_tokens_max, settings.chunk_lines_max, url=url, estimator=ESTIMATOR
+        )
         self._queue = queue
         self._report = progress or (lambda _: None)
         self._clock = clock
@@ -206,10 +209,10 @@ class Submission:
     def _plan(self, *, resume: bool) -> None:
         """Fill ``_to_send`` and ``_in_flight`` from the file, the state in Redis, and what is in the result files."""
         facts, sent = self._state.load() if resume else (None, {})
-        if facts is not None and (facts.input_sha256, facts.model) != (self._facts.input_sha256, self._facts.model):
+        if facts is not None and facts.asked() != self._facts.asked():
             raise Invalid(
-                f"{self._files.out} was begun with another input or model than {self._batch.path}: "
-                "resume with the same input and model, or name another --out"
+                f"{self._files.out} was begun with another input or model than {self._batch.path}, or another url: "
+                "resume with the same, or name another --out"
             )
         if facts is not None and facts.estimator != self._facts.estimator:
             facts, sent = None, {}  # another version planned other chunks: what is not in the files is sent again

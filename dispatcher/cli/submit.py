@@ -25,17 +25,20 @@ INTERRUPTED = 130
 @click.option("--errors", type=click.Path(path_type=Path), metavar="FILE",
               help="The file for failed lines.  [default: OUT.errors.jsonl]")
 @click.option("--model", metavar="NAME", help="Run every line on this model, whatever model it names.")
+@click.option("--url", metavar="URL",
+              help="Where lines go that name no url, such as /v1/chat/completions.  [default: what the body has]")
 @click.option("--queue", metavar="NAME", help="The queue to send to.  [default: the first of ingress_queues]")
 @click.option("--resume", is_flag=True, help="Finish what an earlier submit with the same --out left undone.")
 @json_option
 @click.pass_context
 def submit(
-    ctx: click.Context, file: Path, out: Path, errors: Path | None, model: str | None, queue: str | None, resume: bool,
-    as_json: bool,
+    ctx: click.Context, file: Path, out: Path, errors: Path | None, model: str | None, url: str | None,
+    queue: str | None, resume: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Run a batch file, and write the result of each line once.
 
-    FILE holds requests in the OpenAI batch format, one JSON object a line.
+    FILE holds requests in the OpenAI batch format, one JSON object a line. Azure's urls, lines of custom_id and body
+    alone (Mistral, Together, Fireworks) and Anthropic's requests are read too; bodies are handed on as they are.
 
     After Ctrl-C, the same command with --resume does the rest. Exit code 0: every line succeeded, 1: some failed,
     130: interrupted.
@@ -52,8 +55,8 @@ def submit(
                 show(progress)
 
             summary = submit_file(
-                session.celery_app(settings), file, out, model=model, errors=errors, resume=resume, progress=note,
-                settings=settings, queue=queue or settings.ingress_queues[0],
+                session.celery_app(settings), file, out, model=model, url=url, errors=errors, resume=resume,
+                progress=note, settings=settings, queue=queue or settings.ingress_queues[0],
             )  # fmt: skip
     except KeyboardInterrupt:
         done = f"{last[0].done} of {last[0].lines} lines are done" if last else "nothing is done yet"

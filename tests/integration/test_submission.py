@@ -384,6 +384,8 @@ def test_another_input_is_not_mixed_into_the_results(app: Celery, worker: None, 
 
     with pytest.raises(Invalid, match="was begun with another input or model"):
         submit_file(app, batch, out, settings=SMALL, resume=True, model="minilm")
+    with pytest.raises(Invalid, match="was begun with another input or model"):
+        submit_file(app, batch, out, settings=SMALL, resume=True, url="/v1/responses")
     batch.write_text(batch.read_text() + "\n")
     with pytest.raises(Invalid, match="was begun with another input or model"):
         submit_file(app, batch, out, settings=SMALL, resume=True)

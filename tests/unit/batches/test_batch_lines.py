@@ -120,3 +120,10 @@ def test_a_file_that_cannot_be_read_is_said_in_one_sentence(tmp_path: Path) -> N
     """The name and what to do."""
     with pytest.raises(Invalid, match=r"cannot read .*absent\.jsonl: No such file"):
         read_batch(tmp_path / "absent.jsonl")
+
+
+def test_a_line_that_is_nested_too_deep_is_a_mistake(file: Path) -> None:
+    """Of that line: the decoder gives up, and the reader does not."""
+    write(file, request("a"), b'{"custom_id": "b", "body": ' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+
+    assert mistakes(file) == [(2, "invalid_json_line", None)]
