@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--trace", type=click.Path(path_type=Path), metavar="FILE",
-              help="An Azure LLM trace (CSV) or a Mooncake trace (JSONL), .gz or not.")
+              help="A published trace, .gz or not: Azure, Mooncake, Qwen-Bailian, BurstGPT, ServeGen offline, vidur, "
+                   "splitwise-sim or WEKA.")
+@click.option("--trace-unit", type=click.Choice(("s", "ms")),
+              help="Unit of time of a trace with the keys of Mooncake's, which others write in seconds.  [default: ms]")
 @click.option("--rate", type=float, metavar="JOBS/S", help="Make jobs up instead of reading a trace: Poisson arrivals.")
 @click.option("--cost", metavar="DIST",
               help="With --rate: the work of a job, const:S, exp:MEAN or lognormal:MEAN,CV.  [default: exp:1]")
@@ -46,7 +49,7 @@ if TYPE_CHECKING:
 @click.option("--tick-ms", type=click.FloatRange(0), default=0.0,
               help="Pause between plans; makes large fleets quick to simulate.")
 @click.option("--blocks", type=click.IntRange(0), default=0,
-              help="Prefix blocks (512 tokens) that each worker caches.  [default: none]")
+              help="Prefix blocks that each worker caches: of 512 tokens, or as the trace has them.  [default: none]")
 @click.option("--sessions", type=click.IntRange(1), metavar="N",
               help="With --rate: jobs are turns of N sessions that are open at a time.")
 @click.option("--turns", type=click.FloatRange(1), default=10.0, show_default=True,
@@ -70,6 +73,7 @@ if TYPE_CHECKING:
 def simulate(
     session: Session,
     trace: Path | None,
+    trace_unit: str | None,
     rate: float | None,
     cost: str | None,
     jobs: int | None,
@@ -96,7 +100,7 @@ def simulate(
     """Run the dispatcher's own policy over a trace in virtual time.
 
     A request of a trace counts as input / 8000 + 0.02 × output seconds of work on a worker of weight 1. With --blocks,
-    input in blocks that the worker has cached (`hash_ids` in Mooncake's traces) takes no time. With --models, each
+    input in blocks that the worker has cached (`hash_ids` in traces) takes no time. With --models, each
     worker has a memory of its own for `models_max` models. Needs no Redis.
     """
     from dispatcher.core.choosing.strategies import STRATEGIES, strategy
@@ -118,8 +122,8 @@ def simulate(
         raise Invalid("the fleet has no workers: nothing would ever run")
     deaths = [_failure(text, {worker.name for worker in workers}) for text in failures]
     if sessions is not None and trace is not None:
-        raise click.UsageError("--sessions goes with --rate: a trace has no sessions")
-    work = _jobs(trace, rate, cost, jobs, jitter_s, seed)
+        raise click.UsageError("--sessions goes with --rate: a trace has its own, or none")
+    work = _jobs(trace, trace_unit, rate, cost, jobs, jitter_s, seed)
     if sessions is not None:
         work = with_sessions(work, sessions=sessions, turns=turns, saves=session_saves, rng=Random(seed + 1))
     load_ms: dict[str, float] = {}
@@ -150,17 +154,22 @@ def simulate(
 
 
 def _jobs(
-    trace: Path | None, rate: float | None, cost: str | None, jobs: int | None, jitter_s: float, seed: int
+    trace: Path | None, unit: str | None, rate: float | None, cost: str | None, jobs: int | None, jitter_s: float,
+    seed: int,
 ) -> list[SimJob]:
-    from dispatcher.simulation.traces import cost_distribution, jittered, poisson, read_trace
+    from dispatcher.simulation.traces import cost_distribution, jittered, load_trace, poisson
 
     if (trace is None) == (rate is None):
         raise click.UsageError("name either a --trace or a --rate")
     if trace is not None:
         if cost is not None:
             raise click.UsageError("--cost goes with --rate: a trace has costs of its own")
-        work = read_trace(trace, limit=jobs)
-        return jittered(work, jitter_s * 1000, Random(seed)) if jitter_s else work
+        loaded = load_trace(trace, limit=jobs, unit=unit)
+        for note in loaded.notes:
+            click.echo(f"{trace}, a trace of {loaded.kind}: {note}", err=True)
+        return jittered(loaded.jobs, jitter_s * 1000, Random(seed)) if jitter_s else loaded.jobs
+    if unit is not None:
+        raise click.UsageError("--trace-unit goes with --trace")
     assert rate is not None
     if not 0 < rate < math.inf:
         raise click.UsageError(f"--rate is {rate}: expected jobs a second, more than 0")

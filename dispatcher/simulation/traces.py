@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from random import Random
 from typing import Final, TextIO
 
 from dispatcher.errors import Invalid
+from dispatcher.simulation.trace_formats import FORMATS, Row, TraceFormat, format_of, stranger
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
-Row = tuple[float, int, int, tuple[int | str, ...]]
-"""A request: (arrival in ms, input tokens, output tokens, hashes of the prompt's blocks)."""
+RATE_MAX: Final = 200
+"""Jobs a second, on average, of a trace that is believed: published ones of the same keys have 3 to 7."""
+JOBS_JUDGED: Final = 50
+"""Fewer say nothing of a rate: times may be rounded to seconds."""
 
 COSTS: Final = "const:SECONDS, exp:MEAN or lognormal:MEAN,CV"
 
@@ -75,21 +80,86 @@ class ServiceModel:
         return SimJob(at_ms, cost_ms, blocks, self.prompt_ms(self.block_tokens), self.prompt_ms(tokens_in))
 
 
-def read_trace(path: Path, model: ServiceModel | None = None, *, limit: int | None = None) -> list[SimJob]:
-    """The jobs of an Azure LLM trace (CSV) or a Mooncake trace (JSON lines), plain or gzipped, in order of arrival.
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What a file held."""
 
-    ``limit``: read only that many jobs. Raises :class:`Invalid` with file and line if the trace cannot be read.
+    kind: str
+    """Name of its format."""
+    jobs: list[SimJob]
+    """In order of arrival; the first at 0."""
+    notes: tuple[str, ...]
+    """What a user has to know before he believes a simulation of them, a sentence each."""
+
+
+def read_trace(
+    path: Path, model: ServiceModel | None = None, *, limit: int | None = None, unit: str | None = None
+) -> list[SimJob]:
+    """The jobs of a trace; see :func:`load_trace`."""
+    return load_trace(path, model, limit=limit, unit=unit).jobs
+
+
+def load_trace(
+    path: Path, model: ServiceModel | None = None, *, limit: int | None = None, unit: str | None = None
+) -> Trace:
+    """A published trace in any of the :data:`~dispatcher.simulation.trace_formats.FORMATS`, plain or gzipped.
+
+    ``limit``: take only the first so many jobs; of a file that is in order of arrival the rest is not read. ``unit``:
+    ``s`` or ``ms``, for files with the keys of Mooncake's whose times may be either (default ``ms``). Raises
+    :class:`Invalid` where no format knows the file, and with file and line where it cannot be read.
     """
     model = model or ServiceModel()
+    jobs: list[SimJob] = []
+    left_out = overfull = 0
+    in_order = True
     try:
         with _opened(path) as file:
-            jobs = [model.job(*row) for row in _rows(path, file)]
-    except (OSError, EOFError, UnicodeDecodeError) as exc:
+            known, rows = _rows(path, file)
+            if unit is not None and known.has_unit:
+                raise Invalid(f"the trace {path} is of {known.name}, whose unit of time is known: give none")
+            scale = 1000.0 if unit == "s" else 1.0
+            model = replace(model, block_tokens=known.block_tokens or model.block_tokens)
+            read = known.begin()
+            for number, line, row in rows:
+                with _said(path, number, line):
+                    if not known.knows(row):
+                        raise ValueError(f"its keys are not those of {known.name}: {', '.join(sorted(row))[:80]}")
+                    requests = list(read(row))
+                for request in requests:
+                    if request is None:
+                        left_out += 1
+                        continue
+                    overfull += len(request.blocks) > -(-request.tokens_in // model.block_tokens)
+                    at_ms = request.at_ms * scale
+                    in_order = in_order and (not jobs or jobs[-1].at_ms <= at_ms)
+                    job = model.job(at_ms, request.tokens_in, request.tokens_out, request.blocks)
+                    jobs.append(job if request.session is None else replace(job, session=request.session))
+                if limit is not None and in_order and len(jobs) >= limit:
+                    break
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as exc:
         raise Invalid(f"cannot read the trace {path}: {exc}") from exc
     if not jobs:
         raise Invalid(f"the trace {path} holds no jobs")
-    jobs.sort(key=lambda job: job.at_ms)
-    return from_zero(jobs[:limit])
+    if not in_order:
+        jobs.sort(key=lambda job: job.at_ms)
+    jobs = from_zero(jobs[:limit])
+    return Trace(known.name, jobs, tuple(_notes(known, jobs, left_out, overfull, model.block_tokens, unit)))
+
+
+def _notes(
+    known: TraceFormat, jobs: list[SimJob], left_out: int, overfull: int, block_tokens: int, unit: str | None
+) -> Iterator[str]:
+    if known.note:
+        yield known.note
+    if left_out:
+        yield f"left out: {left_out} of its requests (they failed, or are of subagents)"
+    span_s = jobs[-1].at_ms / 1000
+    if not known.has_unit and unit is None and len(jobs) > JOBS_JUDGED and len(jobs) > span_s * RATE_MAX:
+        too_many = f"{len(jobs)} requests within {span_s:g} s are too many to be true"
+        yield f"{too_many}: if its times are seconds, say so (--trace-unit s)"
+    if overfull:
+        prompts = f"in {overfull} of {len(jobs)} requests the prompt"
+        yield f"{prompts} has more blocks than it fills: they are not of {block_tokens} tokens"
 
 
 def from_zero(jobs: list[SimJob]) -> list[SimJob]:
@@ -168,44 +238,63 @@ def cost_distribution(text: str) -> Callable[[Random], float]:
 def _opened(path: Path) -> TextIO:
     with path.open("rb") as raw:
         packed = raw.read(2) == GZIP_MAGIC
-    return io.TextIOWrapper(gzip.open(path)) if packed else path.open()
+    return io.TextIOWrapper(gzip.open(path), "utf-8-sig") if packed else path.open(encoding="utf-8-sig")
 
 
-def _rows(path: Path, file: TextIO) -> Iterator[Row]:
-    """The requests of the file; empty lines are passed over."""
+def _rows(path: Path, file: TextIO) -> tuple[TraceFormat, Iterator[tuple[int, str, Row]]]:
+    """The format of the file, and its rows, each with its line's number and begin; empty lines are passed over.
+
+    Raises :class:`Invalid` where no format knows the keys or columns of the first row.
+    """
     first = file.readline()
     if first.startswith("{"):
-        read, lines = _mooncake, _chained(first, file)
-    elif first.startswith("TIMESTAMP,ContextTokens,GeneratedTokens"):
-        read, lines = _azure, enumerate(file, 2)
+        rows = _json_rows(path, chain([first], file))
+        shape = json.loads(first) if _is_json(first) else {}
     else:
+        shape = dict.fromkeys(next(csv.reader([first]), ()))
+        rows = _csv_rows(path, tuple(shape), file)
+    known = format_of(shape)
+    if known is None:
+        if first.startswith("{") and not shape:
+            next(rows)  # raises
+        names = ", ".join(dict.fromkeys(each.name for each in FORMATS))
         raise Invalid(
-            f"{path} is neither an Azure trace (TIMESTAMP,ContextTokens,GeneratedTokens) nor Mooncake JSON lines"
+            f"{path} is neither an Azure trace (TIMESTAMP,ContextTokens,GeneratedTokens) nor of another known kind "
+            f"({names}); it looks like {stranger(shape)}"
         )
-    for number, line in lines:
+    return known, rows
+
+
+def _is_json(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _json_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, str, Row]]:
+    for number, line in enumerate(lines, 1):
         if line.strip():
-            try:
-                yield read(line)
-            except (ValueError, KeyError, TypeError) as exc:
-                raise Invalid(f"{path}, line {number}: {line.strip()[:80]!r} is no request ({exc})") from exc
+            with _said(path, number, line):
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError("not a JSON object")
+            yield number, line, row
 
 
-def _chained(first: str, file: TextIO) -> Iterator[tuple[int, str]]:
-    yield 1, first
-    yield from enumerate(file, 2)
+def _csv_rows(path: Path, columns: tuple[str, ...], file: TextIO) -> Iterator[tuple[int, str, Row]]:
+    reader = csv.reader(file)
+    for cells in reader:
+        if any(cell.strip() for cell in cells):
+            number, line = reader.line_num + 1, ",".join(cells)
+            with _said(path, number, line):
+                row = dict(zip(columns, cells, strict=True))
+            yield number, line, row
 
 
-def _azure(line: str) -> Row:
-    at, tokens_in, tokens_out = line.split(",")
-    instant = datetime.fromisoformat(at[:26])  # the seventh digit is more than Python reads
-    day_ms = instant.toordinal() * 86_400_000
-    clock_ms = ((instant.hour * 60 + instant.minute) * 60 + instant.second) * 1000 + instant.microsecond / 1000
-    return day_ms + clock_ms, int(tokens_in), int(tokens_out), ()
-
-
-def _mooncake(line: str) -> Row:
-    row = json.loads(line)
-    blocks = tuple(row.get("hash_ids", ()))
-    if not all(isinstance(block, int | str) for block in blocks):
-        raise ValueError("hash_ids must be numbers or strings")
-    return float(row["timestamp"]), int(row["input_length"]), int(row["output_length"]), blocks
+@contextmanager
+def _said(path: Path, number: int, line: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as exc:
+        raise Invalid(f"{path}, line {number}: {line.strip()[:80]!r} is no request ({exc})") from exc
