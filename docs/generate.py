@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dispatcher.settings import Settings, env_name, toml_place
 from dispatcher.store.key_catalogue import KEYS
-from dispatcher.worker.options import LABELS_ENV, MODELS_ENV, MODELS_MAX_ENV, WEIGHT_ENV
+from dispatcher.worker.options import LABELS_ENV, MODELS_ENV, MODELS_MAX_ENV, THREADS_ENV, WEIGHT_ENV
 
 DOCS = Path(__file__).resolve().parent
 
@@ -51,8 +51,9 @@ def settings() -> str:
         "from its environment or from `attach(app, settings)`: give it the dispatcher's values. Workers that "
         "`dispatcher up` and `dispatcher autoscale` start get all settings.\n\n"
         "Facts about a worker are no settings of the cell. They come from the options `--weight`, `--models`, "
-        "`--models-max` (how many models each of its processes may hold in memory; 0, the default: any number) and "
-        f"`--label` of `celery worker`, else from `{WEIGHT_ENV}`, `{MODELS_ENV}`, `{MODELS_MAX_ENV}` and "
+        "`--models-max` (how many models each of its processes may hold in memory; 0, the default: any number), "
+        "`--threads` (of BLAS, OpenMP and the like in each slot; 0, the default: its share of the cores) and "
+        f"`--label` of `celery worker`, else from `{WEIGHT_ENV}`, `{MODELS_ENV}`, `{MODELS_MAX_ENV}`, `{THREADS_ENV}` and "
         f"`{LABELS_ENV}` in its environment, else from the arguments of `attach`.",
         _table(("Environment", "TOML", "Default", "Unit", "Meaning"), rows),
     )

@@ -1,7 +1,8 @@
 """The Celery app that worker tests start real workers of: ``celery -A tests.worker_app worker``.
 
 ``TEST_BROKER`` names the Redis, ``TEST_LEDGER`` a file that every run of a task is written to, so that what a worker says of itself
-can be compared with what it did. With ``TEST_DIES_BEFORE_ACK`` it kills itself where it would ack its first job.
+can be compared with what it did. With ``TEST_DIES_BEFORE_ACK`` it kills itself where it would ack its first job. With
+``TEST_NUMPY_FIRST`` it has NumPy before it attaches.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dispatcher.settings import load_settings
 from dispatcher.store.redis_client.connection import celery_url
 from dispatcher.worker import attach, report_models
 from dispatcher.worker.life.keeper import LeaseKeeper
+from tests.blas import blas_threads
 from workers.runtimes import ResidentModels
 
 consumers: list[Any] = []
@@ -127,6 +129,10 @@ def add_tasks(app: Celery, ledger: Ledger) -> None:
         with memory.use(model):
             time.sleep(seconds)
         return os.getpid()
+
+    @app.task(name="threads_of_blas", shared=False)
+    def threads_of_blas() -> int:
+        return blas_threads()
 
     @app.task(name="noop", shared=False)
     def noop() -> None:
@@ -266,6 +272,8 @@ def die_before_ack() -> None:
 
 
 if broker := os.environ.get("TEST_BROKER"):
+    if "TEST_NUMPY_FIRST" in os.environ:
+        import numpy  # noqa: F401, ICN001
     timeout_s = int(os.environ.get("TEST_VISIBILITY_TIMEOUT", "3600"))
     options = {"visibility_timeout": timeout_s, "unacked_restore_interval": 1}
     app = make_app(broker, Path(os.environ["TEST_LEDGER"]), broker_transport_options=options)

@@ -61,6 +61,7 @@ def autoscale(session: Session, advise: bool, fleet_file: Path | None, as_json: 
                 logs=state_folder(session.environ) / "logs",
                 app=session.app_name or APP,
                 on_event=log.warning,
+                slots=fleet.slots_most(settings.autoscaler_workers_max),
             )
             workers = supervisor.workers
             stack.callback(workers.stop_all, timeout_s=settings.drain_timeout_s)

@@ -16,10 +16,11 @@ from dispatcher.errors import Invalid
 from dispatcher.provision.state_folder import STATE_VARIABLE
 from dispatcher.settings import Settings, env_name
 from dispatcher.settings.knobs import ENV_PREFIX
-from dispatcher.worker.options import LABELS_ENV, MODELS_ENV, MODELS_MAX_ENV, WEIGHT_ENV
+from dispatcher.worker.options import LABELS_ENV, MODELS_ENV, MODELS_MAX_ENV, THREADS_ENV, WEIGHT_ENV
 
 OTHER_VARIABLES = (
-    STATE_VARIABLE, WEIGHT_ENV, MODELS_ENV, MODELS_MAX_ENV, LABELS_ENV, "DISPATCHER_TRACES", "DISPATCHER_REDIS_PORT",
+    STATE_VARIABLE, WEIGHT_ENV, MODELS_ENV, MODELS_MAX_ENV, LABELS_ENV, THREADS_ENV, "DISPATCHER_TRACES",
+    "DISPATCHER_REDIS_PORT",
 )  # fmt: skip
 """Variables with the prefix of settings that are no settings; the last belongs to docker-compose.yml."""
 

@@ -55,14 +55,15 @@ def _print(facts: dict[str, Any], paused: set[str]) -> None:
         console.print("no workers")
         return
     table = plain_table(
-        "worker", "state", "weight", "slots", "leased", "running", "done", "failed", "last beat", "pid", "models",
-        "in memory", "labels",
+        "worker", "state", "weight", "slots", "threads", "leased", "running", "done", "failed", "last beat", "pid",
+        "models", "in memory", "labels",
     )  # fmt: skip
     for worker in facts["workers"]:
         age = worker["beat_age_s"]
         table.add_row(
             escape(worker["name"]), worker["state"], f"{worker['weight']:g}", str(worker["concurrency"]),
-            str(worker["leased"]), str(worker["running"]), str(worker["done"]), str(worker["failed"]),
+            str(worker["threads"] or "-"), str(worker["leased"]), str(worker["running"]),
+            str(worker["done"]), str(worker["failed"]),
             "-" if age is None else f"{age:.1f} s", str(worker["pid"]), escape(",".join(worker["models"])),
             escape(_in_memory(worker["resident"])),
             escape(",".join(f"{key}={value}" for key, value in worker["labels"].items())),

@@ -31,6 +31,8 @@ class WorkerKind:
     """Facts that a job's ``requires`` and ``prefers`` are compared with, such as ``region=eu``."""
     models_max: int = 0
     """Models that each of the worker's processes may hold in memory at once; 0 for any number."""
+    threads: int = 0
+    """Threads of BLAS, OpenMP and the like in each slot; 0 for its share of the cores."""
 
     @property
     def capacity(self) -> float:

@@ -56,6 +56,12 @@ class Fleet:
         """Node name (without ``@host``) and kind of every worker to start."""
         return [(name, entry.kind) for entry in self.entries for name in entry.names()]
 
+    def slots_most(self, workers_max: int = 0) -> int:
+        """Slots of all workers that may run at once: those of the file, or as many workers as the autoscaler starts."""
+        concurrencies = [entry.kind.concurrency for entry in self.entries]
+        started = sum(entry.kind.concurrency * entry.count for entry in self.entries)
+        return max(started, workers_max * max(concurrencies, default=1), 1)
+
 
 def default_fleet() -> Fleet:
     """Two workers that share this machine's processors and serve the model that needs no weights."""
@@ -184,5 +190,6 @@ _READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "pool": _pool,
     "models": _models,
     "models_max": _count,
+    "threads": _count,
     "labels": _labels,
 }

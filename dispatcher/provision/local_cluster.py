@@ -163,6 +163,7 @@ class LocalCluster:
         supervisor = Supervisor(
             children, settings, environ=self._environ, logs=logs, app=self._app, task_events=self._with_flower,
             clock=self._clock, on_event=self._on_event,
+            slots=self.fleet.slots_most(settings.autoscaler_workers_max if settings.autoscaler_enabled else 0),
         )  # fmt: skip
         self.provisioner = supervisor.workers
         if embedded is not None and redis_child is not None:

@@ -194,6 +194,8 @@ def worker_command(short_name: str, kind: WorkerKind, *, app: str = APP, task_ev
         command += ["--models", ",".join(kind.models)]
     if kind.models_max:
         command += ["--models-max", str(kind.models_max)]
+    if kind.threads:
+        command += ["--threads", str(kind.threads)]
     for name, value in kind.labels.items():
         command += ["--label", f"{name}={value}"]
     return command

@@ -15,6 +15,7 @@ from dispatcher.errors import Unavailable
 from dispatcher.provision.child import Child, Children, how_it_ended
 from dispatcher.provision.processes import APP, ProcessProvisioner, restart_wait_s
 from dispatcher.settings import Settings, settings_environ
+from dispatcher.worker.threads import cores_here, share_of_cores
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +49,13 @@ class Supervisor:
         task_events: bool = False,
         clock: Clock | None = None,
         on_event: Callable[[str], None],
+        slots: int = 0,
     ) -> None:
-        """``app`` is Celery's ``-A``. ``on_event`` gets a sentence for each process that is started again."""
-        self.environ = {**environ, **settings_environ(settings)}
+        """``app`` is Celery's ``-A``. ``on_event`` gets a sentence for each process that is started again. ``slots``:
+        how many slots all workers together have at most, which share this machine's cores; 0: each worker has them for
+        itself.
+        """
+        self.environ = {**share_of_cores(slots, cores_here(), environ), **environ, **settings_environ(settings)}
         """The environment of each process: ``environ``, with the settings in it."""
         self.workers = ProcessProvisioner(
             children, environ=self.environ, logs=logs, app=app, task_events=task_events, clock=clock,

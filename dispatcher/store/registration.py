@@ -37,6 +37,8 @@ class Registration:
     """The models it serves."""
     models_max: int = 0
     """How many models it keeps in memory at once; 0: all of them."""
+    threads: int = 0
+    """How many threads the libraries under a model use in each of its slots; 0: it does not say."""
     resident: tuple[str, ...] | None = None
     """The models it had in memory when it registered, ``None`` if it does not say. Later changes come with its beats.
     """

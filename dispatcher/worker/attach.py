@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from celery.signals import import_modules
+
 from dispatcher.settings import Settings
 from dispatcher.worker.options import (
     WorkerOptions,
@@ -14,6 +16,7 @@ from dispatcher.worker.options import (
     read_labels,
     read_models,
     read_models_max,
+    read_threads,
     read_weight,
 )
 
@@ -45,15 +48,17 @@ def attach(
     models: str | Iterable[str] | None = None,
     labels: str | Mapping[str, str] | Iterable[str] | None = None,
     models_max: int | None = None,
+    threads: int | None = None,
     probe: Callable[[], object] | None = None,
 ) -> None:
     """Make every worker of ``app`` that starts from here on a dispatched one.
 
     Each queue that such a worker is told to consume (``-Q``, else ``task_default_queue``) becomes an ingress: the
-    dispatcher admits from it, and the worker consumes a list of its own instead. ``weight``, ``models``, ``labels`` and
-    ``models_max`` are what the worker says of itself where neither the command line (``--weight``, ``--models``,
-    ``--label``, ``--models-max``) nor the environment (``DISPATCHER_WORKER_WEIGHT``, ``…_MODELS``, ``…_LABELS``,
-    ``…_MODELS_MAX``) does. May be called again: the last call's arguments hold.
+    dispatcher admits from it, and the worker consumes a list of its own instead. ``weight``, ``models``, ``labels``,
+    ``models_max`` and ``threads`` are what the worker says of itself where neither the command line (``--weight``,
+    ``--models``, ``--label``, ``--models-max``, ``--threads``) nor the environment (``DISPATCHER_WORKER_WEIGHT``,
+    ``…_MODELS``, ``…_LABELS``, ``…_MODELS_MAX``, ``…_THREADS``) does. May be called again: the last call's arguments
+    hold.
 
     ``probe`` is called, as a job, now and then on a worker that is idle or was found faulty (``probe_interval_s``): it
     should do a little real work in a second or so, and raise if that goes wrong.
@@ -63,6 +68,7 @@ def attach(
         () if models is None else read_models(models),
         {} if labels is None else read_labels(labels),
         0 if models_max is None else read_models_max(models_max),
+        0 if threads is None else read_threads(threads),
     )
     is_attached = app in _attached
     _attached[app] = Attachment(settings, options, probe)
@@ -71,6 +77,15 @@ def attach(
     app.user_options["worker"].update(command_line_options())
     app.steps["worker"].add(WORKER_STEP)
     app.steps["consumer"].add(CONSUMER_STEP)
+    import_modules.connect(_limit_threads_of_command, sender=app)
+
+
+def _limit_threads_of_command(sender: Any = None, **_: Any) -> None:
+    """``celery worker`` is about to import the modules of tasks, and with them whatever they compute with."""
+    from dispatcher.worker.threads import limit_command  # a producer imports modules of tasks too, and needs none of it
+
+    if (attached := _attached.get(sender)) is not None:  # else it is another app, at the address of a former one
+        limit_command(sender.conf, attached.options)
 
 
 def attachment(app: Any) -> Attachment:

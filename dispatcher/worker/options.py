@@ -1,5 +1,5 @@
-"""What a worker says of itself: ``--weight``, ``--models``, ``--models-max``, ``--label``; the environment; arguments
-of ``attach``.
+"""What a worker says of itself: ``--weight``, ``--models``, ``--models-max``, ``--label``, ``--threads``; the
+environment; arguments of ``attach``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import click
 from dispatcher.errors import Invalid
 
 WEIGHT_ENV, MODELS_ENV, LABELS_ENV = "DISPATCHER_WORKER_WEIGHT", "DISPATCHER_WORKER_MODELS", "DISPATCHER_WORKER_LABELS"
-MODELS_MAX_ENV = "DISPATCHER_WORKER_MODELS_MAX"
+MODELS_MAX_ENV, THREADS_ENV = "DISPATCHER_WORKER_MODELS_MAX", "DISPATCHER_WORKER_THREADS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,8 @@ class WorkerOptions:
     """Facts that a job may require."""
     models_max: int = 0
     """How many models each of its processes may have in memory at once; 0: any number."""
+    threads: int = 0
+    """How many threads the libraries under a model may use in each slot; 0: the slot's share of the cores."""
 
 
 def command_line_options() -> list[click.Option]:
@@ -36,6 +38,7 @@ def command_line_options() -> list[click.Option]:
         click.Option(["--weight"], type=float, help="Expected speed of one slot of this worker; 1 is a plain worker's."),
         click.Option(["--models"], type=str, help="Comma-separated models that this worker serves."),
         click.Option(["--models-max"], type=int, help="Most models that a process of this worker has in memory; 0: any number."),
+        click.Option(["--threads"], type=int, help="Threads of BLAS and the like in each slot; 0: its share."),
         click.Option(["--label"], type=str, multiple=True, help="A fact about this worker, as KEY=VALUE; may be repeated."),
     ]
 
@@ -49,11 +52,13 @@ def read_options(given: Mapping[str, Any], environ: Mapping[str, str], fallback:
     models = _first(given.get("models"), environ.get(MODELS_ENV))
     labels = _first(given.get("label"), given.get("labels"), environ.get(LABELS_ENV))
     models_max = _first(given.get("models_max"), environ.get(MODELS_MAX_ENV))
+    threads = _first(given.get("threads"), environ.get(THREADS_ENV))
     return WorkerOptions(
         fallback.weight if weight is None else read_weight(weight),
         fallback.models if models is None else read_models(models),
         fallback.labels if labels is None else read_labels(labels),
         fallback.models_max if models_max is None else read_models_max(models_max),
+        fallback.threads if threads is None else read_threads(threads),
     )
 
 
@@ -83,6 +88,17 @@ def read_models_max(value: Any) -> int:
     if limit < 0 or isinstance(value, float):
         raise Invalid(f"the most models in memory of this worker is {value!r}: it must be a whole number, such as --models-max 3")
     return limit
+
+
+def read_threads(value: Any) -> int:
+    """Threads of a slot: a whole number, 0 for its share of the cores."""
+    try:
+        threads = int(value)
+    except (TypeError, ValueError):
+        threads = -1
+    if threads < 0 or isinstance(value, float):
+        raise Invalid(f"the threads of a slot of this worker are {value!r}: write a whole number, such as --threads 2")
+    return threads
 
 
 def read_labels(value: str | Mapping[str, str] | Iterable[str]) -> dict[str, str]:

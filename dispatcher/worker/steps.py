@@ -38,8 +38,17 @@ from dispatcher.worker.patches.chords import keep_chords
 from dispatcher.worker.patches.control import keep_revokes
 from dispatcher.worker.patches.forced import force_settings, force_task, runs_at_most_once
 from dispatcher.worker.patches.last_state import keep_last_state
+from dispatcher.worker.patches.libraries import limit_thread
 from dispatcher.worker.patches.publishing import send_once_from_tasks
 from dispatcher.worker.refusal import WorkerRefused
+from dispatcher.worker.threads import (
+    ThreadLimit,
+    choose_limit,
+    cores_here,
+    environ_of_user,
+    limit_threads,
+    most_processes,
+)
 
 log = logging.getLogger(__name__)
 
@@ -65,16 +74,23 @@ class DispatchedWorker(bootsteps.Step):
         pool = pool_name(w.pool_cls)
         try:
             settings = attached.settings or load_settings(os.environ)
-            w.dispatched = DispatchedFacts(pool, settings, read_options(given, os.environ, attached.options))
+            options = read_options(given, os.environ, attached.options)
         except Invalid as exc:
             raise WorkerRefused(str(exc)) from exc
+        if pool == "solo":
+            w.concurrency = 1  # Celery leaves it at the number of CPUs, and would fetch that many jobs
+        slots = most_processes(given.get("autoscale")) or w.concurrency
+        limit = choose_limit(slots, cores_here(), said=options.threads, environ=environ_of_user())
+        limit_threads(limit)
+        log.info("%s", limit)
+        if pool == "threads":
+            task_prerun.connect(limit_thread)
+        w.dispatched = DispatchedFacts(pool, settings, options, limit)
         force_settings(app.conf)
         send_once_from_tasks(app, cell=settings.cell)
         w.prefetch_multiplier = 1
         w.consumer_cls = lease_consumer(symbol_by_name(w.consumer_cls))
         w.wait_for_soft_shutdown = partial(leave_cold, w, w.wait_for_soft_shutdown)
-        if pool == "solo":
-            w.concurrency = 1  # Celery leaves it at the number of CPUs, and would fetch that many jobs
         task_prerun.connect(w.dispatched.lifeline.wait_until_heard)  # held weakly: as long as the worker is there
         keep_chords()
         keep_last_state()
@@ -116,11 +132,12 @@ def leave_cold(w: Any, wait: Callable[[], None]) -> None:
 class DispatchedFacts:
     """What is known of a dispatched worker before it connects."""
 
-    def __init__(self, pool: str, settings: Settings, options: WorkerOptions) -> None:
+    def __init__(self, pool: str, settings: Settings, options: WorkerOptions, limit: ThreadLimit) -> None:
         self.pool = pool
         """``prefork``, ``threads`` or ``solo``."""
         self.settings = settings
         self.options = options
+        self.limit = limit
         self.memory = ModelMemory(options.models_max)
         self.lifeline = Lifeline(SystemClock(), lease_ttl_s=settings.lease_ttl_s)
 
@@ -205,6 +222,7 @@ def registration_of(c: Any, facts: DispatchedFacts) -> Registration:
         weight=facts.options.weight,
         models=facts.options.models,
         models_max=facts.options.models_max,
+        threads=facts.limit.threads,
         labels=dict(facts.options.labels),
         ingress=tuple(worker.app.amqp.queues.consume_from),
         tasks=tuple(sorted(tasks)),

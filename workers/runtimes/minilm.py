@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import struct
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,11 +32,9 @@ BATCH_TOKENS_MAX: Final = 256
 0.50).
 """
 
-_THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-
 
 class MiniLMRuntime:
-    """Serves ``/v1/embeddings``. One BLAS thread a process unless the user said otherwise: processes are the slots."""
+    """Serves ``/v1/embeddings``."""
 
     endpoints = frozenset({EMBEDDINGS_URL})
 
@@ -47,11 +44,8 @@ class MiniLMRuntime:
 
     def load(self) -> None:
         """Read and check the weights; raises :class:`Unavailable` where they or the libraries are missing."""
-        for variable in _THREAD_VARIABLES:
-            os.environ.setdefault(variable, "1")
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         try:
-            import numpy  # noqa: F401, ICN001  # only after the variables above: BLAS reads them when it loads
+            import numpy  # noqa: F401, ICN001  # says at once if it is missing
             from tokenizers import Tokenizer
         except ImportError as exc:
             raise Unavailable(f"minilm needs {exc.name}: pip install 'inference-dispatcher[minilm]'") from exc

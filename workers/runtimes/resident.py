@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.worker import models_max, report_models
+from dispatcher.worker.threads import limit_threads_outside_workers
 from workers.runtimes.base import Runtime
 
 log = logging.getLogger(__name__)
@@ -110,6 +111,7 @@ class ResidentModels:
         if oldest is not None:
             log.info("closing the model %s: its place is needed for %s", oldest[0], model)
             _close(*oldest)
+        limit_threads_outside_workers()
         try:
             place.runtime.load()
         except BaseException:

@@ -33,12 +33,12 @@ def read_status(client: redis.Redis, scripts: Scripts, keys: Keys, queues: Seque
     """The cell as JSON, in a few round trips, whatever the number of jobs. ``client`` answers with text.
 
     ``queues``: ingress queues to count besides those that workers have named. ``ingress``, ``scheduled`` and ``dead``
-    are counts of jobs. A worker's ``leased`` includes ``running``; its ``resident`` models are ``null`` if it does not
-    say. ``leader`` is ``null`` or has the ``host`` and ``pid`` of the leading dispatcher. Facts that only the leader
-    knows are up to a second old, and missing while none leads: ``why`` a lane's jobs wait, ``unroutable`` (lanes that
-    no worker may serve, for ``unroutable_after_s``), and a worker's ``window``, measured ``speeds``, ``warmth``, and
-    why it is ``ejected``. ``unreadable`` names keys that hold what no version of this package has written; they are
-    passed over.
+    are counts of jobs. A worker's ``leased`` includes ``running``; its ``resident`` models are ``null`` and its
+    ``threads`` (of each slot) 0 if it does not say. ``leader`` is ``null`` or has the ``host`` and ``pid`` of the
+    leading dispatcher. Facts that only the leader knows are up to a second old, and missing while none leads: ``why`` a
+    lane's jobs wait, ``unroutable`` (lanes that no worker may serve, for ``unroutable_after_s``), and a worker's
+    ``window``, measured ``speeds``, ``warmth``, and why it is ``ejected``. ``unreadable`` names keys that hold what no
+    version of this package has written; they are passed over.
     """
     names = [keys.leader, keys.lanes, keys.workers, keys.paused, keys.scheduled]
     snapshot = scripts("snapshot", names, ["", keys.lane_prefix.removesuffix("lane:"), ALIVE_TTL_MS, ""])
@@ -130,6 +130,7 @@ def _worker(
         "state": state,
         "weight": registration.weight,
         "concurrency": registration.concurrency,
+        "threads": registration.threads,
         "leased": row[4] if row is not None else 0,
         "running": row[6] if row is not None else 0,
         "done": _count(facts.get("done", "")),
