@@ -2,7 +2,7 @@
 
 ``TEST_BROKER`` names the Redis, ``TEST_LEDGER`` a file that every run of a task is written to, so that what a worker says of itself
 can be compared with what it did. With ``TEST_DIES_BEFORE_ACK`` it kills itself where it would ack its first job. With
-``TEST_NUMPY_FIRST`` it has NumPy before it attaches.
+``TEST_NUMPY_FIRST`` it has NumPy before it attaches. ``TEST_REFUSED_MAX_S`` is how long it bears Redis' refusals.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from celery.signals import worker_ready
 from dispatcher.settings import load_settings
 from dispatcher.store.redis_client.connection import celery_url
 from dispatcher.worker import attach, report_models
+from dispatcher.worker.life import refusals
 from dispatcher.worker.life.keeper import LeaseKeeper
 from tests.blas import blas_threads
 from workers.runtimes import ResidentModels
@@ -277,6 +278,8 @@ if broker := os.environ.get("TEST_BROKER"):
     timeout_s = int(os.environ.get("TEST_VISIBILITY_TIMEOUT", "3600"))
     options = {"visibility_timeout": timeout_s, "unacked_restore_interval": 1}
     app = make_app(broker, Path(os.environ["TEST_LEDGER"]), broker_transport_options=options)
+    if refused_max_s := os.environ.get("TEST_REFUSED_MAX_S"):
+        refusals.REFUSED_MAX_S = float(refused_max_s)  # type: ignore[misc]
     report_models(())  # its processes begin with none, and will tell what they load
     if "TEST_DIES_BEFORE_ACK" in os.environ:
         die_before_ack()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 import redis
@@ -89,10 +89,21 @@ def _unknown_variables(session: Session) -> Iterator[str]:
 
 
 def _server(session: Session, settings: Settings) -> dict[str, Any]:
+    from dispatcher.store.keys import text_names
+    from dispatcher.store.operator.kombu_keys import kombu_types, refusals
+    from dispatcher.store.redis_client.connection import if_of_its_type
     from dispatcher.store.redis_client.redaction import redact
     from dispatcher.store.redis_client.server import read_server_facts
-    from dispatcher.wiring import connect_cell
+    from dispatcher.wiring import connect_cell, keys_of
 
     settings = session.connected_settings(settings)
-    with connect_cell(settings, session.user_app()) as client:
-        return {"url": redact(settings.redis_url), **asdict(read_server_facts(client))}
+    app = session.user_app()
+    with connect_cell(settings, app) as client:
+        facts = read_server_facts(client)
+        keys, queues = keys_of(settings, app), set(settings.ingress_queues)
+        queues |= text_names(cast("set[str]", if_of_its_type(lambda: client.smembers(keys.ingress_queues)) or set()))
+        declared = dict(app.amqp.queues) if app is not None else {}
+        queues |= declared.keys()
+        exchanges = {queue.exchange.name for queue in declared.values() if queue.exchange and queue.exchange.name}
+        facts.refusals.extend(refusals(client, kombu_types(keys, queues, exchanges), queues, keys))
+        return {"url": redact(settings.redis_url), **asdict(facts)}

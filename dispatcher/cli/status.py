@@ -69,6 +69,9 @@ def _print(facts: dict[str, Any], paused: set[str]) -> None:
             escape(",".join(f"{key}={value}" for key, value in worker["labels"].items())),
         )  # fmt: skip
     console.print(table)
+    for worker in facts["workers"]:
+        if worker["refused"]:
+            console.print(escape(f"Redis refuses what {worker['name']} needs: {worker['refused']}"))
 
 
 def _in_memory(models: list[str] | None) -> str:

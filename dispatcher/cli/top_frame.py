@@ -14,7 +14,9 @@ from rich.text import Text
 
 Status = Mapping[str, Any]
 
-STATE_STYLES: Final = {"ready": "green", "starting": "cyan", "draining": "yellow", "ejected": "red", "dead": "dim"}
+STATE_STYLES: Final = {
+    "ready": "green", "starting": "cyan", "draining": "yellow", "ejected": "red", "refused": "red", "dead": "dim",
+}  # fmt: skip
 GIVE_WAY: Final = ("speeds", "ejected")
 NAME_WIDTH: Final = 16
 GAP: Final = 2

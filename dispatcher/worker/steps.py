@@ -33,6 +33,7 @@ from dispatcher.worker.leasing.transport import transport_for
 from dispatcher.worker.life.life import WorkerLife
 from dispatcher.worker.life.lifeline import Lifeline
 from dispatcher.worker.life.models import ModelMemory
+from dispatcher.worker.life.refusals import Refusals
 from dispatcher.worker.options import WorkerOptions, read_options
 from dispatcher.worker.patches.chords import keep_chords
 from dispatcher.worker.patches.control import keep_revokes
@@ -49,6 +50,7 @@ from dispatcher.worker.threads import (
     limit_threads,
     most_processes,
 )
+from dispatcher.worker.time_limits import unkept_limits
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +98,8 @@ class DispatchedWorker(bootsteps.Step):
         keep_last_state()
         keep_revokes()
         add_probe(app)
+        if (limits := unkept_limits(pool, app, (w.time_limit, w.soft_time_limit))) is not None:
+            log.log(*limits)
         for task in app.tasks.values():
             force_task(task)
             task.Request = lease_request(symbol_by_name(task.Request))
@@ -139,6 +143,7 @@ class DispatchedFacts:
         self.options = options
         self.limit = limit
         self.memory = ModelMemory(options.models_max)
+        self.refusals = Refusals(SystemClock())
         self.lifeline = Lifeline(SystemClock(), lease_ttl_s=settings.lease_ttl_s)
 
 
@@ -175,6 +180,7 @@ class DispatchedConsumer(bootsteps.StartStopStep):
             host_of(c),
             facts.memory,
             facts.lifeline,
+            facts.refusals,
         )
         try:
             life.begin()

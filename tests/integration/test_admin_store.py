@@ -95,7 +95,7 @@ def test_status_counts_each_job_where_it_is(cell: Cell) -> None:
     }  # fmt: skip
     assert set(worker) == {
         "name", "epoch", "state", "weight", "concurrency", "leased", "running", "done", "failed", "beat_age_s", "pid", "models", "labels",
-        "window", "speeds", "warmth", "ejected", "models_max", "resident",
+        "window", "speeds", "warmth", "ejected", "models_max", "resident", "threads", "refused",
     }  # fmt: skip
     assert 0 <= worker["beat_age_s"] < 60
 

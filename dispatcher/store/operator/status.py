@@ -25,8 +25,10 @@ SNAPSHOT_WORKER_FIELDS = 10
 NOBODY = Registration("", "", 0, 0)
 """Stands in for a registration that is missing or malformed."""
 
-STATES = ("starting", "ready", "draining", "ejected", "dead")
-"""*starting*: registered, has not beaten yet. *dead*: its life has ended; shown for a minute."""
+STATES = ("starting", "ready", "draining", "ejected", "refused", "dead")
+"""*starting*: registered, has not beaten yet. *refused*: it beats, but Redis refuses what its consumer needs. *dead*:
+its life has ended; shown for a minute.
+"""
 
 
 def read_status(client: redis.Redis, scripts: Scripts, keys: Keys, queues: Sequence[str]) -> dict[str, Any]:
@@ -38,7 +40,8 @@ def read_status(client: redis.Redis, scripts: Scripts, keys: Keys, queues: Seque
     leading dispatcher. Facts that only the leader knows are up to a second old, and missing while none leads: ``why`` a
     lane's jobs wait, ``unroutable`` (lanes that no worker may serve, for ``unroutable_after_s``), and a worker's
     ``window``, measured ``speeds``, ``warmth``, and why it is ``ejected``. ``unreadable`` names keys that hold what no
-    version of this package has written; they are passed over.
+    version of this package has written; they are passed over. A worker's ``refused`` is Redis' own sentence while its
+    consumer cannot work for it.
     """
     names = [keys.leader, keys.lanes, keys.workers, keys.paused, keys.scheduled]
     snapshot = scripts("snapshot", names, ["", keys.lane_prefix.removesuffix("lane:"), ALIVE_TTL_MS, ""])
@@ -120,6 +123,8 @@ def _worker(
         state = "draining"
     elif "done" not in facts:
         state = "starting"
+    elif facts.get("refused"):
+        state = "refused"
     elif learned.get("ejected"):
         state = "ejected"
     else:
@@ -139,6 +144,7 @@ def _worker(
         "speeds": learned.get("speeds", {}),
         "warmth": learned.get("warmth", 1.0),
         "ejected": learned.get("ejected", ""),
+        "refused": facts.get("refused", "") if alive else "",
         "beat_age_s": round(max(0, row[1]) / 1000, 3) if alive and row is not None else None,
         "pid": registration.pid,
         "models": list(registration.models),

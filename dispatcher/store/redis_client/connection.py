@@ -111,6 +111,30 @@ def is_demoted(error: Exception) -> bool:
     return isinstance(error, redis.exceptions.ReadOnlyError) or "READONLY" in str(error)
 
 
+PASSING: Final = (
+    "READONLY", "UNBLOCKED", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF", "NOREPLICAS", "BUSY",
+    "NOSCRIPT", "EXECABORT",
+)  # fmt: skip
+"""Words of a Redis that fails over, loads, is full, has lost its disk or its replicas, or runs a long script: it will answer otherwise, by itself or once it has room. The last word only says that another answer came before it.
+"""
+
+SENTENCE_MAX: Final = 300
+
+
+def is_lasting(error: BaseException) -> bool:
+    """True if Redis will go on answering with this error until somebody changes a key, a user or a setting."""
+    if not isinstance(error, redis.ResponseError) or error.status_code in PASSING:
+        return False
+    # A script or a pipeline puts other words before it.
+    return not any(re.search(rf"\b{word}\b", str(error)) for word in PASSING)
+
+
+def sentence_of(error: BaseException) -> str:
+    """What Redis said, with the word before it that redis-py takes away; at most :data:`SENTENCE_MAX` characters."""
+    text, code = str(error), getattr(error, "status_code", None) or ""
+    return (text if text.startswith(code) else f"{code} {text}")[:SENTENCE_MAX]
+
+
 BROKEN: Final = (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, RecursionError, KombuError, redis.DataError)
 """What Celery raises for a canvas that makes no sense."""
 

@@ -6,12 +6,20 @@ import logging
 from functools import cache, partial
 from typing import Any
 
+from celery.bootsteps import RUN
+from celery.exceptions import WorkerShutdown
+from celery.platforms import EX_FAILURE
+from celery.worker.state import maybe_shutdown
 from kombu.entity import Exchange, Queue
 
+from dispatcher.clock import SystemClock
 from dispatcher.worker.leasing.transport import transport_for
 from dispatcher.worker.life.life import WorkerLife
+from dispatcher.worker.life.refusals import REFUSED_MAX_S, Refusals
 
 log = logging.getLogger(__name__)
+
+_clock = SystemClock()
 
 RECONNECT_WAIT_MAX_S = 2.0
 """The longest pause between two tries to connect."""
@@ -33,6 +41,30 @@ class LeaseConsumerMixin:
             connection.ensure_connection, interval_start=0.5, interval_step=0.5, interval_max=RECONNECT_WAIT_MAX_S
         )
         return self.ensure_connected(connection)
+
+    def on_connection_error_before_connected(self: Any, exc: BaseException) -> None:
+        super().on_connection_error_before_connected(exc)  # type: ignore[misc]
+        self.heed_refusal(exc)
+
+    def on_connection_error_after_connected(self: Any, exc: BaseException) -> None:
+        super().on_connection_error_after_connected(exc)  # type: ignore[misc]
+        self.heed_refusal(exc)
+
+    def heed_refusal(self: Any, exc: BaseException) -> None:
+        """Where Redis refused what the consumer needs, say what, wait before the next try, and in the end give up:
+        Celery does none of it, for a worker outlives a failover's errors (``broker_channel_error_retry``).
+        """
+        refusals: Refusals = self.controller.dispatched.refusals
+        wait_s = refusals.note(exc)
+        if wait_s is None:
+            log.critical("Redis has refused this worker for %g s, so it ends: %s", REFUSED_MAX_S, refusals.now())
+            raise WorkerShutdown(EX_FAILURE)
+        if wait_s:
+            log.error("Redis refuses what this worker needs, trying again in %g s: %s", wait_s, refusals.now())
+        until_ms = _clock.monotonic_ms() + wait_s * 1000
+        while self.blueprint.state == RUN and _clock.monotonic_ms() < until_ms:
+            maybe_shutdown()
+            _clock.sleep(0.1)
 
     def on_close(self: Any) -> None:
         """A connection was lost; what was taken is still held. For prefork, let the pool finish half-written jobs, and

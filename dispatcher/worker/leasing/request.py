@@ -22,6 +22,7 @@ from kombu.exceptions import OperationalError
 from dispatcher.core.returns.ending import Cause, GiveBack
 from dispatcher.store.redis_client.connection import is_outage
 from dispatcher.worker.life.held import Outcome
+from dispatcher.worker.time_limits import warn_of_job
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,10 @@ class LeaseRequestMixin:
             cls.execute_using_pool = _reporting_hooks(cls.execute_using_pool)  # type: ignore[attr-defined]
 
     def on_accepted(self: Any, pid: int, time_accepted: float) -> None:
-        self._message.channel.life.keeper.started(self._message.delivery_tag, int(time_accepted * 1000), pid)
+        life = self._message.channel.life
+        life.keeper.started(self._message.delivery_tag, int(time_accepted * 1000), pid)
+        if any(self.time_limits) and (pool := life.registration.pool) != "prefork":
+            warn_of_job(self.task.name, pool)
         super().on_accepted(pid, time_accepted)  # type: ignore[misc]
 
     @contextmanager

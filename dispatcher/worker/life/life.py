@@ -36,6 +36,7 @@ from dispatcher.worker.life.keeper import LeaseKeeper
 from dispatcher.worker.life.lifeline import Lifeline
 from dispatcher.worker.life.loop_lag import LoopLag
 from dispatcher.worker.life.models import ModelMemory
+from dispatcher.worker.life.refusals import Refusals
 from dispatcher.worker.life.revokes import Revokes
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class WorkerLife:
         host: Host,
         memory: ModelMemory,
         lifeline: Lifeline | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
         self.registration = registration
         self.settings = settings
@@ -71,6 +73,7 @@ class WorkerLife:
         self._host = host
         self._memory = memory
         self._lifeline = lifeline
+        self._refusals = refusals
         self._pid = os.getpid()
         """The process that began this life: a child that was forked from it must not end it."""
         self._notes: SimpleQueue[str] = SimpleQueue()  # put() is safe in a signal handler, where an Event's set() is not
@@ -245,7 +248,10 @@ class WorkerLife:
         totals = self.keeper.totals(self._memory.read())
         changed = b"" if totals == self._totals_sent else totals
         sent_ms = self._clock.monotonic_ms()
-        beat = self._store.heartbeat({**self.keeper.facts(), "loop_lag_ms": self._loop_lag.read_ms()}, changed)
+        facts: dict[str, Any] = {**self.keeper.facts(), "loop_lag_ms": self._loop_lag.read_ms()}
+        if self._refusals is not None:
+            facts["refused"] = self._refusals.now()
+        beat = self._store.heartbeat(facts, changed)
         if self._watch is not None:
             self._watch.answered(sent_ms)
         # After a day without a beat Redis has forgotten, too, that it declared this life dead (a machine that was

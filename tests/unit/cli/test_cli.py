@@ -231,6 +231,32 @@ class TestAgainstRedis:
         assert result.exit_code == 0
         assert "warning: appendonly is no" in result.stderr
 
+    def test_check_finds_a_key_that_ends_workers(self, run, redis_url: str) -> None:
+        """Of a queue that workers named, too; in a sentence with the key, and exit code 1."""
+        with connect(redis_url) as client:
+            assert WorkerStore(client, Keys(), "w1").register(Registration("w1", "h", 1, 1, ingress=("gpu",)))
+            client.zadd("_kombu.binding.gpu", {"x": 1})
+        result = run("check")
+        assert result.exit_code == 1
+        assert "the key '_kombu.binding.gpu' is a zset, and workers, which need a set there, end for it" in result.stderr
+        facts = json.loads(run("check", "--json").stdout)
+        assert (facts["ok"], len(facts["problems"])) == (False, 1)
+
+    def test_status_shows_threads_and_what_redis_refuses(self, run, redis_url: str) -> None:
+        """Redis' own sentence below the table; a worker that does not say its threads has a dash."""
+        with connect(redis_url) as client:
+            for name, threads in (("w1", 0), ("w2", 3)):
+                store = WorkerStore(client, Keys(), name)
+                assert store.register(Registration(name, "h", 1, 1, threads=threads))
+                store.heartbeat({"done": 0, "refused": "NOPERM you may not" if threads else ""})
+        w1, w2 = json.loads(run("status", "--json").stdout)["workers"]
+        assert [(one["state"], one["threads"], one["refused"]) for one in (w1, w2)] == [
+            ("ready", 0, ""), ("refused", 3, "NOPERM you may not"),
+        ]  # fmt: skip
+        lines = run("status").stdout.splitlines()
+        assert lines[-1] == "Redis refuses what w2 needs: NOPERM you may not"
+        assert [line.split()[4] for line in lines[-3:-1]] == ["-", "3"]
+
     def test_run_refuses_a_redis_that_evicts(self, run, make_redis) -> None:
         """Jobs are not a cache."""
         evicting = make_redis("--maxmemory-policy", "allkeys-lru")
