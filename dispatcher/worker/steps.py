@@ -6,10 +6,12 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import redis
 from celery import bootsteps
 from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.concurrency.solo import TaskPool as SoloPool
@@ -155,12 +157,21 @@ class DispatchedConsumer(bootsteps.StartStopStep):
     name = "dispatcher.consumer"
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
+    def __init__(self, c: Any, **given: Any) -> None:
+        super().__init__(c, **given)
+        self._takes_none = False
+        """The life was begun for :meth:`show_refused`, and asks for no jobs."""
+        c.show_refused = partial(self.show_refused, c)
+
     def start(self, c: Any) -> None:
         channel = c.task_consumer.channel
         if c.life is None:
             c.life = self._begin(c, channel)
         else:
             c.life.loop_restarts()
+        if self._takes_none:
+            self._takes_none = False
+            c.life.drain("")
         consume_leases(c)
         if c.controller.dispatched.pool == "solo" and c.event_dispatcher is not None:
             # Events of tasks are sent by the loop, a second later; in this pool the loop is what runs the job.
@@ -168,6 +179,17 @@ class DispatchedConsumer(bootsteps.StartStopStep):
         # The channel is new, and Celery has given it the credit of a worker that holds nothing with an ETA.
         waiting = sum(1 for request in state.scheduled_requests if request.message.delivery_tag in c.life.keeper.held())
         c.qos.increment_eventually(waiting)
+
+    def show_refused(self, c: Any) -> None:
+        """Redis refuses the consumer what it needs: if that is at its start, begin a life that asks for no jobs, so
+        that ``status`` shows this worker, and why.
+        """
+        if c.life is not None:
+            return
+        with suppress(redis.RedisError), c.app.connection_for_read() as connection:
+            self._takes_none = True
+            c.life = self._begin(c, connection.channel())
+        self._takes_none = c.life is not None
 
     def _begin(self, c: Any, channel: Any) -> WorkerLife:
         facts: DispatchedFacts = c.controller.dispatched
@@ -182,6 +204,8 @@ class DispatchedConsumer(bootsteps.StartStopStep):
             facts.lifeline,
             facts.refusals,
         )
+        if self._takes_none:
+            life.drain("keep")
         try:
             life.begin()
         except FormatMismatch as exc:

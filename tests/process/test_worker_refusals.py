@@ -24,8 +24,16 @@ def cell(make_redis: MakeRedis, tmp_path: Path) -> Iterator[Cell]:
 
 def shown(cell: Cell) -> dict[str, Any]:
     """The worker as ``status --json`` shows it."""
-    (worker,) = [one for one in AdminStore(cell.client, cell.keys).status()["workers"] if one["state"] != "dead"]
-    return worker
+    workers = [worker for worker in AdminStore(cell.client, cell.keys).status()["workers"] if worker["state"] != "dead"]
+    assert len(workers) == 1
+    return workers[0]
+
+
+def is_refused(cell: Cell, *words: str) -> bool:
+    """``status`` says so, with these words of Redis' sentence."""
+    worker = shown(cell)
+    assert worker["state"] == "refused"
+    return all(word in worker["refused"] for word in words)
 
 
 def tries(worker: WorkerProcess) -> int:
@@ -35,9 +43,10 @@ def tries(worker: WorkerProcess) -> int:
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
 def test_a_worker_that_is_refused_at_its_start_says_so_and_ends(cell: Cell, pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At once, in Redis' own words; it tries a few times and ends with an error, as a stock worker does at once."""
-    monkeypatch.setenv("TEST_REFUSED_MAX_S", "2")
+    monkeypatch.setenv("TEST_REFUSED_MAX_S", "3")
     cell.client.zadd(BINDING, {"x": 1})
     worker = cell.spawn(pool=pool, concurrency=1, ready=False)
+    eventually(lambda: is_refused(cell, "WRONGTYPE"), 20, worker.output)
     assert worker.wait(30) == 1
     assert log_lines(worker, "Redis refuses what this worker needs, trying again in .* WRONGTYPE Operation")
     assert log_lines(worker, "Redis has refused this worker for .* WRONGTYPE Operation")
@@ -48,11 +57,10 @@ def test_a_worker_that_is_refused_for_a_while_goes_on(cell: Cell) -> None:
     """Once the key is gone it is ready, and jobs run."""
     cell.client.zadd(BINDING, {"x": 1})
     worker = cell.spawn(concurrency=1, ready=False)
-    eventually(lambda: tries(worker), 20, worker.output)
+    eventually(lambda: is_refused(cell, "WRONGTYPE"), 20, worker.output)
     cell.client.delete(BINDING)
-    cell.wait_registered(worker)
-    assert cell.send("work")[0].get()
-    assert shown(cell)["state"] == "ready"
+    assert cell.send("work")[0].get(20)
+    eventually(lambda: shown(cell)["state"] == "ready", 20, worker.output)
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
@@ -64,12 +72,7 @@ def test_a_running_worker_that_loses_a_right_shows_it_and_gets_it_back(cell: Cel
     eventually(cell.ledger.started)
     cell.client.execute_command("ACL", "SETUSER", "default", "-brpop")
 
-    def is_refused() -> bool:
-        seen = shown(cell)
-        assert seen["state"] == "refused"
-        return "NOPERM" in seen["refused"] and "brpop" in seen["refused"]
-
-    eventually(is_refused, 15, worker.output)
+    eventually(lambda: is_refused(cell, "NOPERM", "brpop"), 15, worker.output)
     cell.client.execute_command("ACL", "SETUSER", "default", "+brpop")
     assert running.get(20)
     assert cell.send("work")[0].get(20)

@@ -25,7 +25,7 @@ SNAPSHOT_WORKER_FIELDS = 10
 NOBODY = Registration("", "", 0, 0)
 """Stands in for a registration that is missing or malformed."""
 
-STATES = ("starting", "ready", "draining", "ejected", "refused", "dead")
+STATES = ("starting", "ready", "draining", "refused", "ejected", "dead")
 """*starting*: registered, has not beaten yet. *refused*: it beats, but Redis refuses what its consumer needs. *dead*:
 its life has ended; shown for a minute.
 """
@@ -119,12 +119,12 @@ def _worker(
     alive = row is not None and not row[9]
     if not alive:
         state = "dead"
+    elif facts.get("refused"):
+        state = "refused"
     elif facts.get("draining"):
         state = "draining"
     elif "done" not in facts:
         state = "starting"
-    elif facts.get("refused"):
-        state = "refused"
     elif learned.get("ejected"):
         state = "ejected"
     else:

@@ -115,7 +115,8 @@ PASSING: Final = (
     "READONLY", "UNBLOCKED", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF", "NOREPLICAS", "BUSY",
     "NOSCRIPT", "EXECABORT",
 )  # fmt: skip
-"""Words of a Redis that fails over, loads, is full, has lost its disk or its replicas, or runs a long script: it will answer otherwise, by itself or once it has room. The last word only says that another answer came before it.
+"""Words of a Redis that fails over, loads, is full, has lost its disk or its replicas, or runs a long script: it
+will answer otherwise, by itself or once it has room. The last word only says that another answer came before it.
 """
 
 SENTENCE_MAX: Final = 300

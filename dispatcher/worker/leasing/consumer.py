@@ -61,6 +61,7 @@ class LeaseConsumerMixin:
             raise WorkerShutdown(EX_FAILURE)
         if wait_s:
             log.error("Redis refuses what this worker needs, trying again in %g s: %s", wait_s, refusals.now())
+            self.show_refused()
         until_ms = _clock.monotonic_ms() + wait_s * 1000
         while self.blueprint.state == RUN and _clock.monotonic_ms() < until_ms:
             maybe_shutdown()
