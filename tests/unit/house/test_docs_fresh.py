@@ -13,11 +13,11 @@ import click
 
 from dispatcher.cli import cli
 from dispatcher.settings import Settings, env_name
-from dispatcher.worker.options import LABELS_ENV, MODELS_ENV, MODELS_MAX_ENV, WEIGHT_ENV
+from dispatcher.worker.options import LABELS_ENV, MODELS_ENV, MODELS_MAX_ENV, THREADS_ENV, WEIGHT_ENV
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
-OF_A_WORKER = {WEIGHT_ENV, MODELS_ENV, MODELS_MAX_ENV, LABELS_ENV}
+OF_A_WORKER = {WEIGHT_ENV, MODELS_ENV, MODELS_MAX_ENV, LABELS_ENV, THREADS_ENV}
 
 
 def _generator() -> ModuleType:

@@ -32,6 +32,7 @@ def test_everything_that_can_be_said(fleet) -> None:
         pool = "threads"
         models = ["minilm", "chat@2"]
         models_max = 1
+        threads = 2
         labels = { region = "eu" }
         [autoscaler]
         enabled = true
@@ -39,9 +40,18 @@ def test_everything_that_can_be_said(fleet) -> None:
         lease_ttl_s = 9
         """
     )
-    kind = WorkerKind("gpu", 4.0, 3, "threads", ("minilm", "chat@2"), {"region": "eu"}, models_max=1)
+    kind = WorkerKind("gpu", 4.0, 3, "threads", ("minilm", "chat@2"), {"region": "eu"}, models_max=1, threads=2)
     assert found == Fleet((FleetEntry(kind, 2),))
     assert found.workers() == [("gpu1", kind), ("gpu2", kind)]
+
+
+def test_the_slots_of_a_whole_fleet_are_known(fleet) -> None:
+    """As many as may run at once: what it starts with, or what the autoscaler may make of it; never none."""
+    text = '[[worker]]\nname = "a"\ncount = 2\nconcurrency = 3\n[[worker]]\nname = "b"'
+    assert fleet(text).slots_most() == 7
+    assert fleet(text).slots_most(workers_max=2) == 7
+    assert fleet(text).slots_most(workers_max=4) == 12
+    assert fleet('[[worker]]\nname = "a"\ncount = 0').slots_most() == 1
 
 
 def test_one_worker_keeps_its_name(fleet) -> None:

@@ -11,7 +11,7 @@ from dispatcher.clock import ManualClock
 from dispatcher.errors import Unavailable
 from dispatcher.provision.base import WorkerKind
 from dispatcher.provision.child import Child, Children
-from dispatcher.provision.processes import BACKOFF_S, ProcessProvisioner
+from dispatcher.provision.processes import BACKOFF_S, ProcessProvisioner, worker_command
 
 
 class Machine:
@@ -52,6 +52,13 @@ def test_a_worker_that_cannot_be_started_again_is_tried_later() -> None:
     clock.now_ms += round(1000 * BACKOFF_S[1])
     provisioner.step()
     assert machine.running["b"].exit_code is None
+
+
+def test_the_threads_of_a_kind_are_an_option_of_its_workers() -> None:
+    """Where the fleet file says a number; else the worker takes its share."""
+    command = worker_command("a1", WorkerKind("a", threads=3))
+    assert command[command.index("--threads") + 1] == "3"
+    assert "--threads" not in worker_command("a1", WorkerKind("a"))
 
 
 def test_a_start_that_the_system_refuses_is_said_as_such(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 from dispatcher.clock import ManualClock
 from dispatcher.errors import Unavailable
@@ -23,9 +23,18 @@ def end(child: Child, exit_code: int) -> None:
     cast("SimpleNamespace", child).exit_code = exit_code
 
 
-def supervisor(clock: ManualClock, sentences: list[str]) -> Supervisor:
+def supervisor(clock: ManualClock, sentences: list[str], **given: Any) -> Supervisor:
     children = cast("Children", SimpleNamespace())
-    return Supervisor(children, Settings(), environ={}, logs=Path("/tmp"), clock=clock, on_event=sentences.append)
+    facts = {"environ": {}, "logs": Path("/tmp"), "clock": clock, "on_event": sentences.append} | given
+    return Supervisor(children, Settings(), **facts)
+
+
+def test_workers_of_one_machine_share_its_cores() -> None:
+    """Whatever starts them says how many slots they have; what the user's environment says comes first."""
+    threads = "DISPATCHER_WORKER_THREADS"
+    assert supervisor(ManualClock(), [], slots=10**6).environ[threads] == "1"
+    assert supervisor(ManualClock(), [], slots=10**6, environ={threads: "7"}).environ[threads] == "7"
+    assert threads not in supervisor(ManualClock(), []).environ
 
 
 def test_a_process_that_ends_is_started_again_at_once_and_later_after_waits_that_grow() -> None:

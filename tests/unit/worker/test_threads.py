@@ -5,25 +5,26 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from ctypes.util import find_library
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import click
 import pytest
+from celery import Celery
 from celery.concurrency.solo import TaskPool as SoloPool
 from celery.concurrency.thread import TaskPool as ThreadPool
+from celery.signals import import_modules
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.worker import threads
-from dispatcher.worker.options import WorkerOptions
+from dispatcher.worker import attach, threads
 from dispatcher.worker.threads import (
     COUNTS,
     choose_limit,
     cores_here,
     environ_of_user,
-    limit_command,
     limit_threads,
     share_of_cores,
     slots_of_command,
@@ -125,10 +126,18 @@ def test_a_later_limit_replaces_the_first(environ: dict[str, str]) -> None:
     assert "TOKENIZERS_PARALLELISM" not in environ
 
 
-def test_only_a_workers_command_is_limited(environ: dict[str, str]) -> None:
-    """A producer imports the same modules, and computes with what it likes."""
-    limit_command(SimpleNamespace(worker_concurrency=None), WorkerOptions())
-    assert "OMP_NUM_THREADS" not in environ
+@pytest.mark.parametrize(("command", "limited"), [("worker", True), ("shell", False), (None, False)])
+def test_only_a_workers_command_is_limited(environ: dict[str, str], command: str | None, limited: bool) -> None:
+    """And that before Celery imports the modules of tasks. A producer imports the same, and computes with what it likes."""
+    app = Celery("threads", set_as_current=False)
+    attach(app, threads=3)
+    with ExitStack() as stack:
+        if command is not None:
+            context = stack.enter_context(click.Context(click.Command(command), info_name=command))
+            context.params = {"concurrency": 2, "pool_cls": ThreadPool, "autoscale": None, "threads": None}
+        answers = import_modules.send(sender=app)
+    assert not [answer for _, answer in answers if isinstance(answer, Exception)]
+    assert environ.get("OMP_NUM_THREADS") == ("3" if limited else None)
 
 
 COUNT = """

@@ -14,6 +14,7 @@ from dispatcher.worker.options import (
     read_models,
     read_models_max,
     read_options,
+    read_threads,
     read_weight,
 )
 from dispatcher.worker.patches.forced import FORCED, force_settings, force_task, runs_at_most_once
@@ -48,6 +49,18 @@ def test_a_limit_on_models_is_a_whole_number(most: object) -> None:
     assert read_models_max("3") == 3
     with pytest.raises(Invalid, match="--models-max 3"):
         read_models_max(most)
+
+
+@pytest.mark.parametrize("threads", [-1, "many", None, 1.5, "1.5"])
+def test_threads_are_a_whole_number(threads: object) -> None:
+    """0 is the slot's share; from the option, the environment or ``attach``, and anything else is refused with the value."""
+    assert read_threads("3") == 3
+    with pytest.raises(Invalid, match="--threads 2"):
+        read_threads(threads)
+    environ = {"DISPATCHER_WORKER_THREADS": "5"}
+    assert read_options(NOTHING_GIVEN | {"threads": 0}, environ, WorkerOptions(threads=7)).threads == 0
+    assert read_options(NOTHING_GIVEN, environ, WorkerOptions(threads=7)).threads == 5
+    assert read_options(NOTHING_GIVEN, {}, WorkerOptions(threads=7)).threads == 7
 
 
 @pytest.mark.parametrize("labels", ["region", "=eu", ["a=1", "b"]])
