@@ -32,7 +32,7 @@ def test_attaching_changes_nothing_in_a_producer(cell: Cell) -> None:
         name: queue.as_dict() for name, queue in plain.amqp.queues.items()
     }
     assert [attached.tasks[name].acks_late for name in ("work", "pay")] == [False, False]
-    assert len(attached.user_options["worker"]) == 4
+    assert len(attached.user_options["worker"]) == 5
     assert len(attached.steps["worker"]) == len(attached.steps["consumer"]) == 1
 
 
