@@ -19,6 +19,7 @@ from celery import Celery
 from celery.exceptions import Ignore, Reject
 from celery.signals import worker_ready
 
+import tests.unsendable  # noqa: F401 (jobs carry its values)
 from dispatcher.settings import load_settings
 from dispatcher.store.redis_client.connection import celery_url
 from dispatcher.worker import attach, report_models

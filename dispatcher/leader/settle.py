@@ -26,8 +26,8 @@ from dispatcher.store.redis_client.connection import BROKEN, is_outage
 
 log = logging.getLogger(__name__)
 
-POISON: Final = frozenset({"worker_died", "process_died"})
-"""Reasons of jobs that ended their worker or process each time they ran."""
+POISON: Final = frozenset({"worker_died", "process_died", "delivery_failed"})
+"""Reasons of jobs that ended their worker or process each time, or that no worker could begin."""
 
 
 class Settler:

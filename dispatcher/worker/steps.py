@@ -30,6 +30,7 @@ from dispatcher.worker.attach import attachment
 from dispatcher.worker.broker import client_of, keys_of
 from dispatcher.worker.leasing.celery_host import host_of
 from dispatcher.worker.leasing.consumer import consume_leases, lease_consumer
+from dispatcher.worker.leasing.pool import lease_pool
 from dispatcher.worker.leasing.request import lease_request
 from dispatcher.worker.leasing.transport import transport_for
 from dispatcher.worker.life.life import WorkerLife
@@ -93,6 +94,8 @@ class DispatchedWorker(bootsteps.Step):
         force_settings(app.conf)
         send_once_from_tasks(app, cell=settings.cell)
         w.prefetch_multiplier = 1
+        if pool == "prefork":
+            w.pool_cls = lease_pool(w.pool_cls)
         w.consumer_cls = lease_consumer(symbol_by_name(w.consumer_cls))
         w.wait_for_soft_shutdown = partial(leave_cold, w, w.wait_for_soft_shutdown)
         task_prerun.connect(w.dispatched.lifeline.wait_until_heard)  # held weakly: as long as the worker is there

@@ -17,6 +17,7 @@ import redis
 from celery import Celery, current_task
 from celery.exceptions import Ignore, Retry
 
+import tests.unsendable  # noqa: F401 (jobs carry its values)
 from dispatcher.store.redis_client.connection import celery_url
 from dispatcher.store.redis_client.sentinel import transport_options
 from dispatcher.worker import attach

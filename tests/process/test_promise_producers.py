@@ -8,6 +8,7 @@ from celery import chain, chord, group, signature
 from dispatcher.errors import JobDead, PoisonJob
 from tests.eventually import eventually
 from tests.process.cluster import PATIENCE_S, MakeCluster
+from tests.unsendable import Deadly, Unpicklable
 
 
 def test_jobs_of_a_queue_go_only_to_workers_that_named_it(make_cluster: MakeCluster) -> None:
@@ -91,6 +92,27 @@ def test_a_job_that_kills_its_process_is_buried(make_cluster: MakeCluster) -> No
     assert runs == dict.fromkeys(others, 1)
     [letter] = cluster.dead_letters()
     assert letter["reason"] == "process_died"
+    assert worker.exit_code is None
+
+
+@pytest.mark.parametrize(
+    ("value", "story"),
+    [
+        (Unpicklable(), r"delivery_failed: .*run 1 on w1@promise .*could not hand it to the pool.*run 2 on w1@promise .*could not"),
+        (Deadly(), r"process_died: .*run 1 on w1@promise .*died while it read it.*run 2 on w1@promise .*alone, .*read it"),
+    ],
+)
+def test_a_job_that_no_process_can_be_given_is_buried(make_cluster: MakeCluster, value: object, story: str) -> None:
+    """To write it to a pool process fails, or the process dies while it reads it: as if it had run there, and the others run once."""
+    cluster = make_cluster(attempts_max=2)
+    cluster.start_dispatcher()
+    worker = cluster.start_worker("w1")
+    [poison] = cluster.send("noop", headers={"unsendable": value})
+    others = cluster.send("nap", 0.02, count=30)
+    with pytest.raises(PoisonJob, match=story):
+        cluster.result(poison).get(timeout=PATIENCE_S)
+    cluster.all_succeed(others)
+    assert cluster.ledger.runs() == dict.fromkeys(others, 1)
     assert worker.exit_code is None
 
 

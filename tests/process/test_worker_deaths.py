@@ -15,6 +15,7 @@ from kombu import Exchange, Queue
 
 from dispatcher.worker.leasing.celery_host import EXIT_DECLARED_DEAD
 from tests.eventually import eventually
+from tests.unsendable import Deadly, Unpicklable
 from tests.worker_harness import Cell, Sent, WorkerProcess, open_cell
 
 
@@ -101,6 +102,27 @@ def test_a_job_that_kills_its_process_is_counted_and_buried(cell: Cell) -> None:
     cell.send("work")
     eventually(cell.ledger.ended)
     assert worker.lives
+
+
+@pytest.mark.parametrize("task", ["work", "limited"])
+@pytest.mark.parametrize(("value", "reason"), [(Unpicklable(), "delivery_failed"), (Deadly(), "process_died")])
+def test_a_job_that_no_pool_can_begin_is_counted_and_buried(cell: Cell, value: object, reason: str, task: str) -> None:
+    """The worker reads it, and fails to write it to a process, or the process dies that reads it: whether the worker starts it at once
+    or by a timer, it is a dead letter after the limit, never runs, and takes no slot and no neighbour with it.
+    """
+    worker = cell.spawn(concurrency=2)
+    neighbours = cell.send("work", 0.2, count=6)
+    cell.send(task, headers={"unsendable": value})
+    neighbours += cell.send("work", 0.2, count=6)
+    [letter] = eventually(lambda: list(cell.dead_letters().values()), 40, worker.output)
+    assert letter["reason"] == reason
+    eventually(lambda: all(neighbour.state == "SUCCESS" for neighbour in neighbours), 20, worker.output)
+    assert cell.runs() == dict.fromkeys((neighbour.id for neighbour in neighbours), 1)
+    both_slots = cell.send("work", 1.0, count=2)
+    eventually(lambda: {job.id for job in both_slots} <= set(cell.ledger.started()) - set(cell.ledger.ended()), 20, worker.output)
+    eventually(cell.no_leases)
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
 
 
 def goes_on(cell: Cell, worker: WorkerProcess) -> None:

@@ -76,7 +76,7 @@ class Cause(Enum):
     TIME_LIMIT = "time_limit"
     """The job passed its hard time limit."""
     DELIVERY_FAILED = "delivery_failed"
-    """The worker could not hand the job to Celery."""
+    """The worker could not hand the job to Celery, or to the pool."""
     ENDING_FAILED = "ending_failed"
     """The run was over, and the worker could not end the job."""
     WORKER_LEFT = "worker_left"

@@ -16,7 +16,9 @@ from typing import Any
 import redis
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from celery.concurrency.thread import ApplyResult
-from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded, WorkerLostError
+from celery.concurrency.thread import TaskPool as ThreadPool
+from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError, TimeLimitExceeded, WorkerLostError
+from celery.worker.state import task_ready
 from kombu.exceptions import OperationalError
 
 from dispatcher.core.returns.ending import Cause, GiveBack
@@ -76,6 +78,21 @@ class LeaseRequestMixin:
         cause = Cause.OUTAGE if isinstance(exc, CANNOT_SEND) and is_outage(exc) else Cause.ENDING_FAILED
         self._bad_end = cause, f"its run was over, and could not be ended: {type(exc).__name__}: {exc}"
 
+    def _cannot_begin(self: Any, exc: Exception, pool: Any) -> None:
+        """The pool has not got the job, and Celery would end the worker: the job goes back in line, counted. Threads
+        refuse jobs only when they end; that is no fault of the job.
+        """
+        lease_id = self._message.delivery_tag
+        task_ready(self)
+        if isinstance(pool, ThreadPool):
+            self._message.channel.life.keeper.give_back(GiveBack.uncounted(lease_id))
+            self.acknowledged = True
+            return
+        log.error("cannot hand the job of lease %s to the pool: it goes back in line", lease_id, exc_info=exc)
+        self._outcome = Outcome.FAILED
+        self._bad_end = Cause.DELIVERY_FAILED, f"its worker could not hand it to the pool: {type(exc).__name__}: {exc}"
+        self.reject(requeue=True)
+
     def on_timeout(self: Any, soft: bool, timeout: float) -> Any:
         with self._ends():
             return super().on_timeout(soft, timeout)  # type: ignore[misc]
@@ -95,7 +112,8 @@ class LeaseRequestMixin:
         if isinstance(exc, TimeLimitExceeded):
             self._bad_end = Cause.TIME_LIMIT, f"it passed its hard time limit: {exc}"
         elif isinstance(exc, WorkerLostError):
-            self._bad_end = Cause.PROCESS_DIED, f"its process died while it ran: {str(exc).partition(' Job:')[0]}"
+            when = "read it" if self.time_start is None else "ran it"
+            self._bad_end = Cause.PROCESS_DIED, f"its process died while it {when}: {str(exc).partition(' Job:')[0]}"
         with self._ends():
             try:
                 return super().on_failure(exc_info, send_failed_event, return_ok)  # type: ignore[misc]
@@ -151,6 +169,8 @@ def _reporting_exits(on_success: Callable[..., Any]) -> Callable[..., Any]:
 def _reporting_hooks(execute_using_pool: Callable[..., Any]) -> Callable[..., Any]:
     """Exceptions of a task's hooks (Reject, MemoryError) reach Celery only in prefork. In a thread they vanish with the
     job, in solo they stop the worker: so we report them to ``on_failure`` ourselves.
+
+    An exception that keeps a job from its pool would stop the worker too, or vanish in a timer with the job's lease.
     """
 
     @wraps(execute_using_pool)
@@ -161,9 +181,16 @@ def _reporting_hooks(execute_using_pool: Callable[..., Any]) -> Callable[..., An
 
         try:
             running = execute_using_pool(self, pool, **kwargs)
-        except (Reject, MemoryError):
-            self.on_failure(ExceptionInfo())
-            return None
+        except TaskRevokedError:
+            raise
+        except Exception as exc:
+            if self.acknowledged:
+                raise
+            if isinstance(exc, Reject | MemoryError):
+                self.on_failure(ExceptionInfo())
+            else:
+                self._cannot_begin(exc, pool)
+            raise TaskRevokedError from None  # Celery gives back the slot of the pool for this, and for nothing else
         if isinstance(running, ApplyResult):
             running.f.add_done_callback(see)
         return running

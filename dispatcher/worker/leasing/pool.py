@@ -1,0 +1,65 @@
+"""Celery's prefork pool, with two differences: a job that it cannot begin is told of at once, and not tried for ever."""
+
+from __future__ import annotations
+
+import fcntl
+import sys
+import termios
+from functools import cache
+from typing import Any
+
+from billiard.pool import EX_RECYCLE, RUN
+from celery.platforms import EX_OK
+
+
+class LeasePoolMixin:
+    """On top of ``celery.concurrency.asynpool.AsynPool``."""
+
+    def apply_async(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """As billiard's, which remembers a job before it pickles it: a job that cannot be pickled is forgotten again,
+        or the pool would wait for it when it ends.
+        """
+        before = next(reversed(self._cache), None)
+        try:
+            return super().apply_async(*args, **kwargs)  # type: ignore[misc]
+        except Exception:
+            last = next(reversed(self._cache), None)
+            if last != before:
+                self._cache.pop(last, None)
+            raise
+
+    def on_partial_read(self: Any, job: Any, process: Any) -> None:
+        """A process is gone that was written a job to, and has not accepted it. Celery gives the job to the next
+        process, and so on for ever if reading the job is what ends them: here a process that died while it read the
+        job ends the job, as if the job had run there.
+        """
+        died = (
+            not job._accepted
+            and job._terminated is None
+            and self._state == RUN
+            and process.exitcode not in (EX_OK, EX_RECYCLE)
+            and not getattr(process, "_controlled_termination", False)
+            and _has_begun_to_read(process, job)
+        )
+        if died:
+            job._accepted = True
+        super().on_partial_read(job, process)  # type: ignore[misc]
+        if died:
+            self.mark_as_worker_lost(job, process.exitcode)
+
+
+def _has_begun_to_read(process: Any, job: Any) -> bool:
+    """True if less of the job is left in the pipe to the process than was written: this process holds the pipe's other
+    end, too. A process that was just ending has left the job whole.
+    """
+    header, _, body_size = job._payload
+    unread = bytearray(4)
+    fcntl.ioctl(process.inq._reader.fileno(), termios.FIONREAD, unread)
+    return bool(int.from_bytes(unread, sys.byteorder) < len(header) + body_size)
+
+
+@cache
+def lease_pool(base: Any) -> Any:
+    """The prefork pool of a worker whose own is ``base``."""
+    pool = type("LeasePool", (LeasePoolMixin, base.Pool), {"__module__": __name__})
+    return type(base.__name__, (base,), {"__module__": __name__, "Pool": pool})
