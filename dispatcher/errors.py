@@ -70,8 +70,8 @@ class JobDead(DispatcherError):
 
 
 class PoisonJob(JobDead):
-    """The job's worker, or the job's process there, died each time it ran, the last time with no other job beside it; or
-    each worker failed to hand it to its pool.
+    """The job's worker, or the job's process there, died each time it ran, the last time with no other job beside it;
+    or each worker failed to hand the job to its pool.
 
     ``detail`` tells of each run: which worker, when, and how it ended.
     """

@@ -1,4 +1,6 @@
-"""Celery's prefork pool, with two differences: a job that it cannot begin is told of at once, and not tried for ever."""
+"""Celery's prefork pool, with two differences: it forgets a job that it cannot pickle, and a process that dies while it
+reads a job ends that job.
+"""
 
 from __future__ import annotations
 
