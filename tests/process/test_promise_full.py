@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -24,13 +25,14 @@ def lack_replicas(cluster: Cluster, lacks: bool) -> None:
 
 
 def break_the_disk(cluster: Cluster, broken: bool) -> None:
-    """Its snapshots fail while their folder is gone."""
-    folder = cluster.folder / "snapshots"
-    folder.mkdir()
-    cluster.client.config_set("dir", str(folder))
-    cluster.client.config_set("save", "3600 1")
+    """Its snapshots fail while a folder lies where they belong. (Since Redis 7 the settings that name the place are protected.)"""
+    snapshot = Path(cluster.client.config_get("dir")["dir"], cluster.client.config_get("dbfilename")["dbfilename"])
     if broken:
-        folder.rmdir()
+        snapshot.unlink(missing_ok=True)
+        snapshot.mkdir()
+    else:
+        snapshot.rmdir()
+    cluster.client.config_set("save", "3600 1")
     cluster.client.bgsave()
     wanted = "err" if broken else "ok"
     eventually(lambda: cluster.client.info("persistence")["rdb_last_bgsave_status"] == wanted, PATIENCE_S)
