@@ -11,8 +11,9 @@ from typing import Any
 
 ODD: dict[str, Any] = {
     "none": None, "number": 0.5, "half": {"said": "cut \ud83d"}, "nan": {"said": [0.5, float("nan")]}, "bytes": {"said": b"raw"},
+    "group": {"said": os.getpgrp()},
 }  # fmt: skip
-"""Answers that are no response body."""
+"""Answers that are no response body, and the group of this process."""
 
 
 def answer(bodies: list[dict[str, Any]]) -> list[Any]:

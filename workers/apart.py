@@ -76,7 +76,10 @@ def _process(chunk: dict[str, Any], request_id: str) -> Iterator[tuple[subproces
     either.
     """
     environ = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    process = subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ)
+    process = subprocess.Popen(
+        [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ,
+        process_group=0,  # Ctrl-C is the worker's, which finishes what it runs: no line has died of it
+    )  # fmt: skip
     assert process.stdin is not None
     assert process.stdout is not None
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
 from copy import copy
 from typing import Any
 
@@ -12,7 +14,7 @@ from dispatcher.batches.bodies import kind_of, printable, why_no_body
 from dispatcher.errors import DispatcherError
 from workers.runtimes import Answer, Body, LoadedRuntimes, Rejected, Runtime
 
-_NO_LINE_DID_IT = (SoftTimeLimitExceeded, Retry, DispatcherError, WorkerShutdown, WorkerTerminate, KeyboardInterrupt)
+_NO_LINE_DID_IT = (SoftTimeLimitExceeded, Retry, DispatcherError, WorkerShutdown, WorkerTerminate)
 """The time is up, the task wants a retry, the worker lacks something or is ending. The chunk ends."""
 
 USAGE_FIELDS = ("prompt_tokens", "completion_tokens", "total_tokens")
@@ -64,6 +66,8 @@ def answer_each(runtime: Runtime, bodies: list[Body], *, may_exit: bool = False)
     except Rejected as refusal:
         failure = checked(refusal)
     except BaseException as exc:
+        if any(isinstance(cause, SoftTimeLimitExceeded) for cause in _causes(exc)):
+            raise SoftTimeLimitExceeded from exc  # it comes but once: what ran on would have no limit
         if not _is_of_a_line(exc) or (may_exit and isinstance(exc, SystemExit)):
             raise
         failure = failed(exc)
@@ -78,7 +82,19 @@ def _is_of_a_line(exc: BaseException) -> bool:
     """True if the model raised it, of whatever class: a cancelled coroutine and Rust's panics are no ``Exception``."""
     if terminate_handler_fired():  # the pool ends this process by a signal, whose handler raised SystemExit
         return False
+    if isinstance(exc, KeyboardInterrupt):  # a person's, unless a pool or a worker has taken Ctrl-C for itself
+        return signal.getsignal(signal.SIGINT) is not signal.default_int_handler
     return not isinstance(exc, _NO_LINE_DID_IT) and not (isinstance(exc, Reject) and exc.requeue)
+
+
+def _causes(exc: BaseException) -> Iterator[BaseException]:
+    """The error, and what was raised before it: a model may wrap whatever it is interrupted by."""
+    seen: set[int] = set()
+    step: BaseException | None = exc
+    while step is not None and id(step) not in seen:
+        seen.add(id(step))
+        yield step
+        step = step.__cause__ or step.__context__
 
 
 def checked(answer: Any) -> Answer:

@@ -16,7 +16,7 @@ from typing import Any
 
 import redis
 from celery import Celery, states
-from celery.backends.base import DisabledBackend, KeyValueStoreBackend
+from celery.backends.base import BaseKeyValueStoreBackend, DisabledBackend
 from celery.result import denied_join_result
 from kombu.exceptions import OperationalError
 
@@ -272,9 +272,9 @@ class Submission:
     def _ready(self, task_ids: list[str]) -> list[tuple[str, dict[str, Any]]]:
         """The tasks that have ended, each with Celery's record of it. One round trip if the backend can read many."""
         backend = self._app.backend
-        if isinstance(backend, KeyValueStoreBackend):
+        if isinstance(backend, BaseKeyValueStoreBackend):
             values = backend.mget([backend.get_key_for_task(task_id) for task_id in task_ids])
-            metas = [backend.decode_result(value) if value else None for value in values]
+            metas = [_record(backend, value) if value else None for value in values]
         else:
             metas = [backend.get_task_meta(task_id, cache=False) for task_id in task_ids]
         return [
@@ -325,6 +325,22 @@ class Submission:
         self.progress.failed = len(self._files.failed)
         self.progress.chunks_in_flight = len(self._in_flight)
         self._report(self.progress)
+
+
+def _record(backend: BaseKeyValueStoreBackend, value: Any) -> dict[str, Any]:
+    """What Celery stored of a task. A record that cannot be read is the failure of its lines: reading it again, now or
+    when the submission is resumed, would not help.
+    """
+    try:
+        record: dict[str, Any] = backend.decode_result(value)
+        return {"status": record["status"], "result": record["result"]}
+    except Exception as exc:  # noqa: BLE001  # of JSON, of kombu's serializers, or of the error that the record holds
+        said = f"its result cannot be read: {type(exc).__name__}: {exc}"
+        return {"status": states.FAILURE, "result": Unreadable(said)}
+
+
+class Unreadable(Exception):
+    """Stands for the result of a chunk of which the backend holds something that is no result."""
 
 
 def _part(number: str, line: Line) -> str:

@@ -156,6 +156,16 @@ def test_every_line_is_answered_once(
     assert set(ledger.hgetall("runs").values()) == {"1"}
 
 
+def test_results_are_read_many_at_a_time(app: Celery, worker: None, batch: Path, out: Path, redis_url: str) -> None:
+    """Not with a round trip each: up to a thousand chunks are in flight, and each is looked at again and again."""
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        client.config_resetstat()
+
+        submit_file(app, batch, out, settings=SMALL)
+
+        assert client.info("commandstats")["cmdstat_mget"]["calls"] > 0
+
+
 def test_a_clean_batch_leaves_no_error_file(app: Celery, worker: None, batch: Path, out: Path) -> None:
     """Its absence is the sign that nothing failed."""
     lines = [line for line in batch.read_text().splitlines(keepends=True) if '"input": ""' not in line]
@@ -313,6 +323,30 @@ def test_an_odd_answer_keeps_no_other_from_the_file(
         "line-20": "the worker gave half a surrogate pair at body.text", "line-30": "the worker gave the float nan at body.x",
         "line-40": "the worker gave a bytes at body.x",
     }  # fmt: skip
+    assert leftovers(redis_url) == []
+
+
+@pytest.mark.parametrize("record", [b"{no json", b"[]", b"\xff", b'{"status": "SUCCESS"}', b'{"result": 1}'])
+def test_a_result_that_cannot_be_read_fails_its_lines_and_the_rest_is_done(
+    app: Celery, worker: None, batch: Path, out: Path, redis_url: str, ledger: redis.Redis, record: bytes
+) -> None:
+    """Whoever wrote it: reading it again would not help, and the submission must end."""
+    ledger.set("slow", 1)
+    with pytest.raises(KeyboardInterrupt):
+        submit_file(app, batch, out, settings=SMALL, progress=lambda p: stop_after(0)(p) if p.chunks_in_flight == 0 else None)
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        client.hset(Keys().submission(digest_of(out)), "3", f"garbled {client.time()[0]}")
+        client.set("celery-task-meta-garbled", record)
+    ledger.delete("slow")
+    ledger.rpush("permits", 1)
+
+    submit_file(app, batch, out, settings=SMALL, resume=True)
+
+    good, bad = read(out), read(errors_of(out))
+    assert Counter(line["custom_id"] for line in good + bad) == Counter(f"line-{n}" for n in range(LINES))
+    garbled = [line["error"] for line in bad if line["error"]]
+    assert [error["code"] for error in garbled] == ["server_error"] * 4
+    assert {error["message"].partition(": ")[2].partition(":")[0] for error in garbled} == {"its result cannot be read"}
     assert leftovers(redis_url) == []
 
 

@@ -85,6 +85,18 @@ def test_the_plot_needs_nothing_else(capsys: pytest.CaptureFixture[str], fleet: 
     assert text.count("<polyline") == 2 * 8
 
 
+def test_it_says_what_is_to_be_known_of_a_trace(capsys: pytest.CaptureFixture[str], fleet: str, tmp_path: Path) -> None:
+    """Beside the results, not among them; a unit of time that is given is believed."""
+    trace = tmp_path / "t.jsonl"
+    trace.write_text("".join(json.dumps({"timestamp": n / 4, "input_length": 8, "output_length": 1}) + "\n" for n in range(60)))
+
+    code, out, err = run(capsys, "--trace", str(trace), "--fleet", fleet)
+    assert (code, err.count("\n")) == (0, 1)
+    assert f"{trace}, a trace of Mooncake: 60 requests within 0.01475 s are too many to be true" in err
+    assert "too many" not in out
+    assert run(capsys, "--trace", str(trace), "--fleet", fleet, "--trace-unit", "s")[2] == ""
+
+
 def test_it_reads_a_trace(capsys: pytest.CaptureFixture[str], fleet: str, tmp_path: Path) -> None:
     """800 input tokens and 45 output tokens are a second of work: a quarter of one on the big worker."""
     trace = tmp_path / "t.csv"
@@ -148,6 +160,7 @@ def test_it_counts_loads_of_models(capsys: pytest.CaptureFixture[str], tmp_path:
         (("--rate", "1", "--fail", "big"), "--fail is 'big'"),
         (("--rate", "1", "--fail", "huge@1"), "--fail names 'huge': the fleet has big, small1, small2"),
         (("--trace", "/nowhere/t.csv"), "cannot read the trace"),
+        (("--rate", "5", "--trace-unit", "s"), "--trace-unit goes with --trace"),
         (("--trace", "/nowhere/t.csv", "--cost", "exp:1"), "--cost goes with --rate"),
         (("--trace", "/nowhere/t.csv", "--sessions", "5"), "--sessions goes with --rate"),
         (("--rate", "1", "--plot", "/nowhere/o.html"), "cannot write /nowhere/o.html"),

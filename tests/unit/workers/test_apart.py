@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any
@@ -71,6 +72,13 @@ def test_a_thread_of_the_model_does_not_keep_the_chunk() -> None:
     lines = run_apart(chunk("thread", "a"), request_id="r")["lines"]
 
     assert [line["response"]["body"]["said"] for line in lines] == ["thread", "a"]
+
+
+def test_ctrl_c_is_not_for_the_process_of_a_line() -> None:
+    """It would die of it, and its line with it, while the worker, in whose terminal it was typed, finishes what it runs."""
+    (line,) = run_apart(chunk("group"), request_id="r")["lines"]
+
+    assert line["response"]["body"]["said"] != os.getpgrp()
 
 
 def test_where_no_line_is_at_fault_the_chunk_fails() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+import signal
 import types
 from typing import Any
 
@@ -150,6 +151,34 @@ def test_whatever_a_model_raises_fails_its_line_alone(raised: BaseException, sai
     assert (good, other) == ({"n": 0}, {"n": 2})
     assert isinstance(bad, Rejected)
     assert (bad.status_code, bad.message) == (500, said)
+
+
+def test_running_out_of_time_is_seen_in_what_a_model_makes_of_it() -> None:
+    """The signal comes but once: halves that ran on would have no limit."""
+
+    class Wraps(FailsOn):
+        def run(self, batch: list[Body]) -> list[Answer]:
+            self.runs += 1
+            try:
+                raise SoftTimeLimitExceeded
+            except Exception as exc:
+                raise RuntimeError("the engine stopped") from exc
+
+    model = Wraps(set())
+    with pytest.raises(SoftTimeLimitExceeded):
+        answer_each(model, [{"n": 1}, {"n": 2}])
+    assert model.runs == 1
+
+
+def test_where_a_pool_has_taken_ctrl_c_an_interrupt_is_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Celery's workers and their processes have a handler of their own, or none."""
+    monkeypatch.setattr(signal, "getsignal", lambda _: signal.SIG_IGN)
+
+    good, bad, other = answer_each(Answers(KeyboardInterrupt()), [{"n": n} for n in range(3)])
+
+    assert (good, other) == ({"n": 0}, {"n": 2})
+    assert isinstance(bad, Rejected)
+    assert bad.message == "KeyboardInterrupt"
 
 
 @pytest.mark.parametrize("raised", [
