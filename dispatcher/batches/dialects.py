@@ -42,6 +42,16 @@ _STRANGERS: Final = (
 """Keys that a line has → whose it looks like. The first that fits counts."""
 
 
+_FILES: Final = (
+    (b"\x1f\x8b", "this file is compressed by gzip: unpack it"),
+    (b"PK\x03\x04", "this file is a zip archive or a table of a spreadsheet: write its requests as JSON lines"),
+    (b"PAR1", "this file is Parquet: write its rows as JSON lines"),
+    ((b"\xff\xfe", b"\xfe\xff"), "this file is UTF-16: write it as UTF-8"),
+    (b"[", "this file is a JSON array: write each of its elements on a line of its own"),
+)
+"""First bytes of a file → what it is, and what to do."""
+
+
 def why_not_read(request: Mapping[str, Any]) -> str | None:
     """What a line looks like that is in no form that is read, and what to do; ``None`` where its form is known."""
     if "body" in request and ("custom_id" in request or "url" in request):
@@ -55,6 +65,18 @@ def why_not_read(request: Mapping[str, Any]) -> str | None:
         keys_seen = ", ".join(sorted(map(repr, request))[:8]) or "nothing"
         looks_like = f"nothing that is known here: it holds {keys_seen}"
     return f"this looks like {looks_like}. Bodies are not translated; write each line as {_LINE}"
+
+
+def why_no_json_lines(first: bytes) -> str | None:
+    """What a file is whose first line begins with no JSON object, and what to do; ``None`` where it does."""
+    begin = first.lstrip()
+    if begin.startswith(b"{"):
+        return None
+    for magic, what in _FILES:
+        if begin.startswith(magic):
+            return what
+    shown = begin[:40].decode(errors="backslashreplace").strip()
+    return f"this is no file of JSON lines, it begins with {shown!r}: write each line as {_LINE}"
 
 
 def body_field(request: Mapping[str, Any]) -> str:

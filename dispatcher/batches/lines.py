@@ -15,7 +15,15 @@ from typing import Any, Final
 
 import msgspec
 
-from dispatcher.batches.dialects import URLS, body_field, names_its_url, plain_url, url_of, why_not_read
+from dispatcher.batches.dialects import (
+    URLS,
+    body_field,
+    names_its_url,
+    plain_url,
+    url_of,
+    why_no_json_lines,
+    why_not_read,
+)
 from dispatcher.batches.tokens import estimate_tokens
 from dispatcher.errors import Invalid
 
@@ -133,15 +141,25 @@ class _Reader:
         self._model = model
         self._default_url = default_url
         self._refused: set[str] = set()
+        self._begun = False
+        self._is_no_batch = False
         self._decoder = msgspec.json.Decoder()
         self._first_seen: dict[str, int] = {}
         self._url: str | None = None
         self._blank: list[int] = []
 
     def add(self, number: int, offset: int, raw: bytes) -> None:
+        if self._is_no_batch:
+            return
         if not raw.strip():
             self._blank.append(number)  # a mistake only if a request follows
             return
+        if not self._begun:
+            self._begun = True
+            if what := why_no_json_lines(raw):
+                self._is_no_batch = True
+                self.mistakes.append(Mistake("invalid_json_line", what))
+                return
         self.mistakes += [Mistake("invalid_json_line", "the line is blank", blank) for blank in self._blank]
         self._blank.clear()
         try:

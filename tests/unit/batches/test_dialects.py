@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,25 @@ def test_what_is_not_read_is_refused_once_by_the_name_of_whose_it_looks_like(fil
     assert len(said.splitlines()) == 1
     assert f"line 1: invalid_request: this looks like {whose}" in said
     assert '{"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {"model": …, "messages": …}}' in said
+
+
+@pytest.mark.parametrize(("content", "what"), [
+    (gzip.compress(b'{"custom_id": "a"}\n' * 50), "this file is compressed by gzip: unpack it"),
+    (b"PK\x03\x04" + b"\n" * 5 + b"x", "this file is a zip archive or a table of a spreadsheet"),
+    ('{"custom_id": "a"}\n{"custom_id": "b"}\n'.encode("utf-16"), "this file is UTF-16: write it as UTF-8"),
+    (b'[\n  {"custom_id": "a"},\n  {"custom_id": "b"}\n]\n', "this file is a JSON array: write each of its elements"),
+    (b"custom_id,prompt\na,hello\nb,hello\n", "this is no file of JSON lines, it begins with 'custom_id,prompt': write each"),
+    (b"\n\xef\xff\n\n\n", r"this is no file of JSON lines, it begins with '\\xef\\xff'"),
+])  # fmt: skip
+def test_a_file_without_json_lines_is_refused_once(file: Path, content: bytes, what: str) -> None:
+    """By what it is, not with a message a line."""
+    file.write_bytes(content)
+
+    with pytest.raises(InvalidBatch) as caught:
+        read_batch(file)
+
+    assert len(caught.value.mistakes) == 1
+    assert str(caught.value).startswith(f"{file}: invalid_json_line: {what}")
 
 
 def test_a_stranger_among_good_lines_is_named_with_its_line(file: Path) -> None:
