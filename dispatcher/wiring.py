@@ -12,10 +12,10 @@ from celery import Celery
 
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.core.choosing.recorded import Recorder
-from dispatcher.core.facts.message import JSON_CONTENT
 from dispatcher.errors import NoCluster
 from dispatcher.events import Event
 from dispatcher.leader.build import make_dispatcher
+from dispatcher.leader.canvas import content_types
 from dispatcher.leader.dispatcher import Dispatcher, new_token
 from dispatcher.leader.settle import Settler
 from dispatcher.leader.wake import Waker
@@ -90,7 +90,7 @@ def build_dispatcher(
     dispatcher = make_dispatcher(
         store,
         settings.checked(),
-        admission=admission_of(settings, content_types(app)),
+        admission=admission_of(settings, content_types(app), own_compressions()),
         clock=clock or SystemClock(),
         rng=rng or Random(),
         emit=emit_to_all,
@@ -132,9 +132,14 @@ class DispatcherProcess:
             stop.wait(0.01 if settled else 0.5)
 
 
-def content_types(app: Celery) -> frozenset[str]:
-    """The content types that workers of ``app`` accept, as MIME types."""
-    from kombu.serialization import registry
+def own_compressions() -> frozenset[str]:
+    """The content types for which the app has registered a compression of its own in the place of kombu's."""
+    import bz2
+    import lzma
+    import zlib
 
-    known = {name: types for types, name in registry.type_to_name.items()}
-    return frozenset(known.get(name, name) for name in app.conf.accept_content or ()) or frozenset({JSON_CONTENT})
+    from kombu.compression import get_decoder
+
+    of_kombu = {"x-gzip": zlib.decompress, "x-bz2": bz2.decompress, "x-lzma": lzma.decompress}
+    now = {f"application/{name}": (get_decoder(f"application/{name}"), of_kombu[name]) for name in of_kombu}  # type: ignore[no-untyped-call]
+    return frozenset(content for content, (own, kombus) in now.items() if own is not kombus)

@@ -92,6 +92,10 @@ def make_dispatcher(
         "speeds": speeds, "costs": costs, "residency": residency, "health": health.learner, SUBJECT: rollouts,
     }  # fmt: skip
     formats = CellFormats(store.formats(), reads)
+    workers = Workers(
+        store, ingress, emit, windows=windows, speeds=speeds, residency=residency, health=health, unreadable=unreadable,
+        formats=formats,
+    )  # fmt: skip
     parts = Parts(
         store=store,
         sleep=Sleep(store, waker, clock, tick_interval_ms=settings.tick_interval_ms, look_at=look_at),
@@ -99,10 +103,7 @@ def make_dispatcher(
         unreadable=unreadable,
         formats=formats,
         ingress=ingress,
-        workers=Workers(
-            store, ingress, emit, windows=windows, speeds=speeds, residency=residency, health=health, unreadable=unreadable,
-            formats=formats,
-        ),
+        workers=workers,
         rollouts=rollouts,
         withdrawn=withdrawn,
         late_jobs=LateJobs(store, unbegun, emit),
@@ -119,7 +120,10 @@ def make_dispatcher(
             attempts_max=settings.attempts_max,
         ),
         recaller=Recaller(unbegun, recall_rule_of(settings), policy.filters, emit, interval_ms=heartbeat_ms),
-        learning=Learning(store.policy(), learners, kept={"accounts": planner.state.accounts}, interval_ms=heartbeat_ms),
+        learning=Learning(
+            store.policy(), learners, kept={"accounts": planner.state.accounts}, interval_ms=heartbeat_ms,
+            heed=workers.heed,
+        ),
         health=health,
     )  # fmt: skip
     leadership = Leadership(store, ttl_ms=ms(settings.leader_ttl_s), clock=clock, emit=emit, begin=parts.restart, formats=reads)

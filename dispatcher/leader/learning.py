@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -27,10 +27,13 @@ class Learning:
     """
 
     def __init__(
-        self, store: PolicyStore, learners: Mapping[str, Learner], *, kept: Mapping[str, Remembered] | None = None, interval_ms: int
-    ) -> None:
+        self, store: PolicyStore, learners: Mapping[str, Learner], *, kept: Mapping[str, Remembered] | None = None,
+        interval_ms: int, heed: Callable[[Sequence[WorkerReport]], None] | None = None,
+    ) -> None:  # fmt: skip
+        """``heed`` gets what all living workers report, after the learners."""
         self._store = store
         self._learners = tuple(learners.values())
+        self._heed = heed
         self._remembered: dict[str, Remembered] = {**learners, **(kept or {})}
         self._time_to_read = Every(interval_ms)
         self._time_to_save = Every(SAVE_INTERVAL_MS)
@@ -61,6 +64,8 @@ class Learning:
         new, reports = self._read({worker.epoch: worker for worker in workers if worker.ended is None})
         for learner in self._learners:
             learner.observe(new, reports, now_ms)
+        if self._heed is not None:
+            self._heed(reports)
         if self._time_to_save.due(now_ms):
             self._save()
 

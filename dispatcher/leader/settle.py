@@ -16,10 +16,11 @@ from celery import Celery
 from celery.app.task import Context
 from kombu.exceptions import OperationalError
 
-from dispatcher.core.facts.message import embed_of, headers_of
+from dispatcher.core.facts.message import headers_of
 from dispatcher.core.returns.poison import story_text
 from dispatcher.errors import JobDead, PoisonJob
 from dispatcher.events import Event, JobSettled
+from dispatcher.leader.canvas import canvas_of, content_types
 from dispatcher.store.keys import text_names
 from dispatcher.store.leader.unsettled_store import UnsettledStore
 from dispatcher.store.redis_client.connection import BROKEN, is_outage
@@ -84,8 +85,9 @@ def store_failure(app: Celery, error: JobDead, message: bytes | str | None, task
         return None
     if not isinstance(headers.get("group_index"), int):
         headers.pop("group_index", None)  # Redis would refuse it as a score, as if the backend had failed
+    canvas = canvas_of(message, content_types(app))
     context = Context(
-        {**headers, **embed_of(message), "id": task_id, "args": [], "kwargs": {}, "delivery_info": {}, "called_directly": False}
+        {**headers, **canvas, "id": task_id, "args": [], "kwargs": {}, "delivery_info": {}, "called_directly": False}
     )
     try:
         app.backend.mark_as_failure(task_id, error, request=context, store_result=not headers.get("ignore_result"))

@@ -4,10 +4,11 @@ learned.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import ceil
 
 from dispatcher.core.choosing.window import Windows
+from dispatcher.core.facts.evidence import WorkerReport
 from dispatcher.core.facts.snapshot import WorkerView
 from dispatcher.core.learning.residency import Residency
 from dispatcher.core.learning.speeds import Speeds
@@ -72,6 +73,13 @@ class Workers:
         if self._formats.step(self._registrations.known) or learned.new:
             self._set_apart()
         return tuple(self._view(row, look.now_ms) for row in rows)
+
+    def heed(self, reports: Iterable[WorkerReport]) -> None:
+        """Have the registrations read again that workers report to have changed since."""
+        known = self._registrations.known
+        for report in reports:
+            if (registration := known.get(report.epoch)) is not None and registration.changes != report.totals.changes:
+                self._registrations.forget(report.epoch)
 
     def _set_apart(self) -> None:
         """Give nothing to workers that cannot read what is written here."""

@@ -16,6 +16,7 @@ from kombu.entity import Exchange, Queue
 from kombu.utils.encoding import safe_repr
 
 from dispatcher.clock import Clock
+from dispatcher.core.facts.message import plain_text
 from dispatcher.store.worker.revoke_store import id_members, stamp_members
 
 Answer = Callable[..., Any]
@@ -53,7 +54,7 @@ def answers(
         }
 
     def revoke(_state: object, task_id: Any, **_arguments: Any) -> dict[str, str]:
-        ids = [str(each) for each in (task_id if isinstance(task_id, list | tuple | set) else [task_id])]
+        ids = [plain_text(each) for each in (task_id if isinstance(task_id, list | tuple | set) else [task_id])]
         revoked(ids, id_members(ids))
         return {"ok": f"tasks {ids} flagged as revoked"}
 

@@ -23,12 +23,15 @@ from dispatcher.core.scaling import ScalingLimits
 from dispatcher.settings.knobs import Settings
 
 
-def admission_of(settings: Settings, accept_content: frozenset[str]) -> Admission:
-    """How messages of these content types are admitted."""
+def admission_of(
+    settings: Settings, accept_content: frozenset[str], own_compressions: frozenset[str] = frozenset()
+) -> Admission:
+    """How messages of these content types are admitted. ``own_compressions``: as :class:`Admission` has them."""
     return Admission(
         routes=dict(route.split("=", 1) for route in settings.model_routes),
         default_cost_s=settings.default_cost_s,
         accept_content=accept_content,
+        own_compressions=own_compressions,
         sticky=settings.sticky != "off",
     )
 

@@ -43,4 +43,4 @@ def _args(lease: GiveBack) -> tuple[str, str, int, str, str, str]:
     """A lease as ``giveback.lua`` takes it."""
     reason = msgspec.json.encode({"reason": lease.reason, "detail": lease.detail}).decode()
     attempt = msgspec.json.encode(lease.attempt).decode() if lease.attempt is not None else ""
-    return lease.lease_id, lease.counter, lease.bury_at, reason, attempt, "1" if lease.suspect else ""
+    return lease.lease_id, lease.counter, lease.bury_at, reason, attempt, "1" if lease.suspect else lease.lane

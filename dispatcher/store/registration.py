@@ -11,6 +11,9 @@ from typing import Final, NamedTuple
 import msgspec
 import redis
 
+from dispatcher.core.facts import labels
+from dispatcher.core.facts.header import DEFAULT_MODEL
+from dispatcher.core.facts.lane import Lane
 from dispatcher.store.formats import FORMATS_UNSAID, Formats
 from dispatcher.store.keys import Keys
 from dispatcher.store.redis_client.connection import replies_of_its_type
@@ -21,7 +24,7 @@ WEIGHT_MAX: Final = 1e9
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What a worker says about itself; it does not change during that worker's life."""
+    """What a worker says about itself. In its life only its tasks change (:attr:`changes`)."""
 
     name: str
     """Celery's node name: ``gpu1@host``. A worker that restarts has the same name and a new epoch."""
@@ -53,6 +56,15 @@ class Registration:
     """The version of this package that it runs."""
     formats: Formats = FORMATS_UNSAID
     """The formats of stored records that it reads."""
+    changes: int = 0
+    """How often its tasks have changed since its life began."""
+
+
+    def may_have(self, lane: Lane) -> bool:
+        """True if the worker has all that jobs of this lane ask for."""
+        if lane.ingress not in self.ingress or lane.task not in self.tasks or labels.refused(lane.requires, self.labels):
+            return False
+        return lane.model == DEFAULT_MODEL or lane.model in self.models
 
 
 def encode_registration(registration: Registration) -> str:
@@ -89,7 +101,7 @@ class Learned(NamedTuple):
 
 
 class Registrations:
-    """A cache of registrations. Each is read from Redis once, for it never changes.
+    """A cache of registrations. Each is read from Redis once, and again after :meth:`forget`.
 
     ``client`` may answer with text or with bytes. Raises what redis-py raises. Another thread may read :attr:`known` at
     any time.
@@ -112,6 +124,10 @@ class Registrations:
             both = known | new
             self.known = {epoch: both[epoch] for epoch in epochs if epoch in both}
         return Learned(new, [epoch for epoch in unknown if epoch not in new], has_forgotten)
+
+    def forget(self, epoch: str) -> None:
+        """The registration of this worker has changed: the next :meth:`learn` reads it again."""
+        self.known = {known: registration for known, registration in self.known.items() if known != epoch}
 
     def _read(self, epochs: Sequence[str]) -> dict[str, Registration]:
         with self._client.pipeline(transaction=False) as pipe:

@@ -29,9 +29,8 @@ from dispatcher.store.registration import Registration
 from dispatcher.worker.attach import attachment
 from dispatcher.worker.broker import client_of, keys_of
 from dispatcher.worker.leasing.celery_host import host_of
-from dispatcher.worker.leasing.consumer import consume_leases, lease_consumer
+from dispatcher.worker.leasing.consumer import consume_leases, lease_consumer, make_dispatched, names_of
 from dispatcher.worker.leasing.pool import lease_pool
-from dispatcher.worker.leasing.request import lease_request
 from dispatcher.worker.leasing.transport import transport_for
 from dispatcher.worker.life.life import WorkerLife
 from dispatcher.worker.life.lifeline import Lifeline
@@ -40,7 +39,7 @@ from dispatcher.worker.life.refusals import Refusals
 from dispatcher.worker.options import WorkerOptions, read_options
 from dispatcher.worker.patches.chords import keep_chords
 from dispatcher.worker.patches.control import keep_revokes
-from dispatcher.worker.patches.forced import force_settings, force_task, runs_at_most_once
+from dispatcher.worker.patches.forced import force_settings
 from dispatcher.worker.patches.last_state import keep_last_state
 from dispatcher.worker.patches.libraries import limit_thread
 from dispatcher.worker.patches.publishing import send_once_from_tasks
@@ -105,9 +104,7 @@ class DispatchedWorker(bootsteps.Step):
         add_probe(app)
         if (limits := unkept_limits(pool, app, (w.time_limit, w.soft_time_limit))) is not None:
             log.log(*limits)
-        for task in app.tasks.values():
-            force_task(task)
-            task.Request = lease_request(symbol_by_name(task.Request))
+        make_dispatched(app.tasks.values())
 
 
 def add_probe(app: Any) -> None:
@@ -245,7 +242,7 @@ class DispatchedConsumer(bootsteps.StartStopStep):
 def registration_of(c: Any, facts: DispatchedFacts) -> Registration:
     """What the worker of consumer ``c`` says of itself."""
     worker = c.controller
-    tasks = worker.app.tasks
+    tasks, at_most_once = names_of(worker.app.tasks)
     return Registration(
         name=c.hostname,
         host=socket.gethostname(),
@@ -258,8 +255,8 @@ def registration_of(c: Any, facts: DispatchedFacts) -> Registration:
         threads=facts.limit.threads,
         labels=dict(facts.options.labels),
         ingress=tuple(worker.app.amqp.queues.consume_from),
-        tasks=tuple(sorted(tasks)),
-        at_most_once=tuple(sorted(name for name, task in tasks.items() if runs_at_most_once(task))),
+        tasks=tasks,
+        at_most_once=at_most_once,
         version=_version(),
         formats=FORMATS,
     )

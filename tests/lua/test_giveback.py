@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from dispatcher.core.facts.lane import ALONE, parse_lane
+from dispatcher.core.facts.labels import avoided, without
+from dispatcher.core.facts.lane import ALONE, lane_name, parse_lane
 from dispatcher.core.returns.ending import GiveBack
 from dispatcher.core.returns.poison import Attempt
 from dispatcher.errors import EpochEnded, NotLeader
@@ -188,6 +189,22 @@ def test_a_suspect_waits_in_the_lane_of_those_that_run_alone(cell: Cell) -> None
         (lease,) = cell.give(worker, 1, lane=LANE + ALONE)
         worker.giveback([replace(back, lease_id=lease)])
         assert len(cell.waiting(LANE + ALONE)) == 1
+    assert cell.waiting() == []
+
+
+def test_a_job_waits_in_the_lane_that_the_worker_names(cell: Cell) -> None:
+    """At its head, counted, and it is given from there: its worker could not read it, and that lane is not for this worker."""
+    worker = cell.worker()
+    (lease,) = cell.leased(worker, 1)
+    elsewhere = lane_name(replace(parse_lane(LANE), requires=without((), worker.epoch)))
+    worker.giveback([GiveBack(lease, "crashes", 3, lane=elsewhere)])
+    assert [entry.crashes for entry in cell.waiting(elsewhere)] == [1]
+    assert cell.text.smembers(cell.keys.lanes) == {elsewhere}
+    assert avoided(parse_lane(elsewhere).requires) == (worker.epoch,)
+
+    (lease,) = cell.give(worker, 1, lane=elsewhere)
+    worker.giveback([GiveBack(lease)])
+    assert len(cell.waiting(elsewhere)) == 1
     assert cell.waiting() == []
 
 

@@ -16,7 +16,15 @@ from dispatcher.core.admission.prefix import PrefixSlots, SlotOfPrefix, slot_of_
 from dispatcher.core.facts.header import DEFAULT_MODEL, DEFAULT_TENANT, JobHeader, parse_header, turn_of
 from dispatcher.core.facts.labels import wanted
 from dispatcher.core.facts.lane import Lane, lane_name, name_end, size_class
-from dispatcher.core.facts.message import ABSENT, JSON_CONTENT, Refusal, check_body, identity_of, read_envelope
+from dispatcher.core.facts.message import (
+    ABSENT,
+    JSON_CONTENT,
+    Refusal,
+    as_protocol_2,
+    check_body,
+    identity_of,
+    read_envelope,
+)
 from dispatcher.core.rollout.aliases import Split
 from dispatcher.errors import Invalid
 
@@ -25,6 +33,9 @@ LATEST_DEADLINE_MS: Final = 9_999_999_999_999
 """What a frame has digits for."""
 UNKNOWN_FIELDS_MAX: Final = 100
 """So many names of unknown header fields are counted, the first ones."""
+NO_NAME: Final = frozenset({"no_id", "no_task"})
+OF_PROTOCOL_1: Final = NO_NAME | {"bad_body", "wrong_type"}
+"""For these reasons a message of task protocol 1 is refused where protocol 2 is expected."""
 UNREAD: Final = b"!"
 """The script ``read_ingress`` sends this mark and a size instead of some messages: ``!<size>`` if the message is too
 large, ``!!<size>`` if it begins with the mark itself.
@@ -69,6 +80,8 @@ class Admission:
     """Cost of jobs whose producer does not say it and that have no learned cost."""
     accept_content: frozenset[str] = frozenset({JSON_CONTENT})
     """Content types of bodies that are admitted."""
+    own_compressions: frozenset[str] = frozenset()
+    """Content types that the app packs in its own way, under a name of kombu's."""
     known_models: Collection[str] | None = None
     """Models that jobs may name; ``None`` while no model is known at all: then every model may wait."""
     splits: Mapping[str, Split] = field(default_factory=dict)
@@ -108,6 +121,10 @@ class Admission:
             reason, detail = _reason_of(str(exc)), str(exc)
         except (ValueError, RecursionError) as exc:  # msgspec's DecodeError and UnicodeError are ValueErrors
             reason, detail = "not_json", f"the message is not JSON: {exc}"
+        if reason in OF_PROTOCOL_1 and (plain := as_protocol_2(raw)) is not None:
+            return self._decide(plain, source)
+        if reason in NO_NAME:
+            detail = f"{detail} (a message of task protocol 1 is read if its body is JSON)"
         return Refused(reason, detail, *identity_of(raw))
 
     def _read(self, raw: bytes, source: _Source) -> Admitted:
@@ -124,7 +141,7 @@ class Admission:
         content = envelope.content_type
         if content not in self.accept_content:
             raise Refusal("content_refused", f"content type {content!r} is not in accept_content")
-        check_body(envelope)
+        check_body(envelope, self.own_compressions)
         if headers.expires is not None:
             _instant_ms(headers.expires, "expires")
         due_ms = None

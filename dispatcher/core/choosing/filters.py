@@ -113,6 +113,18 @@ class Requires:
         return labels.refused(lane.requires, worker.labels) if lane.requires else None
 
 
+@dataclass(frozen=True, slots=True)
+class CanRead:
+    """The worker was not found unable to read the jobs of this lane (``core/returns/ending.py``)."""
+
+    name: ClassVar[str] = "reads"
+    of_worker: ClassVar[bool] = False
+
+    def refuses(self, lane: Lane, worker: WorkerView) -> str | None:
+        return "could not read the message" if lane.requires and worker.epoch in labels.avoided(lane.requires) else None
+
+
 def standard_filters(*, stall_ms: int) -> tuple[Filter, ...]:
     """All filters, in their order."""
-    return (Alive(stall_ms), NotEjected(), NotDraining(), NamedIngress(), HasTask(), ServesModel(), Requires())
+    of_worker = Alive(stall_ms), NotEjected(), NotDraining()
+    return (*of_worker, NamedIngress(), HasTask(), ServesModel(), Requires(), CanRead())

@@ -72,6 +72,8 @@ class WorkerTotals(msgspec.Struct, omit_defaults=True):
     """How many probes have ended."""
     probes_failed_in_row: int = 0
     """How many of the last probes failed, without a good one since."""
+    changes: int = 0
+    """How often the worker has changed its registration in this life: as often as that says itself, once it is read."""
 
 
 class WorkerReport(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from dispatcher.core.facts.message import TYPED, strict_json
 from dispatcher.errors import Invalid
 
 Labels = dict[str, str | list[str]]
@@ -135,6 +136,8 @@ def parse_header(raw: bytes) -> tuple[JobHeader, tuple[str, ...]]:
 
     Cached: producers send few different headers. Raises :class:`Invalid` for wrong types or values.
     """
+    if TYPED in raw:
+        raw = strict_json(raw.decode())
     try:
         header = msgspec.json.decode(raw, type=JobHeader)
         names = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])

@@ -13,6 +13,11 @@ Wanted = tuple[tuple[str, tuple[str, ...]], ...]
 
 NOTHING: Final[Wanted] = ()
 
+NOT_ON: Final = "=not_on"
+"""A label among those that a lane requires, which no worker has: its values are the epochs of workers that could not
+read the lane's jobs. It is kept there for older versions: they would give such a job to nobody.
+"""
+
 
 def wanted(labels: Mapping[str, str | Sequence[str]] | None) -> Wanted:
     """The labels as a wish. A string stands for a list of one value."""
@@ -28,10 +33,22 @@ def refused(wish: Wanted, labels: Mapping[str, str]) -> str | None:
     nothing.
     """
     for name, values in wish:
+        if name == NOT_ON:
+            continue
         have = labels.get(name)
         if have not in values:
             return f"{name} is {have!r}, not {' or '.join(map(repr, values))}" if have is not None else f"has no label {name}"
     return None
+
+
+def without(wish: Wanted, epoch: str) -> Wanted:
+    """The wish, and not the worker of this epoch."""
+    return tuple(sorted((dict(wish) | {NOT_ON: tuple(sorted({*avoided(wish), epoch}))}).items()))
+
+
+def avoided(wish: Wanted) -> tuple[str, ...]:
+    """Epochs of the workers that must not have the job."""
+    return dict(wish).get(NOT_ON, ())
 
 
 def to_text(wish: Wanted) -> str:

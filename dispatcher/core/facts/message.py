@@ -10,11 +10,13 @@ import binascii
 import bz2
 import json
 import lzma
+import math
 import zlib
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
+from uuid import UUID
 
 import msgspec
 
@@ -23,17 +25,21 @@ JSON_CONTENT: Final = "application/json"
 UNPACKED_BYTES_MAX: Final = 64 * 1024 * 1024
 """A compressed body that unpacks to more than this is refused."""
 
-FOREIGN_COMPRESSION: Final = ("application/x-brotli", "application/zstd")
-"""Compressions that kombu knows if another library is installed. Bodies packed so are not looked into."""
-
-_DECOMPRESSORS: Final[dict[str, Callable[[], Any]]] = {
+COMPRESSIONS: Final[dict[str, Callable[[], Any]]] = {
     "application/x-gzip": zlib.decompressobj,  # what kombu calls gzip is zlib
     "application/x-bz2": bz2.BZ2Decompressor,
     "application/x-lzma": lzma.LZMADecompressor,
 }
+"""Content type of a compression that kombu always has → what unpacks it."""
+
+TYPED: Final = b'"__type__"'
+"""Stands in a message where kombu's JSON carries a value with its type: a UUID, a date, a Decimal, bytes."""
 
 ABSENT: Final = msgspec.Raw(b"null")
 """What :attr:`Headers.dispatch` *is* for a producer who does not know us and sends no such header."""
+
+REPR_MAX: Final = 1024
+"""Characters of arguments in the text that Flower shows."""
 
 T = TypeVar("T")
 
@@ -42,6 +48,10 @@ class Refusal(Exception):
     """Why a message cannot become a job. Its arguments are the reason, which is one of a few words, and the detail, a
     sentence.
     """
+
+
+UNREADABLE = (ValueError, RecursionError, OSError, EOFError, zlib.error, lzma.LZMAError, Refusal)
+"""What reading a body may raise: msgspec's errors are ValueErrors."""
 
 
 class _Object(msgspec.Struct, gc=False):
@@ -128,15 +138,14 @@ def read_envelope(raw: bytes) -> Envelope:
         raw.decode()  # the decoder skips what nobody asks for, but the worker reads it all
     try:
         return _decode_envelope(raw)
-    except msgspec.ValidationError:
-        raise
-    except msgspec.DecodeError:
-        return _decode_envelope(strict_json(raw.decode()))
+    except msgspec.MsgspecError:
+        return _decoded(raw, _decode_envelope)
 
 
-def check_body(envelope: Envelope) -> None:
-    """Raise :class:`Refusal` unless Celery can unpack the body. kombu unpacks it in the worker's loop, where an
-    exception ends the worker. Only JSON can be looked into safely.
+def check_body(envelope: Envelope, own_compressions: Collection[str] = ()) -> None:
+    """Raise :class:`Refusal` if Celery could not unpack the body. Only JSON can be looked into safely.
+
+    ``own_compressions``: content types that the app packs in its own way.
     """
     body: str | bytes = envelope.body
     encoding = envelope.properties.body_encoding
@@ -145,11 +154,10 @@ def check_body(envelope: Envelope) -> None:
     try:
         if encoding == "base64":
             body = binascii.a2b_base64(body)
-        if envelope.headers.compression:
-            unpacked = decompressed(body, envelope.headers.compression)
-            if unpacked is None:
-                return
-            body = unpacked
+        if compression := envelope.headers.compression:
+            if compression in own_compressions or compression not in COMPRESSIONS:
+                return  # a worker can tell, if its app registered it with kombu
+            body = decompressed(body, compression)
         if not body:
             raise Refusal("bad_body", "the body is empty")
         if envelope.content_type == JSON_CONTENT:
@@ -161,18 +169,15 @@ def check_body(envelope: Envelope) -> None:
                 raise
             except msgspec.DecodeError:
                 _decode_body(strict_json(body if isinstance(body, str) else body.decode()))
-    except (ValueError, RecursionError, OSError, EOFError, zlib.error, lzma.LZMAError) as exc:  # msgspec's are ValueErrors
+    except Refusal:
+        raise
+    except UNREADABLE as exc:
         raise Refusal("bad_body", f"the body is not Celery's [args, kwargs, embed]: {exc}") from None
 
 
-def decompressed(body: str | bytes, compression: str) -> bytes | None:
-    """The body before kombu compressed it; ``None`` if only a library that need not be installed could tell."""
-    if compression in FOREIGN_COMPRESSION:
-        return None
-    opener = _DECOMPRESSORS.get(compression)
-    if opener is None:
-        raise Refusal("bad_body", f"headers.compression is {compression[:60]!r}: there are {', '.join(_DECOMPRESSORS)}")
-    unpacker = opener()
+def decompressed(body: str | bytes, compression: str) -> bytes:
+    """The body before kombu compressed it in one of :data:`COMPRESSIONS`."""
+    unpacker = COMPRESSIONS[compression]()
     unpacked: bytes = unpacker.decompress(body if isinstance(body, bytes) else body.encode(), UNPACKED_BYTES_MAX)
     if not unpacker.eof:
         raise Refusal("bad_body", f"the body is cut off, or holds more than {UNPACKED_BYTES_MAX} bytes")
@@ -180,13 +185,83 @@ def decompressed(body: str | bytes, compression: str) -> bytes | None:
 
 
 def strict_json(text: str) -> bytes:
-    """JSON as Python reads and writes it (NaN, half a surrogate pair: a task may well be given them), made strict for
-    msgspec.
+    """JSON as Python and kombu read and write it (NaN, half a surrogate pair, a UUID: a task may well be given them),
+    made strict for msgspec.
 
     Raises ``ValueError`` where it is no JSON for Python either.
     """
-    value = json.loads(text, parse_constant=lambda _: None)
+    value = json.loads(text, parse_constant=lambda _: None, object_hook=untyped)
     return json.dumps(value, ensure_ascii=False).encode(errors="replace")
+
+
+def untyped(value: dict[str, Any]) -> Any:
+    """The plain value of an object in which kombu's JSON carries a value with its type; any other as it is.
+
+    A UUID, date or time is its text, as in a key of Celery's result backend; a Decimal is a number. Of a type that the
+    app registered itself it is what stands in the message.
+    """
+    if value.keys() != {"__type__", "__value__"}:
+        return value
+    kind, plain = value["__type__"], value["__value__"]
+    try:
+        match kind:
+            case "uuid":
+                return str(UUID(**plain))
+            case "decimal":
+                number = float(plain)
+                return (int(number) if number.is_integer() else number) if math.isfinite(number) else None
+            case "base64":
+                return plain_text(binascii.a2b_base64(plain))
+    except (ValueError, TypeError, AttributeError):
+        return value
+    return plain
+
+
+def plain_text(value: object) -> str:
+    """The text of a value that kombu has given its type back, as :func:`untyped` makes it: of a task id, say."""
+    if not isinstance(value, bytes):
+        return str(value)
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return b64encode(value).decode()
+
+
+# -- other protocols
+
+
+def as_protocol_2(raw: bytes | str) -> bytes | None:
+    """A message of task protocol 1, or of the hybrid of both that some producers in other languages send, as one of
+    protocol 2. ``None`` for any other, and where the body is not JSON.
+
+    In protocol 1 task, id, eta, expires and the like stand in the body; a task finds the message's headers in
+    ``self.request.headers``.
+    """
+    try:
+        envelope = json.loads(raw)
+        headers, properties = envelope.get("headers") or {}, envelope["properties"]
+        fields = json.loads(_unpacked(envelope["body"], properties.get("body_encoding"), headers.get("compression")))
+        if envelope["content-type"] != JSON_CONTENT or not isinstance(fields, dict):
+            return None
+        args, kwargs = fields.pop("args", []), fields.pop("kwargs", {})
+        embed = {name: fields.pop(name, None) for name in ("callbacks", "errbacks", "chord")} | {"chain": None}
+        more = {name: value for name, value in headers.items() if name != "compression"}
+        group = {"group": fields["taskset"]} if fields.get("taskset") else {}
+        envelope["headers"] = {
+            "root_id": None, "parent_id": None, "argsrepr": repr(args)[:REPR_MAX],
+            "kwargsrepr": repr(kwargs)[:REPR_MAX], **fields, **group, **more, "headers": more,
+        }  # fmt: skip
+        envelope["body"] = b64encode(json.dumps([args, kwargs, embed]).encode()).decode()
+        envelope["properties"] = {**properties, "body_encoding": "base64"}
+        return json.dumps(envelope).encode()
+    except (*UNREADABLE, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _unpacked(body: str, encoding: str | None, compression: str | None) -> str | bytes:
+    """The body as its serializer wrote it. Raises :data:`UNREADABLE`; ``KeyError`` for a compression of the app's."""
+    packed = binascii.a2b_base64(body) if encoding == "base64" else body
+    return decompressed(packed, compression) if compression else packed
 
 
 # -- reading a part, of a message that was admitted or may be anything
@@ -200,7 +275,10 @@ def read_routing(raw: bytes) -> Routing:
 def task_id_of(raw: bytes) -> str | None:
     """The task id; ``None`` where it cannot be read."""
     try:
-        return _decoded(raw, _decode_identity).headers.id or None
+        task_id = _decoded(raw, _decode_identity).headers.id
+        if not task_id and (plain := as_protocol_2(raw)) is not None:
+            task_id = _decoded(plain, _decode_identity).headers.id
+        return task_id or None
     except (ValueError, RecursionError):  # msgspec's errors and UnicodeError are ValueErrors
         return None
 
@@ -208,8 +286,11 @@ def task_id_of(raw: bytes) -> str | None:
 def identity_of(raw: bytes) -> tuple[str | None, str | None]:
     """Task id and task name, each ``None`` where it cannot be read: of a message that was refused."""
     try:
-        headers = msgspec.json.decode(strict_json(raw.decode()))["headers"]
+        envelope = msgspec.json.decode(strict_json((as_protocol_2(raw) or raw).decode()))
+        headers, properties = envelope.get("headers") or {}, envelope.get("properties")
         task_id, task = headers.get("id"), headers.get("task")
+        if "id" not in headers and isinstance(properties, dict):  # protocol 1, in a body that cannot be read
+            task_id = properties.get("correlation_id")
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return None, None
     return (task_id if isinstance(task_id, str) and task_id else None), (task if isinstance(task, str) else None)
@@ -218,7 +299,7 @@ def identity_of(raw: bytes) -> tuple[str | None, str | None]:
 def headers_of(message: bytes | str | None) -> dict[str, Any]:
     """All headers; empty where they cannot be read."""
     try:
-        headers = json.loads(message or b"{}")["headers"]
+        headers = json.loads(as_protocol_2(message or b"") or message or b"{}", object_hook=untyped)["headers"]
     except (ValueError, LookupError, TypeError, RecursionError):
         return {}
     return headers if isinstance(headers, dict) else {}
@@ -227,37 +308,41 @@ def headers_of(message: bytes | str | None) -> dict[str, Any]:
 def embed_of(message: bytes | str | None) -> dict[str, Any]:
     """Callbacks, errbacks, chain and chord, which stand in the body; empty where it cannot be read."""
     try:
-        envelope = json.loads(message or b"{}")
-        body = envelope["body"]
-        if envelope["properties"].get("body_encoding") == "base64":
-            body = binascii.a2b_base64(body)
-        if compression := envelope["headers"].get("compression"):
-            body = decompressed(body, compression)
-        embed = json.loads(body)[2]
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError, EOFError, zlib.error, lzma.LZMAError, Refusal):
+        envelope = json.loads(as_protocol_2(message or b"") or message or b"{}", object_hook=untyped)
+        encoding, compression = envelope["properties"].get("body_encoding"), envelope["headers"].get("compression")
+        embed = json.loads(_unpacked(envelope["body"], encoding, compression), object_hook=untyped)[2]
+    except (*UNREADABLE, LookupError, TypeError, AttributeError):
         return {}
     return embed if isinstance(embed, dict) else {}
 
 
 def read_whole(raw: bytes, kombu_loads: Callable[[bytes], Any]) -> Any:
-    """The whole message, as kombu's own reader would give it to Celery. That one is slower, so it is asked only where
-    it must be.
+    """The whole message, as kombu's own reader would give it to Celery, in protocol 2. That reader is slower, so it is
+    asked only where it must be.
     """
-    if b'"__type__"' in raw:
-        return kombu_loads(raw)  # kombu's own encoding of dates, UUIDs and the like in headers
-    try:
-        return msgspec.json.decode(raw)
-    except msgspec.DecodeError:  # NaN, Infinity: Python's JSON has them
-        return kombu_loads(raw)
+    if TYPED in raw:
+        message = kombu_loads(raw)
+    else:
+        try:
+            message = msgspec.json.decode(raw)
+        except msgspec.DecodeError:  # NaN, Infinity: Python's JSON has them
+            message = kombu_loads(raw)
+    headers = message.get("headers")
+    if headers and "task" in headers and "id" in headers:
+        return message
+    return kombu_loads(as_protocol_2(raw) or raw)
 
 
 def _decoded(raw: bytes, decode: Callable[[bytes], T]) -> T:
     try:
         return decode(raw)
     except msgspec.ValidationError:
-        raise
+        plain = as_protocol_2(raw)
+        if plain is None and TYPED not in raw:
+            raise
     except msgspec.DecodeError:
-        return decode(strict_json(raw.decode()))
+        plain = as_protocol_2(raw)
+    return decode(strict_json((plain or raw).decode()))
 
 
 # -- writing

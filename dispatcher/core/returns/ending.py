@@ -7,10 +7,13 @@ The worker asks where a run of its own went wrong, the leader where a worker is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
+from dispatcher.core.facts import labels
+from dispatcher.core.facts.lane import Lane, lane_name
 from dispatcher.core.returns.poison import Attempt, Fate, fate
 
 NEVER: Final = 0
@@ -45,6 +48,8 @@ class GiveBack:
     """The run that went wrong: a line of the job's story."""
     suspect: bool = False
     """Back in line, the job waits to run with no other job in its worker."""
+    lane: str = ""
+    """Back in line, the job waits in the lane of this name; empty: in its own."""
 
     @classmethod
     def uncounted(cls, lease_id: str) -> GiveBack:
@@ -77,6 +82,8 @@ class Cause(Enum):
     """The job passed its hard time limit."""
     DELIVERY_FAILED = "delivery_failed"
     """The worker could not hand the job to Celery, or to the pool."""
+    UNREADABLE = "unreadable"
+    """The worker could not read the message, or does not know its task: no run began."""
     ENDING_FAILED = "ending_failed"
     """The run was over, and the worker could not end the job."""
     WORKER_LEFT = "worker_left"
@@ -96,7 +103,7 @@ AWAY: Final = frozenset({Cause.WORKER_DIED, Cause.WORKER_LEFT})
 
 @dataclass(frozen=True, slots=True)
 class BadEnd:
-    """A run that was begun and ended without an ack."""
+    """A run that was begun and ended without an ack, or that could not begin."""
 
     lease_id: str
     cause: Cause
@@ -114,14 +121,36 @@ class BadEnd:
     """The job's task says ``acks_late=False``: it must not be run again."""
 
 
+class Peer(Protocol):
+    """Another worker, as it has registered."""
+
+    def may_have(self, lane: Lane) -> bool:
+        """True if the worker has all that jobs of this lane ask for."""
+
+
+def elsewhere(lease: GiveBack, lane: Lane, epoch: str, others: Mapping[str, Peer]) -> GiveBack:
+    """What becomes of a job that the worker life ``epoch`` could not read: other workers may have it; where there is
+    none, it is buried.
+
+    In a rolling deploy, say, the old workers lack a class that is pickled in the body. ``lane``: the lane of the job;
+    ``others``: epoch → worker, of those that live and take new jobs.
+    """
+    unread = labels.without(lane.requires, epoch)
+    avoided = labels.avoided(unread)
+    if any(other not in avoided and peer.may_have(lane) for other, peer in others.items()):
+        return replace(lease, lane=lane_name(replace(lane, requires=unread)))
+    return replace(lease, bury_at=AT_ONCE, detail=f"{lease.detail}; no other worker may have it")
+
+
 def verdict(end: BadEnd, *, attempts_max: int) -> GiveBack:
     """What becomes of the job.
 
-    A job that must not be run again is buried. Where nobody is to blame it goes back in line. A death that was shared
-    is judged by ``poison.fate``. Any other end is the job's own fault: it is buried at the ``attempts_max``-th.
+    A job that was begun and must not be run again is buried. Where nobody is to blame it goes back in line. A death
+    that was shared is judged by ``poison.fate``. Any other end is the job's own fault: it is buried at the
+    ``attempts_max``-th.
     """
     counter: Counter = "reaps" if end.cause in AWAY else "crashes"
-    if end.at_most_once:
+    if end.at_most_once and end.cause is not Cause.UNREADABLE:
         ended = f"worker {end.worker} ended while it ran" if end.cause in AWAY else end.how
         detail = f"{ended}; its task says acks_late=False, so it is not run again"
         return GiveBack(end.lease_id, counter, AT_ONCE, AT_MOST_ONCE, detail)

@@ -16,8 +16,9 @@ ARGV[3] delay_ms      first wait of a rejected job, doubled with each reject, at
 ARGV[4] story_prefix  key of a job's story without its number
 ARGV[5] story_ttl_ms  how long a story is kept after its last line
 ARGV[*] six for each lease: id, counter ("crashes", "rejects", "reaps", "recalls" or ""), bury_at, JSON of the reason, JSON of the attempt,
-        suspect. bury_at: the job is buried when the counter reaches it; "0" never, "-1" at once. attempt: a line of the job's story,
-        "" for none; a burial puts the whole story into the reason. suspect "1": the job waits in a lane of jobs that run alone
+        lane. bury_at: the job is buried when the counter reaches it; "0" never, "-1" at once. attempt: a line of the job's
+        story, "" for none; a burial puts the whole story into the reason. lane: the lane that the job waits in; "" for its
+        own, "1" for that of jobs of the same kind that run alone
 Returns how many leases were ended; -1 REFUSED (the epoch ended, or another leads): nothing was written.
 "recalls" ends only leases that were not taken: a running job cannot be recalled.
 A probe (task dispatcher.probe) is dropped: it was meant for this worker only.
@@ -31,14 +32,17 @@ if not held or (guard_value ~= '' and held ~= guard_value) then return -1 end
 local ended = 0
 for a = 6, #ARGV - 5, 6 do
   local id, counter, bury_at, reason = ARGV[a], ARGV[a + 1], tonumber(ARGV[a + 2]), ARGV[a + 3]
-  local attempt, suspect = ARGV[a + 4], ARGV[a + 5] == '1'
+  local attempt, new_lane = ARGV[a + 4], ARGV[a + 5]
   local entry = redis.call('HGET', leases, id)
   if entry and not (counter == 'recalls' and redis.call('HEXISTS', taken, id) == 1) then
     local count = 0
     if counter ~= '' then entry, count = bump(entry, counter) end
     local lane, story = lane_of(entry), story_prefix .. job_of(entry)
-    if suspect and string.sub(lane, -8) ~= '/alone=1' then
-      lane = lane .. '/alone=1'
+    if new_lane == '1' then
+      new_lane = string.sub(lane, -8) == '/alone=1' and '' or lane .. '/alone=1'
+    end
+    if new_lane ~= '' then
+      lane = new_lane
       entry = frame_of(entry) .. lane
     end
     if attempt ~= '' then

@@ -97,23 +97,28 @@ class Finder:
 
     def jobs_of(self, task_id: str) -> list[str]:
         """Numbers of the jobs in keeping that have this task id, the oldest first. Searches every message."""
+        for text in _plain_parts(task_id):
+            if numbers := self._jobs_with(text, task_id):
+                return sorted(numbers)
+        return []
+
+    def _jobs_with(self, text: str, task_id: str) -> set[str]:
         numbers: set[str] = set()
         cursor: Any = b"0"
-        text = _plain_part(task_id)
         while True:
             cursor, *jobs = self._run("find_job", [self._keys.messages], [cursor, text, MESSAGES_A_CALL])
             numbers |= {job.decode() for job in jobs if self.task_id(job.decode()) == task_id}
             if cursor == b"0":
-                return sorted(numbers)
+                return numbers
 
     def in_ingress(self, task_id: str, lists: Sequence[str]) -> InIngress | None:
         """The place of the first message with that task id."""
-        text = _plain_part(task_id).encode()
+        texts = [text.encode() for text in _plain_parts(task_id)]
         for key in lists:
             for before in range(0, INGRESS_LOOKED_AT, MESSAGES_A_CALL):
                 page = cast("list[bytes]", self._client.lrange(key, -before - MESSAGES_A_CALL, -before - 1))
                 for at, raw in enumerate(reversed(page)):
-                    if text in raw and task_id_of(raw) == task_id:
+                    if any(text in raw for text in texts) and task_id_of(raw) == task_id:
                         return InIngress(key, before + at)
                 if len(page) < MESSAGES_A_CALL:
                     break
@@ -166,6 +171,12 @@ class Finder:
         return [record for line in lines if (record := read_record(line))]
 
 
-def _plain_part(task_id: str) -> str:
-    """The longest part of the id that every JSON writes alike: a producer may escape other characters."""
-    return max(re.findall(r"[\w .@:-]+", task_id, re.ASCII), key=len, default="")
+def _plain_parts(task_id: str) -> list[str]:
+    """Texts one of which stands in the job's message.
+
+    The longest part of the id that every JSON writes alike, since a producer may escape other characters; and where it
+    is a UUID its digits, which kombu writes for an id that is no text.
+    """
+    longest = max(re.findall(r"[\w .@:-]+", task_id, re.ASCII), key=len, default="")
+    is_uuid = re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", task_id)
+    return [longest, task_id.replace("-", "")] if is_uuid else [longest]

@@ -19,7 +19,7 @@ from dispatcher.errors import FormatMismatch
 from dispatcher.store.format_store import FormatStore
 from dispatcher.store.giveback import give_back
 from dispatcher.store.keys import Keys
-from dispatcher.store.registration import Registration, encode_registration
+from dispatcher.store.registration import Registration, Registrations, encode_registration
 from dispatcher.store.scripts.call import Scripts, lived
 
 ALIVE_TTL_MS = 24 * 3600 * 1000
@@ -128,6 +128,18 @@ class WorkerStore:
             [ALIVE_TTL_MS, self.epoch, totals, *(part for pair in facts.items() for part in pair)],
         )
         return Beat(BeatStatus(status), draining, frozenset(leases), frozenset(queued), now_ms)
+
+    def others(self) -> dict[str, Registration]:
+        """Epoch → registration of the other workers that live and take new jobs, as far as it can be read."""
+        epochs = sorted(cast("set[str]", self._client.smembers(self.keys.workers)) - {self.epoch})
+        known = Registrations(self._client, self.keys).learn(epochs).new
+        with self._client.pipeline(transaction=False) as pipe:
+            for epoch in known:
+                pipe.exists(self.keys.alive(epoch))
+                pipe.hget(self.keys.worker(epoch), "draining")
+            replies = pipe.execute()
+        facts = zip(known, replies[::2], replies[1::2], strict=True)
+        return {epoch: known[epoch] for epoch, is_alive, draining in facts if is_alive and not draining}
 
     def turn(self, task_id: str) -> tuple[int, int]:
         """The last admitted turn of a task id (``header.turn_of``), and when it was admitted, in ms of Redis' time.

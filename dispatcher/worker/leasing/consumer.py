@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping
 from functools import cache, partial
 from typing import Any
 
 from celery.bootsteps import RUN
 from celery.exceptions import WorkerShutdown
 from celery.platforms import EX_FAILURE
+from celery.signals import task_rejected, task_unknown
+from celery.utils.imports import symbol_by_name
 from celery.worker.state import maybe_shutdown
 from kombu.entity import Exchange, Queue
 
 from dispatcher.clock import SystemClock
+from dispatcher.core.returns.ending import Cause
+from dispatcher.worker.leasing.request import lease_request
 from dispatcher.worker.leasing.transport import transport_for
 from dispatcher.worker.life.life import WorkerLife
 from dispatcher.worker.life.refusals import REFUSED_MAX_S, Refusals
+from dispatcher.worker.patches.forced import force_task, runs_at_most_once
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +73,33 @@ class LeaseConsumerMixin:
             maybe_shutdown()
             _clock.sleep(0.1)
 
+    def update_strategies(self: Any) -> None:
+        """Celery calls it at each connection, and whoever registers tasks later does (``worker.reload()``, remote
+        control's ``pool_restart``): the dispatcher is told of them.
+        """
+        make_dispatched(self.app.tasks.values())
+        super().update_strategies()  # type: ignore[misc]
+        if self.life is not None:
+            self.life.has_tasks(*names_of(self.app.tasks))
+
+    # What Celery cannot read it acks or rejects for good, and nobody hears of the job again.
+
+    def on_decode_error(self: Any, message: Any, exc: BaseException) -> None:
+        _cannot_read(message, f"its body cannot be read: {_name(exc)}")
+
+    def on_invalid_task(self: Any, body: Any, message: Any, exc: BaseException) -> None:
+        _cannot_read(message, f"Celery refuses its message: {_name(exc)}")
+        task_rejected.send(sender=self, message=message, exc=exc)
+
+    def on_unknown_message(self: Any, body: Any, message: Any) -> None:
+        _cannot_read(message, "its message is in no protocol that Celery knows")
+        task_rejected.send(sender=self, message=message, exc=None)
+
+    def on_unknown_task(self: Any, body: Any, message: Any, exc: BaseException) -> None:
+        task_id, name = message.headers.get("id"), message.headers.get("task")
+        _cannot_read(message, f"the worker has no task {name!r}")
+        task_unknown.send(sender=self, message=message, exc=exc, name=name, id=task_id)
+
     def on_close(self: Any) -> None:
         """A connection was lost; what was taken is still held. For prefork, let the pool finish half-written jobs, and
         undo what else its flush does: it forgets jobs that no child has accepted, and the child runs them all the same.
@@ -105,6 +138,27 @@ class LeaseConsumerMixin:
 def lease_consumer(base: type) -> type:
     """The consumer class of a worker whose own is ``base``."""
     return type("LeaseConsumer", (LeaseConsumerMixin, base), {"__module__": __name__})
+
+
+def _cannot_read(message: Any, how: str) -> None:
+    log.error("cannot begin the job of lease %s, another worker may: %s", message.delivery_tag, how)
+    message.channel.life.end_badly(message.delivery_tag, Cause.UNREADABLE, how)
+
+
+def _name(exc: BaseException) -> str:
+    return f"{type(exc).__name__}: {exc}"
+
+
+def make_dispatched(tasks: Iterable[Any]) -> None:
+    """Have workers of this process run these tasks as jobs of leases. May be called again."""
+    for task in tasks:
+        force_task(task)
+        task.Request = lease_request(symbol_by_name(task.Request))
+
+
+def names_of(tasks: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of these tasks, and of those that are run at most once."""
+    return tuple(sorted(tasks)), tuple(sorted(name for name, task in tasks.items() if runs_at_most_once(task)))
 
 
 def consume_leases(c: Any) -> None:

@@ -107,8 +107,8 @@ class LeaseRequestMixin:
             self._outcome = Outcome.REJECTED
         elif isinstance(exc, Reject) and isinstance(exc.reason, CANNOT_SEND):
             self._cannot_end(exc.reason)
-        elif not isinstance(exc, Ignore):
-            self._outcome = Outcome.FAILED
+        else:
+            self._outcome = Outcome.IGNORED if isinstance(exc, Ignore) else Outcome.FAILED
         if isinstance(exc, TimeLimitExceeded):
             self._bad_end = Cause.TIME_LIMIT, f"it passed its hard time limit: {exc}"
         elif isinstance(exc, WorkerLostError):

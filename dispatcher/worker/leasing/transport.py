@@ -150,6 +150,10 @@ class LeaseChannelMixin:
     def _deliver_job(self: Any, life: WorkerLife, deliver: Callable[[Any], None], name: str, held: Held) -> None:
         try:
             payload = as_payload(held, name)
+        except Exception as exc:  # noqa: BLE001 (what the app's own types for kombu's JSON raise, too)
+            life.end_badly(name, Cause.UNREADABLE, f"its message cannot be read: {type(exc).__name__}: {exc}")
+            return
+        try:
             if held.runs_again and life.has_later_turn(held, payload["headers"]):
                 log.info("the job of lease %s was sent on, as a retry or as another task, before its worker ended: not run again", name)
                 life.keeper.ack(name, Outcome.RETRIED)

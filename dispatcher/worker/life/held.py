@@ -17,6 +17,8 @@ class Outcome(Enum):
     RETRIED = "retried"
     REJECTED = "rejected"
     """It went back in line because its task asked for that: neither done nor failed."""
+    IGNORED = "ignored"
+    """Its task, or a hook of it, raised ``Ignore``: it is over, and says nothing of how it went."""
 
 
 @dataclass(slots=True)

@@ -235,13 +235,13 @@ class LeaseKeeper:
             "consume_age_ms": self._clock.monotonic_ms() - self._looked_ms if has_credit else 0,
         }
 
-    def totals(self, memory: Memory | None = None) -> bytes:
-        """What a beat says about the kinds of jobs that were run in this life, about what runs, and about the models in
-        memory: JSON of ``WorkerTotals``.
+    def totals(self, memory: Memory | None = None, changes: int = 0) -> bytes:
+        """What a beat says about the kinds of jobs that were run in this life, about what runs, about the models in
+        memory, and how often the registration has changed: JSON of ``WorkerTotals``.
         """
         with self._lock:
             monotonic_ms = self._clock.monotonic_ms()
-            return self._totals.encoded(self._held.values(), lambda held: self.busy_ms(held, monotonic_ms), memory)
+            return self._totals.encoded(self._held.values(), lambda held: self.busy_ms(held, monotonic_ms), memory, changes)
 
     def resume(self) -> None:
         """Take jobs again after a pause."""

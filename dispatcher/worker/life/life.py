@@ -19,13 +19,14 @@ import redis
 
 from dispatcher.clock import Clock
 from dispatcher.core.facts.header import turn_of
+from dispatcher.core.facts.message import plain_text
 from dispatcher.core.returns.ending import BadEnd, Cause, verdict
 from dispatcher.errors import FormatMismatch
 from dispatcher.settings import Settings
 from dispatcher.store.frame import parse_entry
 from dispatcher.store.keys import Keys
 from dispatcher.store.redis_client.connection import is_demoted
-from dispatcher.store.registration import Registration
+from dispatcher.store.registration import Registration, encode_registration
 from dispatcher.store.worker.lease_pipe import LeasePipe
 from dispatcher.store.worker.revoke_store import RevokeStore
 from dispatcher.store.worker.worker_store import ALIVE_TTL_MS, Beat, BeatStatus, WorkerStore, new_epoch
@@ -38,6 +39,7 @@ from dispatcher.worker.life.loop_lag import LoopLag
 from dispatcher.worker.life.models import ModelMemory
 from dispatcher.worker.life.refusals import Refusals
 from dispatcher.worker.life.revokes import Revokes
+from dispatcher.worker.life.unread import pass_on
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,8 @@ class WorkerLife:
         refusals: Refusals | None = None,
     ) -> None:
         self.registration = registration
+        self._resident: tuple[str, ...] | None = None
+        """The models in memory when it registered."""
         self.settings = settings
         self._keys = keys
         self._client = client
@@ -122,7 +126,7 @@ class WorkerLife:
         """True if a retry of the same task, or the task that replaced it, was admitted after this job: the run that
         sent it was over but for its ack. Asks Redis; raises what redis-py raises.
         """
-        turn, at_ms = self._store.turn(headers["id"])
+        turn, at_ms = self._store.turn(plain_text(headers["id"]))
         # Some give each day's job the same id: what was retried yesterday is another job.
         is_later = at_ms >= parse_entry(held.entry.decode()).admitted_ms
         return is_later and turn > turn_of(headers.get("retries"), headers.get("replaced_task_nesting"))
@@ -178,6 +182,13 @@ class WorkerLife:
             self._cut_at_ms = at_ms if self._cut_at_ms is None else min(at_ms, self._cut_at_ms)
         self.drain("exit")
 
+    def has_tasks(self, tasks: tuple[str, ...], at_most_once: tuple[str, ...]) -> None:
+        """From now on the worker has these tasks: the next beat says so. Returns at once."""
+        said = self.registration
+        if (tasks, at_most_once) != (said.tasks, said.at_most_once):
+            self.registration = replace(said, tasks=tasks, at_most_once=at_most_once, changes=said.changes + 1)
+            self._notes.put("tasks")
+
     def end_badly(self, lease_id: str, cause: Cause, how: str) -> None:
         """A job's run went wrong: its lease is given back as :func:`~dispatcher.core.returns.ending.verdict` says."""
         all_held = self.keeper.held()
@@ -194,7 +205,10 @@ class WorkerLife:
             deaths=parse_entry(held.entry.decode()).deaths,
             at_most_once=self._host.runs_at_most_once(held.task),
         )
-        self.keeper.give_back(verdict(end, attempts_max=self.settings.attempts_max))
+        lease = verdict(end, attempts_max=self.settings.attempts_max)
+        if cause is Cause.UNREADABLE:
+            lease = pass_on(lease, held, self._store, self.registration)
+        self.keeper.give_back(lease)
 
     def is_reserved(self, lease_id: str) -> bool:
         """True if Celery has a request for this lease, and so will end it."""
@@ -245,12 +259,15 @@ class WorkerLife:
             self._store.drain(wanted)
             if self._drain_wanted == wanted:
                 self._drain_wanted = None
-        totals = self.keeper.totals(self._memory.read())
+        registration = self.registration
+        totals = self.keeper.totals(self._memory.read(), registration.changes)
         changed = b"" if totals == self._totals_sent else totals
         sent_ms = self._clock.monotonic_ms()
         facts: dict[str, Any] = {**self.keeper.facts(), "loop_lag_ms": self._loop_lag.read_ms()}
         if self._refusals is not None:
             facts["refused"] = self._refusals.now()
+        if registration.changes:  # with each beat, for a Redis that is full refuses it and does not say so
+            facts["registration"] = encode_registration(replace(registration, resident=self._resident))
         beat = self._store.heartbeat(facts, changed)
         if self._watch is not None:
             self._watch.answered(sent_ms)
@@ -352,8 +369,8 @@ class WorkerLife:
 
     def _register(self) -> None:
         memory = self._memory.read()
-        resident = None if memory is None else tuple(memory.resident)
-        now_ms = self._store.register(replace(self.registration, resident=resident))
+        self._resident = None if memory is None else tuple(memory.resident)
+        now_ms = self._store.register(replace(self.registration, resident=self._resident))
         if not now_ms:
             raise redis.RedisError(f"worker life {self.epoch} is registered already")
         self.keeper.heard_time(now_ms)

@@ -12,6 +12,7 @@ from queue import SimpleQueue
 import redis
 from celery.worker import state
 
+from dispatcher.core.facts.message import plain_text
 from dispatcher.store.worker.revoke_store import REVOKES_MAX, RevokeStore
 
 
@@ -54,7 +55,7 @@ class Revokes:
             if not revoked_at or (revoked_at.isdigit() and len(revoked_at) < 20):
                 self._catch_up(int(revoked_at or 0))
             self._seen = revoked_at
-        if self._ids and task_id in self._ids:
+        if self._ids and plain_text(task_id) in self._ids:
             state.revoked.add(task_id)
 
     def _catch_up(self, at_us: int) -> None:

@@ -70,7 +70,9 @@ class Totals:
             kind.guessed_cost_ms += cost_ms
         self._failures_in_row = 0
 
-    def encoded(self, held: Iterable[Held], busy_ms: Callable[[Held], int], memory: Memory | None = None) -> bytes:
+    def encoded(
+        self, held: Iterable[Held], busy_ms: Callable[[Held], int], memory: Memory | None = None, changes: int = 0
+    ) -> bytes:
         """JSON of :class:`WorkerTotals`. ``held``: jobs that were taken and have not ended; ``busy_ms``: how long a job
         has run.
         """
@@ -82,7 +84,8 @@ class Totals:
             running.append(Running(lane.task, lane.model, busy_ms(job), cost_of(job.entry), job.guessed))
         return msgspec.json.encode(
             WorkerTotals(
-                list(self._kinds.values()), self._failures_in_row, running, memory, self._probes, self._probes_failed_in_row
+                list(self._kinds.values()), self._failures_in_row, running, memory, self._probes,
+                self._probes_failed_in_row, changes,
             )
         )
 

@@ -9,12 +9,13 @@ from typing import Any
 from celery.utils.functional import maybe_list
 from celery.worker import control
 
+from dispatcher.core.facts.message import plain_text
 from dispatcher.store.worker.revoke_store import id_members, stamp_members
 
 
 def revoke(state: Any, task_id: Any, terminate: bool = False, signal: str | None = None, **kwargs: Any) -> Any:
     """Revoke task by task id (or list of ids)."""
-    _keep(state, id_members(map(str, maybe_list(task_id) or [])))
+    _keep(state, id_members(map(plain_text, maybe_list(task_id) or [])))
     return control.revoke(state, task_id, terminate=terminate, signal=signal, **kwargs)
 
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Callable
 from typing import Any
 
+from celery import Celery
+from kombu.utils.json import dumps
+
 from dispatcher.core.admission.rules import Admission, Admitted, Refused
+from tests.messages import TASK
 
 NOW_MS = 1_700_000_000_000
 REASONS = {
@@ -21,6 +26,30 @@ def admission(**rules: Any) -> Admission:
 
 def read(raw: bytes, rules: Admission | None = None) -> Admitted | Refused:
     return (rules or admission()).read(raw, ingress="dispatch", step=3, now_ms=NOW_MS)
+
+
+def make_app(task_protocol: int = 2) -> Celery:
+    """Celery over kombu's transport that is a dict in memory."""
+    made = Celery("admission", broker="memory://", backend="cache+memory://", set_as_current=False)
+    made.conf.update(task_default_queue="dispatch", task_protocol=task_protocol)
+
+    @made.task(name=TASK, shared=False)
+    def job(*args: Any, **kwargs: Any) -> None:
+        pass
+
+    return made
+
+
+def sent_by(app: Celery, send: Callable[[Any], Any]) -> list[bytes]:
+    """What Redis would hold after ``send(task)``."""
+    with app.connection_for_write() as connection:
+        channel = connection.default_channel
+        channel.queue_purge("dispatch") if "dispatch" in channel.queues else None
+        send(app.tasks[TASK])
+        sent = []
+        while channel._size("dispatch"):
+            sent.append(dumps(channel._get("dispatch")).encode())
+        return sent
 
 
 def encoded(body: str) -> str:

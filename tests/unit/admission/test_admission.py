@@ -9,14 +9,16 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from celery import Celery, chain, chord, group
 from celery.worker.request import Request
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from kombu import compression
 from kombu.transport.virtual import Message
-from kombu.utils.json import dumps, loads
+from kombu.utils.json import loads
 
 from dispatcher.core.admission.prefix import slot_of_text
 from dispatcher.core.admission.rules import Admission, Admitted, Refused
@@ -24,7 +26,7 @@ from dispatcher.core.facts.header import job_headers
 from dispatcher.core.facts.labels import wanted
 from dispatcher.core.facts.lane import Lane, lane_name, parse_lane, size_class
 from tests.messages import TASK, envelope
-from tests.unit.admission.admission_rules import NOW_MS, REASONS, admission, encoded, read
+from tests.unit.admission.admission_rules import NOW_MS, REASONS, admission, encoded, make_app, read, sent_by
 
 
 def test_a_plain_message_waits_in_the_lane_of_its_kind() -> None:
@@ -189,28 +191,18 @@ def test_what_pythons_json_allows_is_a_job(value: Any) -> None:
 
 @pytest.fixture(scope="module")
 def app() -> Iterator[Celery]:
-    """Celery over kombu's transport that is a dict in memory."""
-    made = Celery("admission", broker="memory://", backend="cache+memory://", set_as_current=False)
-    made.conf.task_default_queue = "dispatch"
-
-    @made.task(name=TASK)
-    def job(*args: Any, **kwargs: Any) -> None:
-        pass
-
+    """An app that sends in protocol 2, as Celery does."""
+    made = make_app()
     yield made
     made.close()
 
 
-def sent_by(app: Celery, send: Callable[[Any], Any]) -> list[bytes]:
-    """What Redis would hold after ``send(task)``."""
-    with app.connection_for_write() as connection:
-        channel = connection.default_channel
-        channel.queue_purge("dispatch") if "dispatch" in channel.queues else None
-        send(app.tasks[TASK])
-        found = []
-        while channel._size("dispatch"):
-            found.append(dumps(channel._get("dispatch")).encode())
-        return found
+@pytest.fixture
+def turned() -> Iterator[None]:
+    """A compression that the app registered with kombu: bytes, the last first."""
+    compression.register(lambda data: data[::-1], lambda data: data[::-1], "application/x-turned")
+    yield
+    del compression._encoders["application/x-turned"], compression._decoders["application/x-turned"]
 
 
 SENT: dict[str, Callable[[Any], Any]] = {
@@ -230,6 +222,8 @@ SENT: dict[str, Callable[[Any], Any]] = {
     "bzip2": lambda task: task.apply_async((["x" * 500],), compression="bzip2"),
     "lzma": lambda task: task.apply_async((["x" * 500],), compression="lzma"),
     "retried": lambda task: task.apply_async(retries=2, task_id="again"),
+    "UUID as id": lambda task: task.apply_async(task_id=uuid4()),
+    "own compression": lambda task: task.apply_async((["x" * 500],), compression="application/x-turned"),
     "typed": lambda task: task.delay(datetime(2020, 1, 1, tzinfo=UTC), {1, 2}.pop(), b"bytes".decode()),
     "nan": lambda task: task.delay(math.nan),
     "group": lambda task: group(task.s(i) for i in range(3)).apply_async(),
@@ -238,6 +232,7 @@ SENT: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.usefixtures("turned")
 @pytest.mark.parametrize("name", SENT)
 def test_whatever_celery_sends_is_admitted(app: Celery, name: str) -> None:
     """Any producer, unchanged: each of Celery's ways to send a job gives a job."""

@@ -17,6 +17,7 @@ from dispatcher.core.choosing.place.roster import usable
 from dispatcher.core.choosing.plan import PolicyState, plan
 from dispatcher.core.choosing.policy import HoldRule, Policy, Stickiness
 from dispatcher.core.choosing.strategies import STRATEGIES
+from dispatcher.core.facts import labels
 from dispatcher.core.facts.decisions import Plan
 from dispatcher.core.facts.snapshot import LaneView, Snapshot, WorkerView
 from tests.unit.facts.snapshots import STALL_MS, lane_view, worker_view
@@ -75,6 +76,25 @@ Case = tuple[Snapshot, str, int, int]
 def planned(case: Case) -> Plan:
     snapshot, strategy, seed, jobs_max = case
     return plan(snapshot, PolicyState(), Policy(STRATEGIES[strategy], FILTERS), rng=Random(seed), jobs_max=jobs_max)
+
+
+def test_a_task_that_a_worker_registers_later_is_given_to_it() -> None:
+    """And one that it loses is not: what was derived of the fleet is derived again."""
+    state, policy = PolicyState(), Policy(STRATEGIES["earliest_completion"], FILTERS)
+    for tasks in (frozenset({"t.two"}), frozenset({"t.one", "t.two"}), frozenset({"t.two"})):
+        snapshot = Snapshot(1_000_000, True, frozenset(), (lane_view(),), (worker_view(tasks=tasks),))
+        made = plan(snapshot, state, policy, rng=Random(0), jobs_max=10)
+        assert len(made.assignments) == ("t.one" in tasks)
+
+
+def test_a_worker_that_could_not_read_a_job_does_not_get_it_again() -> None:
+    """Whoever else may have it does, though busier."""
+    lane = lane_view(requires=labels.without((), "e0"))
+    fleet = (worker_view("e0"), worker_view("e1", leases=2, leased_cost_ms=9_000))
+    snapshot = Snapshot(1_000_000, True, frozenset(), (lane,), fleet)
+    made = plan(snapshot, PolicyState(), Policy(STRATEGIES["earliest_completion"], FILTERS), rng=Random(0), jobs_max=10)
+    assert [given.epoch for given in made.assignments] == ["e1"]
+    assert "reads" in refusals(lane, fleet[:1], FILTERS)
 
 
 def eligible(lane: LaneView, worker: WorkerView) -> bool:

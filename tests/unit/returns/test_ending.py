@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from dispatcher.core.returns.ending import AT_ONCE, NEVER, BadEnd, Cause, GiveBack, verdict
+from dispatcher.core.facts.lane import Lane, lane_name, parse_lane
+from dispatcher.core.returns.ending import AT_ONCE, NEVER, BadEnd, Cause, GiveBack, elsewhere, verdict
 from dispatcher.core.returns.poison import Attempt
 
 END = BadEnd("e.1", Cause.WORKER_DIED, "it died", "w@h", "e", alone=False, deaths=0, at_most_once=False)
 
-OWN_FAULT = (Cause.TIME_LIMIT, Cause.DELIVERY_FAILED, Cause.ENDING_FAILED)
+OWN_FAULT = (Cause.TIME_LIMIT, Cause.DELIVERY_FAILED, Cause.ENDING_FAILED, Cause.UNREADABLE)
 COUNTERS = dict.fromkeys(Cause, "crashes") | {Cause.WORKER_DIED: "reaps", Cause.WORKER_LEFT: "reaps"}
 
 
@@ -52,7 +53,7 @@ def test_where_nobody_is_to_blame_the_job_goes_back(cause: Cause) -> None:
     assert verdict(replace(END, cause=cause, deaths=7, alone=True), attempts_max=3) == GiveBack.rejected("e.1")
 
 
-@pytest.mark.parametrize("cause", list(Cause))
+@pytest.mark.parametrize("cause", [cause for cause in Cause if cause is not Cause.UNREADABLE])
 def test_a_job_that_must_not_run_twice_is_buried(cause: Cause) -> None:
     """Whatever ended its run; its dead letter says what, and why that was all."""
     back = verdict(replace(END, cause=cause, at_most_once=True), attempts_max=3)
@@ -70,3 +71,44 @@ def test_the_forms_of_a_return_that_is_nobodys_fault() -> None:
         ("rejects", NEVER, ""),
         ("recalls", AT_ONCE, "deadline_passed"),
     ]
+
+
+LANE = Lane("dispatch", "a.task", "default", 3, 10, requires=(("region", ("eu",)),), alone=True)
+UNREAD = GiveBack("e.1", "crashes", 3, "unreadable", "no such class")
+
+
+class Other:
+    """A worker that has tasks only."""
+
+    def __init__(self, *tasks: str) -> None:
+        self.tasks = tasks
+
+    def may_have(self, lane: Lane) -> bool:
+        return lane.task in self.tasks
+
+
+def test_what_a_worker_cannot_read_waits_for_those_that_may() -> None:
+    """In a lane that says who cannot: in a rolling deploy the old workers pass it on to the new ones."""
+    first = elsewhere(UNREAD, LANE, "e1", {"e2": Other("a.task")})
+    assert first == replace(UNREAD, lane=first.lane)
+    assert first.lane.startswith(lane_name(LANE).partition("/requires=")[0])
+
+    second = elsewhere(UNREAD, parse_lane(first.lane), "e2", {"e1": Other("a.task"), "e3": Other("a.task")})
+    lane = parse_lane(second.lane)
+    assert lane_name(lane) == second.lane
+    assert dict(lane.requires) == {"region": ("eu",), "=not_on": ("e1", "e2")}
+    assert lane.alone
+
+
+@pytest.mark.parametrize("others", [{}, {"e1": Other("a.task")}, {"e3": Other("another")}], ids=["none", "the same", "another task"])
+def test_what_nobody_else_may_have_is_buried(others: dict[str, Other]) -> None:
+    """Its sender is told at once, and why."""
+    waits = elsewhere(UNREAD, LANE, "e1", {"e2": Other("a.task")}).lane
+    buried = elsewhere(UNREAD, parse_lane(waits), "e2", others)
+    assert (buried.bury_at, buried.lane, buried.reason) == (AT_ONCE, "", "unreadable")
+    assert buried.detail == "no such class; no other worker may have it"
+
+
+def test_a_job_that_never_began_may_go_to_another_worker() -> None:
+    """Though its task says acks_late=False."""
+    assert verdict(replace(END, cause=Cause.UNREADABLE, at_most_once=True), attempts_max=3).bury_at == 3

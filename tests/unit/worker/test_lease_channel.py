@@ -24,16 +24,20 @@ class Keeper:
 
     def __init__(self) -> None:
         self.returned: list[GiveBack] = []
+        self.messages = [message("id1"), message("id2"), message("id3")]
 
     def take(self, lease_id: bytes) -> list[tuple[str, Held]]:
-        return [(f"e.{at}", Held(message(f"id{at}"), ENTRY)) for at in (1, 2, 3)]
+        return [(f"e.{at}", Held(raw, ENTRY)) for at, raw in enumerate(self.messages, 1)]
 
     def give_back(self, lease: GiveBack) -> None:
         self.returned.append(lease)
 
 
-def deliver(fails: dict[str, Exception]) -> tuple[list[str], list[GiveBack], Exception | None]:
-    """Task ids that Celery got, what was given back, and what was raised, where delivering those of ``fails`` fails."""
+def deliver(fails: dict[str, Exception], *messages: bytes) -> tuple[list[str], list[GiveBack], Exception | None]:
+    """Task ids that Celery got, what was given back, and what was raised, where delivering those of ``fails`` fails.
+
+    ``messages``: those that were taken, instead of three good ones.
+    """
     got: list[str] = []
 
     def callback(payload: Any) -> None:
@@ -43,6 +47,7 @@ def deliver(fails: dict[str, Exception]) -> tuple[list[str], list[GiveBack], Exc
         got.append(task_id)
 
     keeper = Keeper()
+    keeper.messages = [*messages] or keeper.messages
     channel: Any = LeaseChannelMixin()
     channel.connection = SimpleNamespace(_callbacks={"wq": callback})
     channel.life = SimpleNamespace(
@@ -65,6 +70,14 @@ def test_one_that_cannot_be_delivered_holds_up_no_other() -> None:
     """Its own fault: it alone goes back."""
     fault = [GiveBack("e.1", "crashes", reason="delivery_failed")]
     assert deliver({"id1": json.JSONDecodeError("", "", 0)}) == (["id2", "id3"], fault, None)
+
+
+def test_a_message_that_kombus_json_does_not_read_here_may_be_read_elsewhere() -> None:
+    """A type that the app registered in newer code than this worker's: as a pickle of a class that it lacks."""
+    unknown = message("id2", mine={"__type__": "of newer code", "__value__": 1})
+    got, returned, raised = deliver({}, message("id1"), unknown, message("id3"))
+    assert (got, raised) == (["id1", "id3"], None)
+    assert returned == [GiveBack("e.2", "crashes", reason="unreadable")]
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])

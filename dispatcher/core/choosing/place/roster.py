@@ -73,6 +73,7 @@ class Roster:
 
     workers: Sequence[WorkerView] = ()
     epochs: list[str] = field(default_factory=list)
+    tasks: list[frozenset[str]] = field(default_factory=list)
     windows: list[int] = field(default_factory=list)
     usable: list[int] = field(default_factory=list)
     """Indices of the workers that no filter refuses whatever the job."""
@@ -116,8 +117,9 @@ class Roster:
     def _renew(self, filters: Sequence[Filter]) -> None:
         workers = self.workers
         epochs = [worker.epoch for worker in workers]
-        if epochs != self.epochs:
-            self.epochs = epochs
+        tasks = [worker.tasks for worker in workers]
+        if epochs != self.epochs or tasks != self.tasks:
+            self.epochs, self.tasks = epochs, tasks
             for kept in (self._fits, self._penalties, self._homes):
                 kept.clear()
             self._slots = None
@@ -132,7 +134,7 @@ class Roster:
         """Take over one worker that is not as it was; False if more has changed than what it owes."""
         now = self.workers[index]
         refused = any(rule.refuses(ANY_LANE, now) is not None for rule in filters)
-        if now.epoch != before.epoch or refused != (index in self._unusable):
+        if now.epoch != before.epoch or now.tasks != before.tasks or refused != (index in self._unusable):
             return False
         if now.warmth != before.warmth or now.speeds != before.speeds or now.resident != before.resident or now.loading != before.loading:
             return False
