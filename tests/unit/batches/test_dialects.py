@@ -131,7 +131,7 @@ def test_what_is_not_read_is_refused_once_by_the_name_of_whose_it_looks_like(fil
     (b'[\n  {"custom_id": "a"},\n  {"custom_id": "b"}\n]\n', "this file is a JSON array: write each of its elements"),
     (b"custom_id,prompt\na,hello\nb,hello\n", "this is no file of JSON lines, it begins with 'custom_id,prompt': write each"),
     (b"\n\xef\xff\n\n\n", r"this is no file of JSON lines, it begins with '\\xef\\xff'"),
-])  # fmt: skip
+], ids=["gzip", "zip", "utf-16", "array", "csv", "bytes"])  # fmt: skip
 def test_a_file_without_json_lines_is_refused_once(file: Path, content: bytes, what: str) -> None:
     """By what it is, not with a message a line."""
     file.write_bytes(content)
