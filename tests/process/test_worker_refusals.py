@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,16 @@ def test_a_worker_that_is_refused_for_a_while_goes_on(cell: Cell) -> None:
     cell.client.delete(BINDING)
     assert cell.send("work")[0].get(20)
     eventually(lambda: shown(cell)["state"] == "ready", 20, worker.output)
+
+
+def test_a_refused_worker_that_is_told_to_stop_ends_in_order(cell: Cell) -> None:
+    """Also while it waits for its next try; the cell forgets it at once."""
+    cell.client.zadd(BINDING, {"x": 1})
+    worker = cell.spawn(concurrency=1, ready=False)
+    eventually(lambda: is_refused(cell, "WRONGTYPE"), 20, worker.output)
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    assert cell.epoch_of(worker.name) is None
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
