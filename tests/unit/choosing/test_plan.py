@@ -97,6 +97,20 @@ def test_a_worker_that_could_not_read_a_job_does_not_get_it_again() -> None:
     assert "reads" in refusals(lane, fleet[:1], FILTERS)
 
 
+def test_a_job_that_only_workers_which_could_not_read_it_are_left_for_goes_to_them() -> None:
+    """They bury it, and its sender is told; while another is there that may have it, be it full or stuck, it waits."""
+    lane, state = lane_view(requires=labels.without((), "e0")), PolicyState()
+    policy = Policy(STRATEGIES["earliest_completion"], FILTERS)
+    given = []
+    stuck = {"loop_lag_ms": STALL_MS + 1}
+    for other in ({"leases": 3}, {"ended": "silent"}, stuck, {"draining": "exit"}, {"tasks": frozenset()}, {"ejected": "fails"}, None):
+        fleet = (worker_view("e0"), *(() if other is None else (worker_view("e1", **other),)))
+        snapshot = Snapshot(1_000_000, True, frozenset(), (lane,), fleet)
+        made = plan(snapshot, state, policy, rng=Random(0), jobs_max=10)
+        given.append([assign.epoch for assign in made.assignments])
+    assert given == [[], ["e0"], [], ["e0"], ["e0"], [], ["e0"]]
+
+
 def eligible(lane: LaneView, worker: WorkerView) -> bool:
     return all(one.refuses(lane.lane, worker) is None for one in FILTERS)
 

@@ -15,9 +15,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from dispatcher.core.choosing.filters import CanRead
 from dispatcher.core.choosing.place.affinity import Array, Rendezvous
 from dispatcher.core.choosing.policy import Policy
 from dispatcher.core.choosing.protocols import Filter
+from dispatcher.core.facts import labels
 from dispatcher.core.facts.labels import Wanted
 from dispatcher.core.facts.lane import Lane
 from dispatcher.core.facts.snapshot import WorkerView
@@ -134,7 +136,9 @@ class Roster:
         """Take over one worker that is not as it was; False if more has changed than what it owes."""
         now = self.workers[index]
         refused = any(rule.refuses(ANY_LANE, now) is not None for rule in filters)
-        if now.epoch != before.epoch or now.tasks != before.tasks or refused != (index in self._unusable):
+        if _stays(now) != _stays(before) or now.tasks != before.tasks:
+            return False
+        if now.epoch != before.epoch or refused != (index in self._unusable):
             return False
         if now.warmth != before.warmth or now.speeds != before.speeds or now.resident != before.resident or now.loading != before.loading:
             return False
@@ -174,6 +178,13 @@ class Roster:
             fits = [i for i, worker in enumerate(workers) if all(rule.refuses(lane, worker) is None for rule in filters)]
             self._fits[demand] = fits
         indices = [i for i in fits if i not in unusable] if unusable else fits
+        if labels.avoided(lane.requires) and not any(_stays(workers[i]) for i in fits):
+            # Nobody else is left. The sender is told by a worker that cannot read the job, when it has it again.
+            others = [rule for rule in policy.filters if not rule.of_worker and rule.name != CanRead.name]
+            indices = [
+                i for i, worker in enumerate(workers)
+                if i not in unusable and all(rule.refuses(lane, worker) is None for rule in others)
+            ]  # fmt: skip
         chosen = workers if len(indices) == len(workers) else [workers[i] for i in indices]
         model = lane.model
         speeds = [
@@ -201,6 +212,11 @@ class Roster:
                 rendezvous = self._homes[key] = Rendezvous(key, [self.workers[i] for i in key])
             candidates.rendezvous = rendezvous
         return candidates.rendezvous.home(slot)
+
+
+def _stays(worker: WorkerView) -> bool:
+    """True if the worker will take jobs again, though it may be stuck or ejected now."""
+    return worker.ended is None and not worker.draining
 
 
 def usable(workers: Sequence[WorkerView], filters: Sequence[Filter]) -> list[int]:
