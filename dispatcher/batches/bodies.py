@@ -11,6 +11,9 @@ DEPTH_MAX: Final = 100
 _BITS_MAX: Final = 64
 _PLACE_MAX: Final = 200
 """Characters of a message that say where in a body a value stands."""
+_CONTAINERS: Final = (dict, list, tuple)
+_Path = tuple[Any, Any] | None
+"""Where in a body a part stands: the path of what holds it, and the key or index there; ``None`` at the top."""
 
 
 def why_no_body(body: object) -> str | None:
@@ -21,11 +24,11 @@ def why_no_body(body: object) -> str | None:
     """
     if not isinstance(body, dict):
         return f"{kind_of(body)}, not a response body: write an object"
-    stack: list[tuple[Any, tuple[Any, ...]]] = [(body, ())]  # no recursion: a body is as deep as its model likes
+    stack: list[tuple[Any, _Path, int]] = [(body, None, 1)]  # no recursion: a body is as deep as its model likes
     while stack:
-        part, path = stack.pop()
-        if len(path) >= DEPTH_MAX:
-            return f"more than {DEPTH_MAX} levels of nesting, from {_place(path[:1])} on"
+        part, path, level = stack.pop()
+        if level > DEPTH_MAX:
+            return f"more than {DEPTH_MAX} levels of nesting, from {_place(path)} on"
         if isinstance(part, dict):
             for key in part:
                 if not isinstance(key, str) or _why_no_value(key):
@@ -36,10 +39,10 @@ def why_no_body(body: object) -> str | None:
         else:
             members = enumerate(part)
         for key, value in members:
-            if isinstance(value, dict | list | tuple):
-                stack.append((value, (*path, key)))
+            if isinstance(value, _CONTAINERS):
+                stack.append((value, (path, key), level + 1))
             elif reason := _why_no_value(value):
-                return f"{reason} {_at((*path, key))}, for which JSON has no form: convert it"
+                return f"{reason} {_at((path, key))}, for which JSON has no form: convert it"
     return None
 
 
@@ -58,10 +61,10 @@ def kind_of(value: object) -> str:
 
 
 def _why_no_value(value: object) -> str | None:
-    if value is None or isinstance(value, bool):
-        return None
     if isinstance(value, str):
         return None if value.isascii() or printable(value) == value else "half a surrogate pair"
+    if value is None or isinstance(value, bool):
+        return None
     if isinstance(value, int):
         return None if value.bit_length() <= _BITS_MAX else f"an int of {value.bit_length()} bits"
     if isinstance(value, float):
@@ -74,10 +77,14 @@ def _are_finite_floats(part: list[Any] | tuple[Any, ...]) -> bool:
     return set(map(type, part)) == {float} and all(map(isfinite, part))
 
 
-def _at(path: tuple[Any, ...]) -> str:
+def _at(path: _Path) -> str:
     return f"at {_place(path)}" if path else "at the top"
 
 
-def _place(path: tuple[Any, ...]) -> str:
-    place = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)
-    return printable(place.removeprefix(".")[:_PLACE_MAX])
+def _place(path: _Path) -> str:
+    """``data[0].embedding``, the first of it where it is long."""
+    steps = []
+    while path:
+        path, key = path
+        steps.append(f"[{key}]" if isinstance(key, int) else f".{key}")
+    return printable("".join(reversed(steps)).removeprefix(".")[:_PLACE_MAX])

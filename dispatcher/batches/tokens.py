@@ -38,7 +38,10 @@ _AUDIO_BYTES_PER_S: Final = 16_000
 _FILE_BYTES_PER_TOKEN: Final = 64
 """A page of a PDF has some 100 kB, and is 1,500 tokens."""
 
-_TYPE_BYTES: Final = 3 / 4
+_URL_KEYS: Final = {"source": "image_url"}
+"""What holds a ``url`` → what its name would be in OpenAI's form, where a ``source`` is Anthropic's."""
+
+_BYTES_PER_CHARACTER: Final = 3 / 4
 """Bytes in a character of base64."""
 
 
@@ -58,7 +61,7 @@ def _count(field: str, value: Any) -> int:
             stack += [(key, item, "") for item in part]
         elif isinstance(part, dict):
             kind = _media_type(key, part)
-            stack += [(key if name == "url" else name, item, kind) for name, item in part.items()]
+            stack += [(_URL_KEYS.get(key, key) if name == "url" else name, item, kind) for name, item in part.items()]
         elif isinstance(part, int | float):
             tokens += 1
     return tokens
@@ -86,7 +89,7 @@ def _media_tokens(key: str, text: str, media_type: str) -> int:
         return _IMAGE_TOKENS
     elif not media_type or key != "data":
         return 0
-    size, head_bytes = round(len(text) * _TYPE_BYTES), _decoded_head(text)
+    size, head_bytes = round(len(text) * _BYTES_PER_CHARACTER), _decoded_head(text)
     match media_type.partition("/")[0]:
         case "image":
             return _image_tokens(head_bytes)

@@ -62,8 +62,8 @@ def test_every_object_of_json_values_passes(body: dict[str, Any]) -> None:
     ({"\ud83d": 1}, "the key '\\ud83d'"),
     ({"x": {1: 2}}, "the key 1, an int that is no text, at x"),
     ({"x": 2**64}, "an int of 65 bits at x"),
-    (nested(DEPTH_MAX + 1), "more than 100 levels of nesting, from a on"),
-    (holding_itself(), "more than 100 levels of nesting, from a on"),
+    (nested(DEPTH_MAX + 1), "more than 100 levels of nesting, from a.a.a."),
+    (holding_itself(), "more than 100 levels of nesting, from a[1].a[1]."),
 ])  # fmt: skip
 def test_what_does_not_pass_is_named_with_its_place(body: Any, said: str) -> None:
     """Whoever wrote the model finds the line of code; and the reason itself can be written."""

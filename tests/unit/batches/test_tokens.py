@@ -68,7 +68,11 @@ def test_a_picture_counts_by_its_pixels(head: bytes, media: str, tokens: int) ->
 
 def test_a_picture_behind_a_url_is_a_picture() -> None:
     """Its address is shorter than what it shows."""
-    assert estimate_tokens(chat({"type": "image_url", "image_url": {"url": "https://example.com/a.png"}})) > 1000
+    url = "https://example.com/a.png"
+
+    assert estimate_tokens(chat({"type": "image_url", "image_url": {"url": url}})) > 1000
+    assert estimate_tokens(chat({"type": "image", "source": {"type": "url", "url": url}})) > 1000
+    assert estimate_tokens({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": url}]}]}) > 1000
 
 
 @pytest.mark.parametrize(("head", "seconds"), [(wav(48_000), 21.8), (b"ID3", 65.5)])
