@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from random import Random
+from typing import Final
 
 import redis
 from celery import Celery
@@ -30,6 +31,11 @@ from dispatcher.store.redis_client.connection import bound_waits, connect, tls_o
 from dispatcher.store.worker.revoke_store import RevokeStore
 
 log = logging.getLogger(__name__)
+
+PAUSE_S: Final = 0.5
+"""How often new dead letters are looked for."""
+PAUSE_MAX_S: Final = 5.0
+"""How often a result backend that keeps failing is tried again."""
 
 
 def broker_url(settings: Settings, app: Celery | None = None) -> str:
@@ -121,15 +127,17 @@ class DispatcherProcess:
             thread.join(timeout=5)
 
     def _settle(self, stop: threading.Event) -> None:
-        level = logging.WARNING
+        said, pause_s = "", PAUSE_S
         while not stop.is_set():
             try:
                 settled = self.settler.step()
-                level = logging.WARNING
+                said, pause_s = "", PAUSE_S
             except Exception as exc:  # noqa: BLE001 (a backend may raise anything; unsettled jobs stay marked)
-                log.log(level, "cannot store the state of dead jobs yet: %s: %s", type(exc).__name__, exc)
-                settled, level = 0, logging.DEBUG  # log an outage once
-            stop.wait(0.01 if settled else 0.5)
+                settled, sentence = 0, f"{type(exc).__name__}: {exc}"
+                level = logging.DEBUG if sentence == said else logging.WARNING  # log an outage once
+                log.log(level, "cannot store the state of dead jobs yet: %s", sentence)
+                said, pause_s = sentence, min(2 * pause_s, PAUSE_MAX_S)
+            stop.wait(0.01 if settled else pause_s)
 
 
 def own_compressions() -> frozenset[str]:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import click
 import redis
 
-from dispatcher.cli.output import json_option, say
+from dispatcher.cli.output import count, json_option, say
 from dispatcher.cli.session import Session
 from dispatcher.errors import Invalid
 from dispatcher.provision.state_folder import STATE_VARIABLE
@@ -91,6 +91,7 @@ def _unknown_variables(session: Session) -> Iterator[str]:
 def _server(session: Session, settings: Settings) -> dict[str, Any]:
     from dispatcher.store.keys import text_names
     from dispatcher.store.operator.kombu_keys import kombu_types, refusals
+    from dispatcher.store.operator.status import count_unsettled
     from dispatcher.store.redis_client.connection import if_of_its_type
     from dispatcher.store.redis_client.redaction import redact
     from dispatcher.store.redis_client.server import read_server_facts
@@ -106,4 +107,9 @@ def _server(session: Session, settings: Settings) -> dict[str, Any]:
         queues |= declared.keys()
         exchanges = {queue.exchange.name for queue in declared.values() if queue.exchange and queue.exchange.name}
         facts.refusals.extend(refusals(client, kombu_types(keys, queues, exchanges), queues, keys))
+        if unsettled := count_unsettled(client, keys):
+            facts.warnings.append(
+                f"{count(unsettled, 'dead letter')} without FAILURE in the result backend yet, so that get() waits: "
+                "the log of `dispatcher run` says why; it tries again"
+            )
         return {"url": redact(settings.redis_url), **asdict(facts)}

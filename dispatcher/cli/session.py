@@ -92,7 +92,8 @@ class Session:
         return replace(settings, redis_url=url)
 
     def celery_app(self, settings: Settings) -> Celery:
-        """A Celery app that sends jobs and reads results: the app of ``-A``, else a plain app over the cell's Redis.
+        """A Celery app that sends jobs and reads results: the app of ``-A`` with all that it imports, else a plain app
+        over the cell's Redis.
 
         ``settings`` come from :meth:`connected_settings`.
         """
@@ -106,12 +107,14 @@ class Session:
             point_results_at(app.conf, settings.result_backend or settings.redis_url)
             app.conf.task_default_queue = settings.ingress_queues[0]  # errbacks of dead jobs go there
             return app
+        from dispatcher.cli.app_modules import import_modules_of
         from dispatcher.wiring import app_broker
 
         if settings.redis_url not in (app_broker(app), app.conf.broker_url):
             point_broker_at(app.conf, settings.redis_url)
         if settings.result_backend:
             point_results_at(app.conf, settings.result_backend)
+        import_modules_of(app)
         return app
 
     @contextlib.contextmanager

@@ -40,6 +40,11 @@ def _print(facts: dict[str, Any], paused: set[str]) -> None:
     if facts["unroutable"]:
         lanes = count(facts["unroutable"], "lane")
         console.print(f"{lanes} that no worker may serve: `dispatcher explain JOB` says why")
+    if facts["unsettled"]:
+        console.print(
+            f"{count(facts['unsettled'], 'dead letter')} without FAILURE in the result backend yet: the log of "
+            "`dispatcher run` says why; it tries again"
+        )
     if facts["unreadable"]:
         console.print(f"cannot be read, and is passed over: {escape(', '.join(facts['unreadable']))}")
     if paused:

@@ -8,15 +8,18 @@ of its own: a slow backend must not stop dispatching.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import redis
 from celery import Celery
 from celery.app.task import Context
+from celery.backends.base import DisabledBackend
+from celery.backends.rpc import RPCBackend
 from kombu.exceptions import OperationalError
 
-from dispatcher.core.facts.message import headers_of
+from dispatcher.core.facts.message import headers_of, reply_address_of
 from dispatcher.core.returns.poison import story_text
 from dispatcher.errors import JobDead, PoisonJob
 from dispatcher.events import Event, JobSettled
@@ -74,8 +77,8 @@ def error_of(record: Mapping[str, Any]) -> JobDead:
 
 
 def store_failure(app: Celery, error: JobDead, message: bytes | str | None, task_id: str | None = None) -> str | None:
-    """Store FAILURE for the job of ``message`` and for its canvas. Returns the task id; ``None`` if the message has
-    none.
+    """Store FAILURE for the job of ``message`` and for its canvas, where its task keeps its results. Returns the task
+    id; ``None`` if no state was stored: the message has no id, or its sender asked for no result.
 
     ``task_id``: where it is known already. Raises what the backend raises.
     """
@@ -85,16 +88,42 @@ def store_failure(app: Celery, error: JobDead, message: bytes | str | None, task
         return None
     if not isinstance(headers.get("group_index"), int):
         headers.pop("group_index", None)  # Redis would refuse it as a score, as if the backend had failed
-    canvas = canvas_of(message, content_types(app))
-    context = Context(
-        {**headers, **canvas, "id": task_id, "args": [], "kwargs": {}, "delivery_info": {}, "called_directly": False}
-    )
+    known = {**headers, **canvas_of(message, content_types(app)), **reply_address_of(message)}
+    context = Context({**known, "id": task_id, "args": [], "kwargs": {}, "delivery_info": {}, "called_directly": False})
+    task = _task_of(app, headers)
+    backend = app.backend if task is None else task.backend
+    is_kept = not headers.get("ignore_result") or bool(getattr(task, "store_errors_even_if_ignored", False))
     try:
-        app.backend.mark_as_failure(task_id, error, request=context, store_result=not headers.get("ignore_result"))
-    except (*BROKEN, redis.ResponseError) as exc:
-        if is_outage(exc):
-            raise
-        # The canvas in the message is as broken as the rest of it; the job's own state must be stored all the same.
-        log.warning("cannot tell the canvas of dead job %s: %s", task_id, exc)
-        app.backend.store_result(task_id, error, "FAILURE")
-    return task_id
+        try:
+            backend.mark_as_failure(task_id, error, request=context, store_result=is_kept)
+        except (*BROKEN, redis.ResponseError) as exc:
+            if is_outage(exc):
+                raise
+            # The canvas in the message is as broken as the rest of it; the job's own state must be stored all the same.
+            log.warning("cannot tell the canvas of dead job %s: %s", task_id, exc)
+            if is_kept:
+                backend.store_result(task_id, error, "FAILURE", request=context)
+    finally:
+        _close_stale_connections()
+    return task_id if is_kept and _keeps(backend, context) else None
+
+
+def _task_of(app: Celery, headers: Mapping[str, Any]) -> Any:
+    """The task, which may have a result backend of its own; ``None`` if it is not known here."""
+    name = headers.get("task")
+    return app.tasks.get(name) if isinstance(name, str) else None
+
+
+def _keeps(backend: Any, context: Context) -> bool:
+    """False if ``backend`` drops what it is given: results are off, or it sends them and there is no address."""
+    if isinstance(backend, DisabledBackend):
+        return False
+    return not isinstance(backend, RPCBackend) or bool(context.reply_to)
+
+
+def _close_stale_connections() -> None:
+    """Django keeps a database connection for each thread, and closes those that are broken or too old only where it
+    serves requests.
+    """
+    if (django_db := sys.modules.get("django.db")) is not None:
+        django_db.close_old_connections()

@@ -187,7 +187,7 @@ KEYS: tuple[KeyDoc, ...] = (
         type="set",
         holds="job numbers of dead letters whose FAILURE is not yet in the result backend",
         writers="admit, giveback, bury_late, promote_scheduled, settle, requeue_dead",
-        readers="settle",
+        readers="settle, status, check",
         lifetime="until settled",
     ),
     KeyDoc(

@@ -67,7 +67,7 @@ def cell(redis_url: str) -> Iterator[Cell]:
 
 def test_status_of_an_empty_cell(cell: Cell) -> None:
     """Every field is there when nothing is."""
-    counts = {"leader": None, "ingress": 0, "scheduled": 0, "dead": 0, "unroutable": 0}
+    counts = {"leader": None, "ingress": 0, "scheduled": 0, "dead": 0, "unsettled": 0, "unroutable": 0}
     assert cell.admin.status() == counts | {"unreadable": [], "lanes": [], "workers": []}
 
 

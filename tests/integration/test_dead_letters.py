@@ -8,13 +8,17 @@ from typing import Any
 import pytest
 import redis
 from celery import chord
+from celery.app.backends import by_url
 from celery.exceptions import ChordError
 from celery.result import AsyncResult
+from click.testing import CliRunner
 from kombu.exceptions import OperationalError
 
+from dispatcher.cli import cli
 from dispatcher.errors import JobDead
-from dispatcher.events import JobsRefused
-from tests.integration.stage import Stage
+from dispatcher.events import JobSettled, JobsRefused
+from dispatcher.store.redis_client.connection import celery_url
+from tests.integration.stage import Stage, make_app
 from tests.messages import TASK, envelope, message
 
 
@@ -272,3 +276,77 @@ def test_an_unknown_header_field_is_said_once(stage: Stage) -> None:
         stage.step()
 
     assert stage.kinds().count("UnknownHeaderField") == 1
+
+
+def test_a_result_over_rpc(redis_url: str) -> None:
+    """It goes to the queue that its sender named; where its sender named none, no log says that it is stored."""
+    app = make_app(redis_url)
+    app.conf.result_backend = "rpc://"
+    stage = Stage(redis_url, app=app)
+    stage.dispatcher.step()
+    result = app.tasks[TASK].apply_async(headers={"dispatch": {"cost": -1}})
+    silent = json.loads(message("nobody-waits", eta="tomorrow"))
+    del silent["properties"]["reply_to"]
+    stage.client.lpush("dispatch", json.dumps(silent))
+    stage.steps()
+    stage.settler.step()
+
+    with pytest.raises(JobDead, match="bad_header"):
+        result.get(timeout=10)
+    assert [event.task_id for event in stage.events if isinstance(event, JobSettled)] == [result.id]
+    assert stage.text.scard(stage.keys.unsettled) == 0
+    stage.close()
+
+
+def test_a_task_with_a_backend_of_its_own(stage: Stage) -> None:
+    """Its FAILURE is stored there, and not in the app's."""
+    kind, url = by_url(celery_url(stage.url.rpartition("=")[0] + "=2"))
+    elsewhere = kind(url=url, app=stage.app)
+    stage.app.task(_raise_not_ready, name="demo.elsewhere", shared=False, backend=elsewhere)
+    sent = stage.app.tasks["demo.elsewhere"].apply_async(headers={"dispatch": {"cost": -1}})
+    stage.steps()
+    stage.settler.step()
+
+    assert (elsewhere.get_state(sent.id), stage.app.backend.get_state(sent.id)) == ("FAILURE", "PENDING")
+
+
+def test_a_result_that_nobody_wants(stage: Stage) -> None:
+    """With ignore_result no state is stored, nor is it said to be, unless the task stores its errors even so."""
+    stage.app.task(_raise_not_ready, name="demo.errors", shared=False, store_errors_even_if_ignored=True)
+    bad = {"headers": {"dispatch": {"cost": -1}}, "ignore_result": True}
+    silent = stage.app.tasks[TASK].apply_async(**bad)
+    kept = stage.app.tasks["demo.errors"].apply_async(**bad)
+    stage.steps()
+    stage.settler.step()
+
+    assert [stage.app.backend.get_state(sent.id) for sent in (silent, kept)] == ["PENDING", "FAILURE"]
+    assert [event.task_id for event in stage.events if isinstance(event, JobSettled)] == [kept.id]
+    assert stage.text.scard(stage.keys.unsettled) == 0
+
+
+def test_what_is_not_stored_yet_is_shown(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`status` and `check` count it while the backend fails, and no longer once a later try has stored it."""
+    stage.send(headers={"dispatch": {"cost": -1}})
+    stage.steps()
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.app.backend, "mark_as_failure", _raise_not_ready)
+        with pytest.raises(NotReadyError):
+            stage.settler.step()
+
+    def said(*command: str) -> str:
+        result = CliRunner().invoke(cli, ["--redis-url", stage.url, *command])
+        return f"{result.stdout}{result.stderr}"
+
+    assert json.loads(said("status", "--json"))["unsettled"] == 1
+    assert [said(command).count("1 dead letter without FAILURE") for command in ("status", "check")] == [1, 1]
+    stage.settler.step()
+    assert json.loads(said("status", "--json"))["unsettled"] == 0
+    assert [said(command).count("without FAILURE") for command in ("status", "check")] == [0, 0]
+
+
+class NotReadyError(Exception):
+    """What Django raises before it is set up is an error of its own, too."""
+
+
+def _raise_not_ready(*args: object, **kwargs: object) -> None:
+    raise NotReadyError("apps aren't loaded yet")

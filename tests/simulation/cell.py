@@ -38,7 +38,8 @@ class Simulation(World):
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
-        self.backend = SimpleNamespace(backend=SimpleNamespace(mark_as_failure=self._store_failure, store_result=self._store_failure))
+        backend = SimpleNamespace(mark_as_failure=self._store_failure, store_result=self._store_failure)
+        self.backend = SimpleNamespace(backend=backend, tasks={}, conf=SimpleNamespace(accept_content=["json"]))
         self.operator = Process(self, "operator")
         self.operator.holds_up = 0.0
         self.operator.line.away = lambda: False

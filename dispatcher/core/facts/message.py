@@ -305,6 +305,18 @@ def headers_of(message: bytes | str | None) -> dict[str, Any]:
     return headers if isinstance(headers, dict) else {}
 
 
+def reply_address_of(message: bytes | str | None) -> dict[str, str]:
+    """``reply_to`` and ``correlation_id``, which stand in the properties: where ``rpc://`` sends a result. Those that
+    cannot be read are missing.
+    """
+    try:
+        properties = json.loads(message or b"{}")["properties"]
+        address = {name: properties.get(name) for name in ("reply_to", "correlation_id")}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}
+    return {name: value for name, value in address.items() if isinstance(value, str) and value}
+
+
 def embed_of(message: bytes | str | None) -> dict[str, Any]:
     """Callbacks, errbacks, chain and chord, which stand in the body; empty where it cannot be read."""
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import redis
@@ -16,6 +16,7 @@ from dispatcher.store.frame import parse_entry
 from dispatcher.store.keys import Keys, text_names
 from dispatcher.store.leader.leader_view import HeldLane, LeaderView, read_leader_info, read_leader_view
 from dispatcher.store.leader.look import parts_of
+from dispatcher.store.redis_client.connection import if_of_its_type
 from dispatcher.store.registration import Registration, read_registration
 from dispatcher.store.scripts.call import Scripts
 from dispatcher.store.worker.worker_store import ALIVE_TTL_MS
@@ -35,13 +36,13 @@ def read_status(client: redis.Redis, scripts: Scripts, keys: Keys, queues: Seque
     """The cell as JSON, in a few round trips, whatever the number of jobs. ``client`` answers with text.
 
     ``queues``: ingress queues to count besides those that workers have named. ``ingress``, ``scheduled`` and ``dead``
-    are counts of jobs. A worker's ``leased`` includes ``running``; its ``resident`` models are ``null`` and its
-    ``threads`` (of each slot) 0 if it does not say. ``leader`` is ``null`` or has the ``host`` and ``pid`` of the
-    leading dispatcher. Facts that only the leader knows are up to a second old, and missing while none leads: ``why`` a
-    lane's jobs wait, ``unroutable`` (lanes that no worker may serve, for ``unroutable_after_s``), and a worker's
-    ``window``, measured ``speeds``, ``warmth``, and why it is ``ejected``. ``unreadable`` names keys that hold what no
-    version of this package has written; they are passed over. A worker's ``refused`` is Redis' own sentence while its
-    consumer cannot work for it.
+    are counts of jobs; of those that are dead, ``unsettled`` have no state in the result backend yet. A worker's
+    ``leased`` includes ``running``; its ``resident`` models are ``null`` and its ``threads`` (of each slot) 0 if it
+    does not say. ``leader`` is ``null`` or has the ``host`` and ``pid`` of the leading dispatcher. Facts that only the
+    leader knows are up to a second old, and missing while none leads: ``why`` a lane's jobs wait, ``unroutable`` (lanes
+    that no worker may serve, for ``unroutable_after_s``), and a worker's ``window``, measured ``speeds``, ``warmth``,
+    and why it is ``ejected``. ``unreadable`` names keys that hold what no version of this package has written; they are
+    passed over. A worker's ``refused`` is Redis' own sentence while its consumer cannot work for it.
     """
     names = [keys.leader, keys.lanes, keys.workers, keys.paused, keys.scheduled]
     snapshot = scripts("snapshot", names, ["", keys.lane_prefix.removesuffix("lane:"), ALIVE_TTL_MS, ""])
@@ -85,11 +86,17 @@ def read_status(client: redis.Redis, scripts: Scripts, keys: Keys, queues: Seque
         "ingress": sum(replies[: len(lists)]),
         "scheduled": scheduled,
         "dead": dead,
+        "unsettled": count_unsettled(client, keys),
         "unroutable": view.unroutable,
         "unreadable": sorted(key.encode(errors="surrogateescape").decode(errors="backslashreplace") for key in unreadable),
         "lanes": sorted(shown_lanes, key=lambda lane: str(lane["lane"])),
         "workers": sorted(shown, key=lambda worker: (worker["state"] == "dead", worker["name"], worker["epoch"])),
     }
+
+
+def count_unsettled(client: redis.Redis, keys: Keys) -> int:
+    """How many dead letters have no state in the result backend yet."""
+    return cast("int", if_of_its_type(lambda: client.scard(keys.unsettled)) or 0)
 
 
 def _lane(row: Sequence[Any], now_ms: int, holds: Mapping[str, HeldLane]) -> dict[str, Any]:
@@ -116,7 +123,6 @@ def _worker(
     learned: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     memory = _memory(totals)
-    resident = memory.resident if memory is not None else registration.resident
     alive = row is not None and not row[9]
     if not alive:
         state = "dead"
@@ -149,7 +155,7 @@ def _worker(
         "beat_age_s": round(max(0, row[1]) / 1000, 3) if alive and row is not None else None,
         "pid": registration.pid,
         "models": list(registration.models),
-        "resident": None if resident is None else list(resident),
+        "resident": memory.resident if memory is not None else msgspec.to_builtins(registration.resident),
         "models_max": registration.models_max,
         "labels": registration.labels,
     }

@@ -183,7 +183,7 @@ class TestAgainstRedis:
         """One object on one line."""
         result = run("status", "--json")
         assert result.exit_code == 0
-        nothing = {"leader": None, "ingress": 0, "scheduled": 0, "dead": 0, "unroutable": 0}
+        nothing = {"leader": None, "ingress": 0, "scheduled": 0, "dead": 0, "unsettled": 0, "unroutable": 0}
         nothing |= {"unreadable": [], "lanes": [], "workers": []}
         assert json.loads(result.stdout) == nothing
         assert "no dispatcher leads" in run("status").stdout

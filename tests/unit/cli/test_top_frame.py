@@ -20,7 +20,8 @@ def worker(name: str, **facts: Any) -> dict[str, Any]:
 
 
 def status(workers: list[dict[str, Any]], lanes: list[dict[str, Any]] | None = None, **facts: Any) -> dict[str, Any]:
-    nothing = {"leader": {"host": "node-7", "pid": 4711}, "ingress": 0, "scheduled": 0, "dead": 0, "unroutable": 0, "unreadable": []}
+    nothing = {"leader": {"host": "node-7", "pid": 4711}, "ingress": 0, "scheduled": 0, "dead": 0, "unsettled": 0}
+    nothing |= {"unroutable": 0, "unreadable": []}
     return nothing | {"workers": workers, "lanes": lanes or []} | facts
 
 
