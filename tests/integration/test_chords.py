@@ -33,6 +33,16 @@ def app(redis_url: str) -> Celery:
     return app
 
 
+def test_a_request_made_by_hand_counts(app: Celery, redis_url: str) -> None:
+    """Celery reads four attributes of it, and it may have no others."""
+    for index in range(2):
+        body = app.signature("total", task_id="body")
+        request: Any = SimpleNamespace(id=f"header-{index}", group="group", group_index=index, chord=body)
+        app.backend.on_chord_part_return(request, "SUCCESS", index)
+    with connect(redis_url) as client:
+        assert client.llen("dispatch") == 1
+
+
 def count(app: Celery, header: str, *, again: bool = False) -> None:
     """A run of a header ends."""
     body = app.signature("total", task_id="body")

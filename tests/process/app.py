@@ -37,7 +37,8 @@ app.conf.update(
     },
     result_backend_transport_options=transport_options(BROKER),
 )
-attach(app)
+if "PROMISE_STOCK" not in os.environ:
+    attach(app)
 
 
 @functools.cache

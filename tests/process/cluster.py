@@ -212,11 +212,15 @@ class Cluster:
         return json.loads(info)["pid"] if info and self.client.exists(self.keys.leader) else None
 
     def start_worker(
-        self, name: str, *options: str, pool: str = "prefork", concurrency: int = 2, ready: bool = True, via: Way | None = None
+        self, name: str, *options: str, pool: str = "prefork", concurrency: int = 2, ready: bool = True, via: Way | None = None,
+        app: str | None = None,
     ) -> Process:
-        """``celery worker``, with Celery's own options; with ``ready``, waits until it is registered. ``via``: its way to Redis."""
+        """``celery worker``, with Celery's own options; with ``ready``, waits until it is registered. ``via``: its way to Redis.
+
+        ``app``: of another module than the cluster's.
+        """
         command = [
-            sys.executable, "-m", "celery", "-A", self._app, "worker", "-n", f"{name}@promise", "-P", pool,
+            sys.executable, "-m", "celery", "-A", app or self._app, "worker", "-n", f"{name}@promise", "-P", pool,
             "-c", str(concurrency), "-l", "WARNING", *options,
         ]  # fmt: skip
         process = self._start(name, command, via)

@@ -29,6 +29,16 @@ def facts(self: Any) -> dict[str, Any]:
     }
 
 
+@app.task(name="request", bind=True)
+def request(self: Any, *_args: Any, retries: int = 0) -> dict[str, str]:
+    """Every attribute of ``self.request``, in the last run of those asked for."""
+    if self.request.retries < retries:
+        raise self.retry(countdown=0.1)
+    names = {*dir(type(self.request)), *vars(self.request)}
+    values = {name: getattr(self.request, name) for name in sorted(names) if not name.startswith("_")}
+    return {name: repr(value) for name, value in values.items() if not callable(value)}
+
+
 @app.task(name="fail")
 def fail(*_args: Any) -> None:
     note("start")

@@ -41,6 +41,10 @@ class LeaseRequestMixin:
     """Why the job did not end, for when Celery rejects it."""
     _must_return = False
     """The job goes back even where Celery rejects it for good."""
+    eta = None
+    """It was due by Redis' clock; by this machine's it may not be, and Celery would hold it here until then. The task
+    reads its eta in ``self.request``, as its sender wrote it.
+    """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Celery makes a class for each task, on top of this one, that overrides what begins and ends a job."""

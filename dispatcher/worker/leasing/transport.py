@@ -211,8 +211,8 @@ def transport_for(connection: Any) -> type:
 
 
 def as_payload(held: Held, lease_id: str) -> Any:
-    """The message as kombu wants it. In this process' memory, and only there, its delivery tag is the lease id, its
-    ``eta`` has passed, and a header names the model that it was resolved to.
+    """The message as kombu wants it. In this process' memory, and only there, its delivery tag is the lease id, and
+    a header names the model that it was resolved to.
     """
     payload = read_whole(held.message, kombu_loads)
     headers, properties = payload["headers"], payload["properties"]
@@ -220,7 +220,6 @@ def as_payload(held: Held, lease_id: str) -> Any:
         headers.pop(name, None)
     if (model := held.model) != DEFAULT_MODEL:
         headers[MODEL_HEADER] = model
-    headers["eta"] = None  # it was due by Redis' clock; by this machine's it may not be, and would be held here until then
     properties["delivery_tag"] = lease_id
     said = payload["headers"].get("dispatch")
     held.guessed = not isinstance(said, dict) or said.get("cost") is None

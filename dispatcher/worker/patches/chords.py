@@ -49,7 +49,7 @@ def keep_chords() -> None:
         if not request.group or not request.id:
             return None
         prefix = f"{request.id}/"
-        if (request.delivery_info or {}).get("redelivered"):
+        if (getattr(request, "delivery_info", None) or {}).get("redelivered"):
             claim = self.get_key_for_group(request.group, ".c")
             # Nobody else claims in between: all headers have been counted, and this is the only run of this one.
             if (self.ensure(self.client.get, (claim,)) or b"").startswith(prefix.encode()):
