@@ -85,8 +85,8 @@ def build_dispatcher(
     cell = CellReader(text_client, keys, settings.ingress_queues)
     revokes = RevokeStore(text_client, keys, kept_s=settings.revokes_kept_s)
     node = FlowerNode(
-        app, node_name(), cell.queues, settings.flower_url, live_workers=cell.live_workers, revokes=revokes,
-        leads=False, succeeded=cell.is_led_from_here,
+        app, node_name(), cell.queues, settings.flower_url, live_workers=cell.live_workers,
+        scheduled=cell.scheduled, revokes=revokes, leads=False, succeeded=cell.is_led_from_here,
     )  # fmt: skip
 
     def emit_to_all(event: Event) -> None:

@@ -18,7 +18,8 @@ from workers.loaded import models
 _clock = SystemClock()
 
 
-@app.task(name="workers.tasks.infer", bind=True, shared=False)
+# Without the repr of the result: logs, task events and Flower would show what the models answered.
+@app.task(name="workers.tasks.infer", bind=True, shared=False, resultrepr_maxsize=0)
 def infer(self: Task[..., Any], chunk: dict[str, Any]) -> dict[str, Any]:
     """Run one chunk of a batch; see :func:`workers.chunk.run_chunk`. One that died with its process or worker, so often
     that this is its last run, is split: each line runs by itself, apart from this process

@@ -263,7 +263,7 @@ class Submission:
             self._app.send_task(
                 TASK, args=[{"model": chunk.model, "url": chunk.url, "lines": lines}], queue=self._queue,
                 task_id=part.task_id, headers=job_headers(model=chunk.model, cost=cost_s(part.lines)),
-                add_to_parent=False,
+                add_to_parent=False, argsrepr=_shown(self._state.digest, part),
             )  # fmt: skip
         self._to_send.popleft()
         self._in_flight[part.task_id] = part
@@ -341,6 +341,11 @@ def _record(backend: BaseKeyValueStoreBackend, value: Any) -> dict[str, Any]:
 
 class Unreadable(Exception):
     """Stands for the result of a chunk of which the backend holds something that is no result."""
+
+
+def _shown(digest: str, part: _InFlight) -> str:
+    """What logs, task events and Flower show for the arguments of a chunk: by itself Celery shows the users' text."""
+    return f"(batch_{digest[:12]}, chunk {part.number}, {len(part.lines)} lines)"
 
 
 def _part(number: str, line: Line) -> str:

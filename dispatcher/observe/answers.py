@@ -1,6 +1,7 @@
 """The answers of the dispatcher's node to Celery's remote control: Flower and ``celery inspect`` ask it as any worker.
 
-The node runs no jobs, so it has no pool, no tasks and no requests. Its *active queues* are the lists where jobs wait.
+The node runs no jobs, so it has no pool and no tasks. Its *active queues* are the lists where jobs wait, and its
+*scheduled* requests the jobs that wait for their eta.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ def answers(
     queues: Callable[[], Sequence[str]],
     clock: Clock,
     revoked: Callable[[Sequence[str], Sequence[str]], object],
+    scheduled: Callable[[], Sequence[object]] = tuple,
 ) -> dict[str, Answer]:
     """The answers, by method name.
 
-    ``queues`` returns kombu queue names. ``revoked`` gets task ids, and members for the :class:`RevokeStore`. If either
-    raises, the answer is the error.
+    ``queues`` returns kombu queue names, ``scheduled`` the jobs that wait for their time. ``revoked`` gets task ids, and
+    members for the :class:`RevokeStore`. If one of them raises, the answer is the error.
     """
     started_ms = clock.monotonic_ms()
 
@@ -71,7 +73,7 @@ def answers(
         "registered": nothing,
         "active": nothing,
         "reserved": nothing,
-        "scheduled": nothing,
+        "scheduled": lambda _state, **_arguments: list(scheduled()),
         "revoked": nothing,
         "revoke": revoke,
         "revoke_by_stamped_headers": revoke_by_stamped_headers,

@@ -6,19 +6,27 @@ import os
 import socket
 import threading
 from collections.abc import Sequence
-from typing import Final, cast
+from datetime import UTC, datetime
+from typing import Any, Final, cast
 
 import redis
 
 from dispatcher.clock import Clock, SystemClock
+from dispatcher.core.facts.lane import parse_lane
+from dispatcher.core.facts.message import headers_of
+from dispatcher.errors import Invalid
 from dispatcher.observe.node import LiveWorker
+from dispatcher.store.frame import parse_entry
 from dispatcher.store.keys import Keys, text_names
 from dispatcher.store.leader.leader_view import read_leader_info
+from dispatcher.store.operator.dead_letters import MESSAGE_READ_BYTES_MAX
 from dispatcher.store.registration import Registrations
 from dispatcher.store.worker.worker_store import ALIVE_TTL_MS
 
 REMEMBER_S: Final = 60.0
 """How long an empty lane is still named: Flower shows 0 for it, and need not inspect again when it fills."""
+SCHEDULED_SHOWN_MAX: Final = 100
+"""How many of the jobs that wait for their time are listed: there may be millions, and each message must be read."""
 BEAT_AGE_MAX_S: Final = 3.0
 """How old a worker's last beat may be: the node stands in for a worker only while the worker itself beats."""
 
@@ -50,6 +58,42 @@ class CellReader:
         names += [keys.queue_name(keys.lane(lane)) for lane in self._recent(lanes)]
         names += [keys.queue_name(keys.worker_queue(epoch)) for epoch in sorted(epochs)]
         return names
+
+    def scheduled(self) -> list[dict[str, Any]]:
+        """The jobs that are due next, at most :data:`SCHEDULED_SHOWN_MAX`, in the form of ``celery inspect scheduled``.
+
+        Members of ``scheduled`` that are no jobs are left out.
+        """
+        keys = self._keys
+        members = cast(
+            "list[tuple[str, float]]",
+            self._client.zrange(keys.scheduled, 0, SCHEDULED_SHOWN_MAX - 1, withscores=True),
+        )
+        waiting = []
+        for member, due_ms in members:
+            try:
+                entry = parse_entry(member)
+                waiting.append((entry.job, parse_lane(entry.lane), datetime.fromtimestamp(due_ms / 1000, UTC)))
+            except (ValueError, OverflowError, Invalid):
+                continue
+        with self._client.pipeline(transaction=False) as pipe:
+            for job, _, _ in waiting:
+                pipe.hstrlen(keys.messages, job)
+            sizes = pipe.execute()
+            for (job, _, _), size in zip(waiting, sizes, strict=True):
+                pipe.hget(keys.messages, job if 0 < size <= MESSAGE_READ_BYTES_MAX else "")
+            messages = pipe.execute()
+        shown = []
+        for (_, lane, due), message in zip(waiting, messages, strict=True):
+            headers = headers_of(message)
+            request = {
+                "id": headers.get("id"), "name": lane.task, "type": lane.task,
+                "args": headers.get("argsrepr"), "kwargs": headers.get("kwargsrepr"),
+                "hostname": None, "time_start": None, "acknowledged": False, "worker_pid": None,
+                "delivery_info": {"exchange": "", "routing_key": lane.ingress, "priority": lane.step, "redelivered": False},
+            }  # fmt: skip
+            shown.append({"eta": due.isoformat(), "priority": lane.step, "request": request})
+        return shown
 
     def live_workers(self) -> list[LiveWorker]:
         """All workers that have not been reaped.

@@ -43,6 +43,11 @@ RECONNECT_S: Final = (0.2, 0.5, 1.0, 2.0)
 STOP_TIMEOUT_S: Final = 3.0
 OFFLINE_MAX: Final = 10_000
 
+TO_ALL: Final = frozenset({"active_queues", "scheduled", "revoke", "revoke_by_stamped_headers"})
+"""What the node answers to a question or command for all nodes. All else, such as ``ping``, it answers only where the
+question names it: whoever asks all nodes counts the answers as workers.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class LiveWorker:
@@ -60,9 +65,9 @@ class LiveWorker:
 class FlowerNode:
     """Answers remote control and sends worker events under ``hostname``; makes Flower inspect when something is new.
 
-    ``queues`` returns kombu names of the lists to show, ``live_workers`` the workers that live now (by default none).
-    Threads of this object call both; they may ask Redis, and may raise. ``start`` and ``stop`` never raise. Any thread
-    may call any method.
+    ``queues`` returns kombu names of the lists to show, ``live_workers`` the workers that live now, ``scheduled`` the
+    jobs that wait for their eta (by default none). Threads of this object call them; they may ask Redis, and may raise.
+    ``start`` and ``stop`` never raise. Any thread may call any method.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class FlowerNode:
         flower_url: str = "",
         *,
         live_workers: Callable[[], Iterable[LiveWorker]] | None = None,
+        scheduled: Callable[[], Sequence[object]] = tuple,
         revokes: RevokeStore | None = None,
         leads: bool = True,
         succeeded: Callable[[], bool] | None = None,
@@ -88,6 +94,7 @@ class FlowerNode:
         self._hostname = hostname
         self._queues = queues
         self._live_workers = live_workers or (lambda: ())
+        self._scheduled = scheduled
         self._revokes = revokes
         self._leads = leads
         self._succeeded = succeeded or (lambda: False)
@@ -153,7 +160,7 @@ class FlowerNode:
         """Answer and beat over one connection until it breaks or the node stops."""
         with self._connect() as connection:
             channel = connection.channel()
-            handlers = answers(self._app, connection, self._queues, self._clock, self._revoked)
+            handlers = answers(self._app, connection, self._queues, self._clock, self._revoked, self._scheduled)
             mailbox = self._app.control.mailbox(connection)
             node: Any = _Node(self._hostname, None, channel, handlers, mailbox)
             node.is_heard = lambda: self._leads
@@ -268,8 +275,10 @@ class _Node(Node):
         destination: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Answer a question to a node; refuse a command for workers (``shutdown``, …) that names this node."""
-        if method in self.handlers:
+        """Answer a question that names this node or is in :data:`TO_ALL`; refuse a command for workers (``shutdown``, …)
+        that names this node.
+        """
+        if method in self.handlers and (destination or method in TO_ALL):
             return super().dispatch(method, arguments, reply_to, ticket, destination=destination, **kwargs)
         refusal = {"error": NOT_FOR_US}
         if reply_to and destination:

@@ -51,7 +51,7 @@ def _node(app: Celery, queues: Callable[[], list[str]] = list, **options: Any) -
 def _ask(app: Celery, method: str, timeout_s: float = 3.0) -> Any:
     """As ``celery inspect``, but done with the first answer."""
     try:
-        return app.control.inspect(timeout=timeout_s, limit=1)._request(method)
+        return app.control.inspect([NAME], timeout=timeout_s, limit=1)._request(method)
     except (OSError, OperationalError, RedisError):  # Redis may be away, as some tests want it
         return None
 
@@ -80,6 +80,37 @@ def test_every_question_of_flower_is_answered(app: Celery) -> None:
 
     assert {method: type(answer) for method, answer in answers.items()} == expected
     assert not [method for method, answer in answers.items() if "error" in answer]
+
+
+def test_who_counts_workers_does_not_count_the_node(app: Celery) -> None:
+    """A question to all nodes that is answered by who is there (``ping``, ``stats``, ``active``, …) gets no answer; the one for the
+    queues, by which Flower knows where jobs wait, does.
+    """
+    with _node(app):
+        inspect = app.control.inspect(timeout=1.0)
+        for method in ("ping", "stats", "registered", "active", "conf"):
+            assert inspect._request(method) is None, method
+        assert set(inspect.active_queues()) == {NAME}
+
+
+def test_jobs_that_wait_for_their_eta_are_listed(redis_url: str) -> None:
+    """``inspect scheduled`` names their ids, tasks and times, the next one first; what is no job is left out, and a message that
+    cannot be read hides no job.
+    """
+    app, client, keys = _app(redis_url), connect(redis_url), Keys()
+    for job, due_ms in (("1000000000000001", 2_000_000_000_000), ("1000000000000002", 1_900_000_000_000)):
+        client.zadd(keys.scheduled, {f"{job}{1:013d}{1000:09d}00000000{0:013d}gpu/t.add/default/p3/c10": due_ms})
+    client.zadd(keys.scheduled, {"no job": 1})
+    client.hset(keys.messages, "1000000000000001", '{"headers": {"id": "j1", "argsrepr": "(1, 2)"}, "properties": {}, "body": ""}')
+    client.hset(keys.messages, "1000000000000002", "{")
+    with _node(app, scheduled=CellReader(client, keys).scheduled):
+        jobs = _ask(app, "scheduled")[NAME]
+
+    assert [(job["eta"], job["priority"], job["request"]["id"], job["request"]["args"]) for job in jobs] == [
+        ("2030-03-17T17:46:40+00:00", 3, None, None),
+        ("2033-05-18T03:33:20+00:00", 3, "j1", "(1, 2)"),
+    ]
+    assert {job["request"]["name"] for job in jobs} == {"t.add"}
 
 
 def test_passwords_stay_here(redis_url: str) -> None:

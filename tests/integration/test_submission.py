@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ import redis
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
 from celery.exceptions import SoftTimeLimitExceeded
+from celery.signals import task_prerun
+from celery.utils.saferepr import saferepr
 
 from dispatcher.batches import InvalidBatch, Progress, submit_file
 from dispatcher.batches.state import digest_of
@@ -28,6 +31,7 @@ from dispatcher.store.redis_client.connection import celery_url
 from tests.eventually import eventually
 from workers.chunk import run_chunk
 from workers.runtimes import LoadedRuntimes
+from workers.tasks import infer
 
 LINES = 60
 SMALL = Settings(chunk_lines_max=4)
@@ -154,6 +158,22 @@ def test_every_line_is_answered_once(
     assert summary.progress.usage["total_tokens"] > 0
     assert leftovers(redis_url) == []
     assert set(ledger.hgetall("runs").values()) == {"1"}
+
+
+def test_what_is_shown_of_a_chunk_is_not_the_users_text(app: Celery, worker: None, batch: Path, out: Path) -> None:
+    """Logs, task events and Flower show which part of which batch a job is; neither its lines nor, of our own task, its result."""
+    shown: set[str] = set()
+
+    def note(task: Any = None, **_: Any) -> None:
+        shown.add(task.request.argsrepr)
+
+    task_prerun.connect(note)
+    submit_file(app, batch, out, settings=SMALL)
+
+    chunks = {re.fullmatch(r"\(batch_[0-9a-f]{12}, chunk (\d+), 4 lines\)", text).group(1) for text in shown}
+    assert chunks == {str(number) for number in range(len(chunks))}
+    assert len(chunks) >= LINES / 4
+    assert "lines" not in saferepr({"lines": [{"body": "an answer"}]}, infer.resultrepr_maxsize)
 
 
 def test_results_are_read_many_at_a_time(app: Celery, worker: None, batch: Path, out: Path, redis_url: str) -> None:
