@@ -209,6 +209,10 @@ class Cell:
     def waiting(self) -> int:
         return sum(self.client.llen(key) for key in self.client.keys(self.keys.lane("*"))) + self.client.llen("dispatch")
 
+    def lanes_hold(self) -> int:
+        """How many jobs lie in lanes."""
+        return sum(self.client.llen(key) for key in self.client.keys(self.keys.lane("*")))
+
     def dead_letters(self) -> dict[str, dict[str, Any]]:
         return {job: json.loads(text) for job, text in self.client.hgetall(self.keys.dead_reasons).items()}
 

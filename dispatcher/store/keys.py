@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dispatcher.core.facts.lane import parse_lane
+
 
 def text_names(members: Iterable[str]) -> set[str]:
     """The members of a set that are text. Other bytes name nothing of ours, and a text client could not send them back."""
@@ -193,3 +195,10 @@ class Keys:
     def queue_name(self, key: str) -> str:
         """The kombu queue name whose list is ``key``: kombu puts ``global_keyprefix`` before it by itself."""
         return key.removeprefix(self.prefix)
+
+
+def lane_ingress(keys: Keys, lane: str) -> str:
+    """The ingress list that the jobs of a lane came from."""
+    parsed = parse_lane(lane)
+    steps = keys.priority_steps
+    return keys.ingress(parsed.ingress)[steps.index(parsed.step) if parsed.step in steps else 0]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from celery.signals import import_modules
+from celery.utils.imports import symbol_by_name
 
 from dispatcher.settings import Settings
 from dispatcher.worker.options import (
@@ -78,6 +81,18 @@ def attach(
     app.steps["worker"].add(WORKER_STEP)
     app.steps["consumer"].add(CONSUMER_STEP)
     import_modules.connect(_limit_threads_of_command, sender=app)
+    app.control_cls = partial(_purging_control, app.control_cls)
+    if "celery.bin.purge" in sys.modules:  # Celery's command line, which may be about to run `celery purge`
+        from dispatcher.worker.patches.purge import extend_command
+
+        extend_command()
+
+
+def _purging_control(base: Any, **given: Any) -> Any:
+    """Celery makes ``app.control`` with this when it is first asked for."""
+    from dispatcher.worker.patches.purge import purging_control  # most producers never ask for it
+
+    return purging_control(symbol_by_name(base))(**given)
 
 
 def _limit_threads_of_command(sender: Any = None, **_: Any) -> None:

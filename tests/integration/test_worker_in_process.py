@@ -9,6 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+<<<<<<< HEAD
+=======
+from celery.bin.base import CLIContext
+from celery.bin.purge import purge as celery_purge
+from celery.events import EventReceiver
+from celery.signals import task_prerun
+from click.testing import CliRunner
+from kombu import Queue
+>>>>>>> b5a00c2 (celery purge, worker --purge and control.purge discard what waits with the dispatcher)
 
 from dispatcher.store.frame import FRAME_BYTES
 from dispatcher.store.keys import Keys
@@ -118,7 +127,62 @@ def test_flower_sees_the_workers_list_and_may_pause_it(cell: Cell) -> None:
         control.add_consumer("celery", destination=["inner@test"])
         control.add_consumer(name, destination=["inner@test"])
         assert result.get() == result.id
+<<<<<<< HEAD
         assert cell.client.lpush("celery", "not ours") == 1
+=======
+        assert cell.client.lpush("extra", "not ours") == 1
+
+
+@pytest.mark.parametrize("how", ["celery purge", "app.control.purge", "worker --purge"])
+def test_what_celery_purges_never_runs(cell: Cell, how: str) -> None:
+    """Jobs that wait in lanes, or for their eta, are discarded; jobs of queues that are not meant wait on."""
+    app = cell.make_app()
+    attach(app, cell.settings)
+    with cell.in_process(app=cell.make_app(task_queues=[Queue("dispatch"), Queue("kept")])):
+        cell.drain(cell.epoch_of("inner@test"), "keep")
+        sent = [*cell.send("work", count=250), *cell.send("work", count=3, countdown=3600)]
+        kept = [*cell.send("work", queue="kept"), *cell.send("work", queue="kept", countdown=3600)]
+        eventually(lambda: (cell.lanes_hold(), cell.client.zcard(cell.keys.scheduled)) == (251, 4))
+        if how == "celery purge":
+            run = CliRunner().invoke(celery_purge, ["-f", "-Q", "dispatch"], obj=CLIContext(app, no_color=True, workdir=None))
+            assert "Purged 253 messages that waited with the dispatcher." in run.output, run.output
+        elif how == "app.control.purge":
+            assert app.control.purge() == 253
+        else:
+            app.Worker(pool="solo", purge=True).purge_messages()
+        assert (cell.lanes_hold(), cell.client.zcard(cell.keys.scheduled)) == (1, 1)
+        assert cell.client.hlen(cell.keys.messages) == len(kept)
+    assert not {job.id for job in sent} & set(cell.runs())
+
+
+def test_a_probe_is_no_task_for_flower(redis_url: str, tmp_path: Path) -> None:
+    """Jobs send their events, probes that ran before them send none."""
+    probes: list[str] = []
+    seen: list[tuple[str, str]] = []
+
+    def began(sender: Any = None, task_id: str = "", **_: Any) -> None:
+        if sender.name == PROBE_TASK:
+            probes.append(task_id)
+
+    def note(event: dict[str, Any]) -> None:
+        seen.append((event["uuid"], event["type"]))
+
+    task_prerun.connect(began)
+    with open_cell(redis_url, tmp_path, probe_interval_s=0.2) as cell, cell.app.connection_for_read() as given:
+        receiver = EventReceiver(given, {"task-received": note, "task-succeeded": note}, app=cell.app)
+        with receiver.Consumer() as (connection, _, _):
+
+            def listen() -> None:
+                with suppress(TimeoutError):
+                    connection.drain_events(timeout=0.1)
+
+            listen()  # kombu subscribes when it first waits
+            with cell.in_process(app=cell.make_app(worker_send_task_events=True)):
+                eventually(lambda: len(probes) >= 2)
+                [result] = cell.send("work")
+                eventually(lambda: listen() or (result.id, "task-succeeded") in seen)
+    assert seen == [(result.id, "task-received"), (result.id, "task-succeeded")]
+>>>>>>> b5a00c2 (celery purge, worker --purge and control.purge discard what waits with the dispatcher)
 
 
 def test_a_pop_that_redis_shows_again_starts_nothing(cell: Cell) -> None:

@@ -12,8 +12,7 @@ from dispatcher.core.facts.lane import parse_lane
 from dispatcher.core.facts.message import headers_of
 from dispatcher.errors import Invalid
 from dispatcher.store.frame import Entry, parse_entry, read_record, story_of
-from dispatcher.store.keys import Keys
-from dispatcher.store.operator.status import lane_ingress
+from dispatcher.store.keys import Keys, lane_ingress
 from dispatcher.store.scripts.call import Scripts
 
 CALL_MAX: Final = 500

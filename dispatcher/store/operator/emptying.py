@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
 import redis
 
 from dispatcher.clock import Clock
+from dispatcher.core.facts.lane import parse_lane
 from dispatcher.core.facts.snapshot import ALL_QUEUES
 from dispatcher.core.returns.ending import GiveBack
-from dispatcher.errors import Unavailable
-from dispatcher.store.frame import parse_entry
+from dispatcher.errors import Invalid, Unavailable
+from dispatcher.store.frame import FRAME_BYTES, parse_entry
 from dispatcher.store.giveback import GIVEBACK_MAX, give_back
-from dispatcher.store.keys import Keys
-from dispatcher.store.operator.status import lane_ingress
+from dispatcher.store.keys import Keys, lane_ingress
 from dispatcher.store.scripts.call import Scripts
 
 RELEASE_CALL_MAX: Final = 500
@@ -122,9 +122,9 @@ class Emptying:
 
     # -- forgotten
 
-    def purge(self, forgotten: Callable[[Sequence[str]], None] = lambda _: None) -> int:
+    def purge(self, forgotten: Callable[[Sequence[str]], None] = lambda _: None, *, queues: Collection[str] | None = None) -> int:
         """Forget every job that waits in ingress queues, lanes or `scheduled`. Returns how many. Leased jobs are left
-        alone.
+        alone, and so are those of other queues than ``queues``, if that is given.
 
         ``forgotten`` gets their messages, at most :data:`PURGE_CALL_MAX` at a time, right after each call: nobody else
         can tell the clients that wait for the results.
@@ -132,10 +132,14 @@ class Emptying:
         keys = self._keys
         purged = 0
         for lane in cast("set[str]", self._client.smembers(keys.lanes)):
-            while frames := cast("list[str]", self._client.lrange(keys.lane(lane), 0, PURGE_CALL_MAX - 1)):
+            while _is_of(lane, queues) and (frames := cast("list[str]", self._client.lrange(keys.lane(lane), 0, PURGE_CALL_MAX - 1))):
                 purged += self._purge(keys.lane(lane), lane, frames, forgotten)
-        while entries := cast("list[str]", self._client.zrange(keys.scheduled, 0, PURGE_CALL_MAX - 1)):
-            purged += self._purge(keys.scheduled, "", entries, forgotten)
+        others = 0
+        while entries := cast("list[str]", self._client.zrange(keys.scheduled, others, others + PURGE_CALL_MAX - 1)):
+            meant = [entry for entry in entries if _is_of(entry[FRAME_BYTES:], queues)]
+            others += len(entries) - len(meant)
+            if meant:
+                purged += self._purge(keys.scheduled, "", meant, forgotten)
         for ingress in (key for queue in self._ingress_queues() for key in keys.ingress(queue)):
             left = self._client.llen(ingress)  # what comes later was not meant
             while left > 0 and (messages := cast("list[str]", self._client.lpop(ingress, min(left, PURGE_CALL_MAX)) or [])):
@@ -150,3 +154,13 @@ class Emptying:
         gone = self._run("purge", [source, keys.messages, keys.lanes], [lane, *entries])
         forgotten([message for message, is_gone in zip(messages, gone, strict=True) if is_gone and message is not None])
         return sum(gone)
+
+
+def _is_of(lane: str, queues: Collection[str] | None) -> bool:
+    """True if the jobs of ``lane`` came from one of ``queues``; ``None``: from any."""
+    if queues is None:
+        return True
+    try:
+        return parse_lane(lane).ingress in queues
+    except Invalid:
+        return False

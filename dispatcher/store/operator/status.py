@@ -170,10 +170,3 @@ def _memory(totals: str | None) -> Memory | None:
 
 def _count(text: str) -> int:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
-
-
-def lane_ingress(keys: Keys, lane: str) -> str:
-    """The ingress list that the jobs of a lane came from."""
-    parsed = parse_lane(lane)
-    steps = keys.priority_steps
-    return keys.ingress(parsed.ingress)[steps.index(parsed.step) if parsed.step in steps else 0]
