@@ -38,7 +38,7 @@ from dispatcher.worker.life.models import ModelMemory
 from dispatcher.worker.life.refusals import Refusals
 from dispatcher.worker.options import WorkerOptions, read_options
 from dispatcher.worker.patches.chords import keep_chords
-from dispatcher.worker.patches.control import keep_revokes
+from dispatcher.worker.patches.control import replace_commands
 from dispatcher.worker.patches.forced import force_settings
 from dispatcher.worker.patches.last_state import keep_last_state
 from dispatcher.worker.patches.libraries import limit_thread
@@ -100,7 +100,7 @@ class DispatchedWorker(bootsteps.Step):
         task_prerun.connect(w.dispatched.lifeline.wait_until_heard)  # held weakly: as long as the worker is there
         keep_chords()
         keep_last_state()
-        keep_revokes()
+        replace_commands()
         add_probe(app)
         if (limits := unkept_limits(pool, app, (w.time_limit, w.soft_time_limit))) is not None:
             log.log(*limits)
@@ -116,7 +116,9 @@ def add_probe(app: Any) -> None:
             if probe_of_app is not None:
                 probe_of_app()
 
-        app.task(probe, name=PROBE_TASK, shared=False, ignore_result=True, store_errors_even_if_ignored=False)
+        # Without events: Flower would count probes as tasks, and an idle fleet's would fill its history.
+        options = {"ignore_result": True, "store_errors_even_if_ignored": False, "send_events": False}
+        app.task(probe, name=PROBE_TASK, shared=False, **options)
 
 
 def leave_cold(w: Any, wait: Callable[[], None]) -> None:

@@ -6,19 +6,19 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
-<<<<<<< HEAD
-=======
 from celery.bin.base import CLIContext
 from celery.bin.purge import purge as celery_purge
 from celery.events import EventReceiver
 from celery.signals import task_prerun
 from click.testing import CliRunner
 from kombu import Queue
->>>>>>> b5a00c2 (celery purge, worker --purge and control.purge discard what waits with the dispatcher)
 
+from dispatcher.core.facts.evidence import PROBE_TASK
 from dispatcher.store.frame import FRAME_BYTES
 from dispatcher.store.keys import Keys
 from dispatcher.worker import attach
@@ -109,8 +109,8 @@ def _shut_down() -> None:
 
 
 def test_flower_sees_the_workers_list_and_may_pause_it(cell: Cell) -> None:
-    """``active_queues`` names the worker's list; ``cancel_consumer`` of it drains and stays, ``add_consumer`` ends that; other
-    queues are refused, and the worker lives on.
+    """``active_queues`` names the worker's list; ``cancel_consumer`` of it, or of the only queue that the worker named, drains
+    and stays, ``add_consumer`` ends that.
     """
     with cell.in_process():
         epoch = cell.epoch_of("inner@test")
@@ -120,16 +120,33 @@ def test_flower_sees_the_workers_list_and_may_pause_it(cell: Cell) -> None:
         [queues] = eventually(control.inspect(["inner@test"]).active_queues).values()
         assert [queue["name"] for queue in queues] == [name]
 
-        control.cancel_consumer(name, destination=["inner@test"])
-        eventually(lambda: cell.client.hget(cell.keys.worker(epoch), "draining") == "keep")
-        [result] = cell.send("work")
-        eventually(lambda: cell.waiting() == 1)
-        control.add_consumer("celery", destination=["inner@test"])
-        control.add_consumer(name, destination=["inner@test"])
+        for queue in (name, "dispatch"):
+            [answer] = control.cancel_consumer(queue, destination=["inner@test"], reply=True, timeout=10, limit=1)
+            assert "ok" in answer["inner@test"]
+            eventually(lambda: cell.client.hget(cell.keys.worker(epoch), "draining") == "keep")
+            [result] = cell.send("work")
+            eventually(lambda: cell.waiting() == 1)
+            [answer] = control.add_consumer(queue, destination=["inner@test"], reply=True, timeout=10, limit=1)
+            assert "ok" in answer["inner@test"]
+            assert result.get() == result.id
+
+
+def test_a_worker_says_so_where_it_does_not_do_what_remote_control_asks(cell: Cell) -> None:
+    """``add_consumer`` of a queue that the worker did not name, ``cancel_consumer`` of such, and of only some of those that it
+    named: the answer is an error that says what to do, and the worker goes on as before.
+    """
+    app = cell.make_app()
+    app.conf.task_queues = [Queue("dispatch"), Queue("more")]
+    with cell.in_process(app=app):
+        cell.epoch_of("inner@test")
+        control = cell.app.control
+        eventually(control.inspect(["inner@test"]).ping)
+        for command in (control.add_consumer, control.cancel_consumer):
+            for queue in ("extra", "dispatch"):
+                [answer] = command(queue, destination=["inner@test"], reply=True, timeout=10, limit=1)
+                assert "dispatcher drain --keep" in answer["inner@test"]["error"]
+        [result] = cell.send("work", queue="more")
         assert result.get() == result.id
-<<<<<<< HEAD
-        assert cell.client.lpush("celery", "not ours") == 1
-=======
         assert cell.client.lpush("extra", "not ours") == 1
 
 
@@ -182,7 +199,6 @@ def test_a_probe_is_no_task_for_flower(redis_url: str, tmp_path: Path) -> None:
                 [result] = cell.send("work")
                 eventually(lambda: listen() or (result.id, "task-succeeded") in seen)
     assert seen == [(result.id, "task-received"), (result.id, "task-succeeded")]
->>>>>>> b5a00c2 (celery purge, worker --purge and control.purge discard what waits with the dispatcher)
 
 
 def test_a_pop_that_redis_shows_again_starts_nothing(cell: Cell) -> None:

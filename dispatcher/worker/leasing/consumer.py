@@ -120,15 +120,15 @@ class LeaseConsumerMixin:
             super().cancel_active_requests()  # type: ignore[misc]
 
     def cancel_task_queue(self: Any, queue: str) -> None:
-        """Remote control's ``cancel_consumer``: of the worker's own list it means "drain, and stay"."""
-        if self.life is not None and queue == self.life.queue_name:
+        """Remote control's ``cancel_consumer``: of all that the worker is given jobs of, it means "drain, and stay"."""
+        if self.life is not None and self.life.stands_for(queue):
             self.life.drain("keep")
         else:
-            log.warning("not consuming %r: a dispatched worker consumes its own list only", queue)
+            log.warning("goes on to consume %r: a dispatched worker consumes its own list only", queue)
 
     def add_task_queue(self: Any, queue: str, *_args: Any, **_kwargs: Any) -> None:
-        """Remote control's ``add_consumer``: of the worker's own list it ends a drain."""
-        if self.life is not None and queue == self.life.queue_name:
+        """Remote control's ``add_consumer``: of what :meth:`cancel_task_queue` cancels, it ends the drain."""
+        if self.life is not None and self.life.stands_for(queue):
             self.life.drain("")
         else:
             log.error("refused to consume %r: name queues with -Q when the worker starts, and the dispatcher admits from them", queue)

@@ -166,6 +166,10 @@ class WorkerLife:
         self._memory.close()
         self._client.close()
 
+    def stands_for(self, queue: str) -> bool:
+        """True if a worker without ``queue`` would be given no jobs: its own list, or the only queue that it named."""
+        return queue == self.queue_name or self.registration.ingress == (queue,)
+
     def drain(self, mode: str) -> None:
         """Ask for nothing new ("exit", "keep"), or for jobs again (""). Returns at once; safe in a signal handler."""
         self._drain_wanted = mode

@@ -1,5 +1,5 @@
-"""Celery's remote commands ``revoke`` and ``revoke_by_stamped_headers``, with one difference: a revoke is kept in Redis
-too.
+"""Celery's remote commands where a dispatched worker differs: a revoke is kept in Redis too, and ``add_consumer`` and
+``cancel_consumer`` answer "ok" only if the worker does what they say.
 """
 
 from __future__ import annotations
@@ -25,13 +25,43 @@ def revoke_by_stamped_headers(state: Any, headers: Any, terminate: bool = False,
     return control.revoke_by_stamped_headers(state, headers, terminate=terminate, signal=signal, **kwargs)
 
 
-def keep_revokes() -> None:
-    """Replace the two commands in this process; a worker that is not a dispatched one answers them as ever. May be
-    called again.
+def add_consumer(state: Any, queue: str, **kwargs: Any) -> Any:
+    """Tell worker(s) to consume from task queue by name."""
+    if (refusal := _refusal(state, queue)) is not None:
+        return control.nok(refusal)
+    return control.add_consumer(state, queue, **kwargs)
+
+
+def cancel_consumer(state: Any, queue: str, **kwargs: Any) -> Any:
+    """Tell worker(s) to stop consuming from task queue by name."""
+    if (refusal := _refusal(state, queue)) is not None:
+        return control.nok(refusal)
+    return control.cancel_consumer(state, queue, **kwargs)
+
+
+def replace_commands() -> None:
+    """Replace the commands in this process; a worker that is not a dispatched one answers them as ever. May be called
+    again.
     """
-    for command, variadic in ((revoke, "task_id"), (revoke_by_stamped_headers, "headers")):
+    for command in (revoke, revoke_by_stamped_headers, add_consumer, cancel_consumer):
         meta = control.Panel.meta[command.__name__]
-        control.control_command(variadic=variadic, signature=meta.signature)(command)
+        control.control_command(args=meta.args, variadic=meta.variadic, signature=meta.signature)(command)
+
+
+def _refusal(state: Any, queue: str) -> str | None:
+    """Why the worker neither begins nor ends to consume ``queue``; ``None`` if it does as it is told."""
+    consumer = state.consumer
+    if not hasattr(consumer, "life"):
+        return None
+    if consumer.life is None:
+        return "this worker is not registered with its dispatcher yet: ask again"
+    if consumer.life.stands_for(queue):
+        return None
+    named = ", ".join(consumer.life.registration.ingress)
+    return (
+        f"a dispatched worker is given jobs of all queues that it named with -Q when it started ({named}), not of {queue!r} "
+        "alone: restart it with other queues, or drain it with `dispatcher drain --keep`"
+    )
 
 
 def _keep(state: Any, members: list[str]) -> None:
