@@ -123,6 +123,7 @@ def _worker(
     learned: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     memory = _memory(totals)
+    resident = memory.resident if memory is not None else registration.resident
     alive = row is not None and not row[9]
     if not alive:
         state = "dead"
@@ -155,7 +156,7 @@ def _worker(
         "beat_age_s": round(max(0, row[1]) / 1000, 3) if alive and row is not None else None,
         "pid": registration.pid,
         "models": list(registration.models),
-        "resident": memory.resident if memory is not None else msgspec.to_builtins(registration.resident),
+        "resident": None if resident is None else list(resident),
         "models_max": registration.models_max,
         "labels": registration.labels,
     }
