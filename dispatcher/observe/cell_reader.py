@@ -90,7 +90,9 @@ class CellReader:
                 "id": headers.get("id"), "name": lane.task, "type": lane.task,
                 "args": headers.get("argsrepr"), "kwargs": headers.get("kwargsrepr"),
                 "hostname": None, "time_start": None, "acknowledged": False, "worker_pid": None,
-                "delivery_info": {"exchange": "", "routing_key": lane.ingress, "priority": lane.step, "redelivered": False},
+                "delivery_info": {
+                    "exchange": "", "routing_key": lane.ingress, "priority": lane.step, "redelivered": False,
+                },
             }  # fmt: skip
             shown.append({"eta": due.isoformat(), "priority": lane.step, "request": request})
         return shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from weakref import WeakKeyDictionary
 from celery.signals import import_modules
 from celery.utils.imports import symbol_by_name
 
-from dispatcher.settings import Settings
+from dispatcher.settings import Settings, load_settings
 from dispatcher.worker.options import (
     WorkerOptions,
     command_line_options,
@@ -85,14 +86,14 @@ def attach(
     if "celery.bin.purge" in sys.modules:  # Celery's command line, which may be about to run `celery purge`
         from dispatcher.worker.patches.purge import extend_command
 
-        extend_command()
+        extend_command(_settings_of)
 
 
 def _purging_control(base: Any, **given: Any) -> Any:
     """Celery makes ``app.control`` with this when it is first asked for."""
     from dispatcher.worker.patches.purge import purging_control  # most producers never ask for it
 
-    return purging_control(symbol_by_name(base))(**given)
+    return purging_control(symbol_by_name(base), _settings_of)(**given)
 
 
 def _limit_threads_of_command(sender: Any = None, **_: Any) -> None:
@@ -106,3 +107,8 @@ def _limit_threads_of_command(sender: Any = None, **_: Any) -> None:
 def attachment(app: Any) -> Attachment:
     """The arguments that ``app`` was attached with."""
     return _attached[app]
+
+
+def _settings_of(app: Any) -> Settings | None:
+    attached = _attached.get(app)
+    return (attached.settings or load_settings(os.environ)) if attached is not None else None

@@ -122,7 +122,9 @@ class Emptying:
 
     # -- forgotten
 
-    def purge(self, forgotten: Callable[[Sequence[str]], None] = lambda _: None, *, queues: Collection[str] | None = None) -> int:
+    def purge(
+        self, forgotten: Callable[[Sequence[str]], None] = lambda _: None, *, queues: Collection[str] | None = None
+    ) -> int:
         """Forget every job that waits in ingress queues, lanes or `scheduled`. Returns how many. Leased jobs are left
         alone, and so are those of other queues than ``queues``, if that is given.
 
@@ -132,7 +134,9 @@ class Emptying:
         keys = self._keys
         purged = 0
         for lane in cast("set[str]", self._client.smembers(keys.lanes)):
-            while _is_of(lane, queues) and (frames := cast("list[str]", self._client.lrange(keys.lane(lane), 0, PURGE_CALL_MAX - 1))):
+            if not _is_of(lane, queues):
+                continue
+            while frames := cast("list[str]", self._client.lrange(keys.lane(lane), 0, PURGE_CALL_MAX - 1)):
                 purged += self._purge(keys.lane(lane), lane, frames, forgotten)
         others = 0
         while entries := cast("list[str]", self._client.zrange(keys.scheduled, others, others + PURGE_CALL_MAX - 1)):

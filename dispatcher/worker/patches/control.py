@@ -59,8 +59,8 @@ def _refusal(state: Any, queue: str) -> str | None:
         return None
     named = ", ".join(consumer.life.registration.ingress)
     return (
-        f"a dispatched worker is given jobs of all queues that it named with -Q when it started ({named}), not of {queue!r} "
-        "alone: restart it with other queues, or drain it with `dispatcher drain --keep`"
+        f"a dispatched worker is given jobs of all queues that it named with -Q when it started ({named}), not of "
+        f"{queue!r} alone: restart it with other queues, or drain it with `dispatcher drain --keep`"
     )
 
 
