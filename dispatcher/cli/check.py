@@ -95,10 +95,13 @@ def _server(session: Session, settings: Settings) -> dict[str, Any]:
     from dispatcher.store.redis_client.connection import if_of_its_type
     from dispatcher.store.redis_client.redaction import redact
     from dispatcher.store.redis_client.server import read_server_facts
+    from dispatcher.store.redis_client.transports import own_transport
     from dispatcher.wiring import connect_cell, keys_of
 
     settings = session.connected_settings(settings)
     app = session.user_app()
+    if app is not None and (why := own_transport(app.connection_for_read())) is not None:
+        raise Invalid(why)
     with connect_cell(settings, app) as client:
         facts = read_server_facts(client)
         keys, queues = keys_of(settings, app), set(settings.ingress_queues)

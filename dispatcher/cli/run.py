@@ -35,11 +35,14 @@ def run(session: Session, log_level: str, record: Path | None) -> None:
     from dispatcher.cli.signals import stop_signals
     from dispatcher.core.choosing.recorded import Recorder
     from dispatcher.recording import open_recording
+    from dispatcher.store.redis_client.transports import own_transport
     from dispatcher.wiring import build_dispatcher
 
     log_to_stderr(log_level)
     settings = session.connected_settings()
     app = session.celery_app(settings)
+    if (why := own_transport(app.connection_for_read())) is not None:
+        raise Invalid(why)
     refuse_unfit_redis(settings, app)
     with stop_signals() as stop, ExitStack() as files:
         recorder = None

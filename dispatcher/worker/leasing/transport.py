@@ -20,6 +20,7 @@ from dispatcher.clock import SystemClock
 from dispatcher.core.facts.header import ALONE_HEADER, DEFAULT_MODEL, MODEL_HEADER
 from dispatcher.core.facts.message import read_whole
 from dispatcher.core.returns.ending import Cause, GiveBack
+from dispatcher.store.redis_client.transports import own_transport
 from dispatcher.store.worker.lease_pipe import TRANSIENT
 from dispatcher.worker.life.held import Held, Outcome
 from dispatcher.worker.life.life import WorkerLife
@@ -207,6 +208,8 @@ def transport_for(connection: Any) -> type:
         if len(connection.alt or ()) > 1:
             raise WorkerRefused("this app names several brokers; a cell has one Redis: use Sentinel for failover")
         return LeaseTransport
+    if (why := own_transport(connection)) is not None:
+        raise WorkerRefused(why)
     raise WorkerRefused(f"this app's broker is {connection.as_uri()}: dispatched workers need Redis or Valkey")
 
 
