@@ -27,7 +27,7 @@ def test_a_revoke_that_no_worker_heard_holds(make_cluster: MakeCluster) -> None:
 
     cluster.start_dispatcher()
     control = cluster.producer.control
-    eventually(lambda: control.ping(timeout=0.5), PATIENCE_S)
+    eventually(lambda: control.inspect(timeout=0.5).active_queues(), PATIENCE_S)
     heard = control.revoke([by_id, later], reply=True, timeout=PATIENCE_S, limit=1)
     assert [name.split("@")[0] for answer in heard for name in answer] == ["dispatcher"]
     assert control.revoke_by_stamped_headers({"customer": ["evil"]}, reply=True, timeout=PATIENCE_S, limit=1)
