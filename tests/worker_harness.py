@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import kombu.pools
 import redis
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
@@ -107,6 +108,7 @@ class Cell:
         self.app_options = app_options or {}
         self.settings = Settings(redis_url=url, **(QUICK | settings))
         self.ledger_path = folder / "ledger"
+        kombu.pools.reset()  # of this URL, too, left by tests before this, which may have killed them
         self.app = self.make_app(attached=False, result_backend="disabled://")
         self.client = redis.Redis.from_url(url, decode_responses=True)
         self.keys = keys or Keys()
