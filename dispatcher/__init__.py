@@ -1,6 +1,7 @@
 """A load-aware dispatcher for inference jobs on Celery and Redis.
 
-Public: what ``__all__`` lists, ``dispatcher.worker.attach``, and ``dispatcher.batches``. Everything else may change.
+Public: what ``__all__`` lists here, in ``dispatcher.worker`` and in ``dispatcher.testing``, and ``dispatcher.batches``.
+Everything else may change.
 """
 
 from __future__ import annotations

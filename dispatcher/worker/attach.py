@@ -104,6 +104,11 @@ def _limit_threads_of_command(sender: Any = None, **_: Any) -> None:
         limit_command(sender.conf, attached.options)
 
 
+def is_attached(app: Any) -> bool:
+    """True if :func:`attach` was called for ``app``."""
+    return app in _attached
+
+
 def attachment(app: Any) -> Attachment:
     """The arguments that ``app`` was attached with."""
     return _attached[app]

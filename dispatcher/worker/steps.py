@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -27,11 +28,13 @@ from dispatcher.settings import Settings, load_settings
 from dispatcher.store.formats import FORMATS
 from dispatcher.store.registration import Registration
 from dispatcher.worker.attach import attachment
+from dispatcher.worker.banner import banner
 from dispatcher.worker.broker import client_of, keys_of
 from dispatcher.worker.leasing.celery_host import host_of
 from dispatcher.worker.leasing.consumer import consume_leases, lease_consumer, make_dispatched, names_of
 from dispatcher.worker.leasing.pool import lease_pool
-from dispatcher.worker.leasing.transport import transport_for
+from dispatcher.worker.leasing.transport import is_in_memory, transport_for
+from dispatcher.worker.life.leader_watch import LeaderWatch
 from dispatcher.worker.life.life import WorkerLife
 from dispatcher.worker.life.lifeline import Lifeline
 from dispatcher.worker.life.models import ModelMemory
@@ -53,6 +56,7 @@ from dispatcher.worker.threads import (
     most_processes,
 )
 from dispatcher.worker.time_limits import unkept_limits
+from dispatcher.worker.undo import undo_dispatched
 
 log = logging.getLogger(__name__)
 
@@ -62,11 +66,16 @@ PREFORK_ENDS_S = 5.0
 EXIT_REFUSED = 1
 """As any worker that is refused (:class:`WorkerRefused`), which Celery no longer lets us raise once it consumes."""
 
+START = "start `dispatcher -A proj run`"
+
 POOLS = {PreforkPool: "prefork", ThreadPool: "threads", SoloPool: "solo"}
 
 
 class DispatchedWorker(bootsteps.Step):
-    """Runs while a worker is built, before its pool and its consumer are: forces what they must be built with."""
+    """Runs while a worker is built, before its pool and its consumer are: forces what they must be built with.
+
+    A worker whose broker is its own process' memory stays Celery's own.
+    """
 
     name = "dispatcher.worker"
 
@@ -74,7 +83,13 @@ class DispatchedWorker(bootsteps.Step):
         super().__init__(w, **given)
         app = w.app
         attached = attachment(app)
-        transport_for(app.connection_for_read())  # refuses what is not Redis
+        broker = app.connection_for_read()
+        if is_in_memory(broker):
+            undo_dispatched(app)
+            where = "in this process' memory: nothing is dispatched, Celery runs its jobs"
+            log.warning("this app's broker is %s, %s", broker.as_uri(), where)
+            return
+        transport_for(broker)  # refuses what is not Redis
         pool = pool_name(w.pool_cls)
         try:
             settings = attached.settings or load_settings(os.environ)
@@ -86,10 +101,10 @@ class DispatchedWorker(bootsteps.Step):
         slots = most_processes(given.get("autoscale")) or w.concurrency
         limit = choose_limit(slots, cores_here(), said=options.threads, environ=environ_of_user())
         limit_threads(limit)
-        log.info("%s", limit)
+        log.info("%s", banner(settings.cell, app.amqp.queues.consume_from, options, limit))
         if pool == "threads":
             task_prerun.connect(limit_thread)
-        w.dispatched = DispatchedFacts(pool, settings, options, limit)
+        w.dispatched = DispatchedFacts(pool, settings, options, limit, remedy_of(w))
         force_settings(app.conf)
         send_once_from_tasks(app, cell=settings.cell)
         w.prefetch_multiplier = 1
@@ -140,7 +155,7 @@ def leave_cold(w: Any, wait: Callable[[], None]) -> None:
 class DispatchedFacts:
     """What is known of a dispatched worker before it connects."""
 
-    def __init__(self, pool: str, settings: Settings, options: WorkerOptions, limit: ThreadLimit) -> None:
+    def __init__(self, pool: str, settings: Settings, options: WorkerOptions, limit: ThreadLimit, remedy: str) -> None:
         self.pool = pool
         """``prefork``, ``threads`` or ``solo``."""
         self.settings = settings
@@ -149,6 +164,7 @@ class DispatchedFacts:
         self.memory = ModelMemory(options.models_max)
         self.refusals = Refusals(SystemClock())
         self.lifeline = Lifeline(SystemClock(), lease_ttl_s=settings.lease_ttl_s)
+        self.leader_watch = LeaderWatch(SystemClock(), cell=settings.cell, remedy=remedy)
 
 
 class DispatchedConsumer(bootsteps.StartStopStep):
@@ -161,6 +177,7 @@ class DispatchedConsumer(bootsteps.StartStopStep):
 
     def __init__(self, c: Any, **given: Any) -> None:
         super().__init__(c, **given)
+        self.enabled = hasattr(c.controller, "dispatched")
         self._takes_none = False
         """The life was begun for :meth:`show_refused`, and asks for no jobs."""
         c.show_refused = partial(self.show_refused, c)
@@ -205,6 +222,7 @@ class DispatchedConsumer(bootsteps.StartStopStep):
             facts.memory,
             facts.lifeline,
             facts.refusals,
+            facts.leader_watch,
         )
         if self._takes_none:
             life.drain("keep")
@@ -262,6 +280,19 @@ def registration_of(c: Any, facts: DispatchedFacts) -> Registration:
         version=_version(),
         formats=FORMATS,
     )
+
+
+def remedy_of(w: Any) -> str:
+    """What to do where no dispatcher leads the cell of worker ``w``."""
+    if isinstance(w, _worker_of_tests()):
+        return f"in tests, start the worker by `dispatched` of dispatcher.testing, which runs both; else {START}"
+    return START
+
+
+def _worker_of_tests() -> tuple[type, ...]:
+    """The class of the workers that ``start_worker`` makes; nothing where nobody has imported it."""
+    module = sys.modules.get("celery.contrib.testing.worker")
+    return () if module is None else (module.TestWorkController,)
 
 
 def pool_name(pool: Any) -> str:

@@ -91,3 +91,13 @@ def test_a_long_queue_does_not_make_a_long_answer(cell: Cell) -> None:
     beat = worker.heartbeat({})
 
     assert (len(beat.leases), len(beat.queued)) == (1_500, 1_000)
+
+
+def test_a_beat_hears_if_a_dispatcher_leads(cell: Cell) -> None:
+    """So that a worker which nobody dispatches to can say so."""
+    worker = cell.worker()
+    assert worker.heartbeat({}).is_led
+    cell.client.delete(cell.keys.leader)
+    assert not worker.heartbeat({}).is_led
+    worker.goodbye()
+    assert not worker.heartbeat({}).is_led

@@ -56,6 +56,8 @@ class Beat:
     """Ids in its queue, at most 1,000."""
     now_ms: int = 0
     """Redis' time."""
+    is_led: bool = True
+    """A dispatcher leads the cell."""
 
 
 def new_epoch() -> str:
@@ -122,12 +124,12 @@ class WorkerStore:
 
         ``totals``: JSON of :class:`~dispatcher.core.facts.evidence.WorkerTotals`; empty if Redis has the same already.
         """
-        status, draining, leases, queued, now_ms = self._run(
+        status, draining, leases, queued, now_ms, is_led = self._run(
             "heartbeat",
-            [self._alive, self._dead, self._worker, self._leases, self._queue, self.keys.totals],
+            [self._alive, self._dead, self._worker, self._leases, self._queue, self.keys.totals, self.keys.leader],
             [ALIVE_TTL_MS, self.epoch, totals, *(part for pair in facts.items() for part in pair)],
         )
-        return Beat(BeatStatus(status), draining, frozenset(leases), frozenset(queued), now_ms)
+        return Beat(BeatStatus(status), draining, frozenset(leases), frozenset(queued), now_ms, bool(is_led))
 
     def others(self) -> dict[str, Registration]:
         """Epoch → registration of the other workers that live and take new jobs, as far as it can be read."""

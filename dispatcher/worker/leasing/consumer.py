@@ -17,11 +17,11 @@ from kombu.entity import Exchange, Queue
 
 from dispatcher.clock import SystemClock
 from dispatcher.core.returns.ending import Cause
-from dispatcher.worker.leasing.request import lease_request
+from dispatcher.worker.leasing.request import lease_request, plain_request
 from dispatcher.worker.leasing.transport import transport_for
 from dispatcher.worker.life.life import WorkerLife
 from dispatcher.worker.life.refusals import REFUSED_MAX_S, Refusals
-from dispatcher.worker.patches.forced import force_task, runs_at_most_once
+from dispatcher.worker.patches.forced import force_task, free_task, runs_at_most_once
 
 log = logging.getLogger(__name__)
 
@@ -154,6 +154,14 @@ def make_dispatched(tasks: Iterable[Any]) -> None:
     for task in tasks:
         force_task(task)
         task.Request = lease_request(symbol_by_name(task.Request))
+
+
+def make_plain(tasks: Iterable[Any]) -> None:
+    """Undo :func:`make_dispatched`. May be called again."""
+    for task in tasks:
+        free_task(task)
+        if "Request" in vars(task):
+            task.Request = plain_request(symbol_by_name(task.Request))
 
 
 def names_of(tasks: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -208,3 +208,8 @@ def lease_request(base: type) -> type:
     if issubclass(base, LeaseRequestMixin):  # a second worker in this process
         return base
     return type("Request", (LeaseRequestMixin, base), {"__module__": __name__})
+
+
+def plain_request(kind: type) -> type:
+    """The request class that :func:`lease_request` was given for ``kind``; ``kind`` itself where it made none."""
+    return kind.__bases__[1] if kind.__bases__[0] is LeaseRequestMixin else kind

@@ -13,6 +13,7 @@ from queue import Empty
 from typing import Any
 
 import redis
+from kombu.transport import memory
 from kombu.transport import redis as kombu_redis
 from kombu.utils.json import loads as kombu_loads
 
@@ -196,6 +197,11 @@ class LeaseSentinelTransport(kombu_redis.SentinelTransport):
     Channel = LeaseSentinelChannel
 
 
+def is_in_memory(connection: Any) -> bool:
+    """True if the kombu ``connection`` is to ``memory://``, which no other process can reach: an app under test."""
+    return issubclass(connection.get_transport_cls(), memory.Transport)
+
+
 def transport_for(connection: Any) -> type:
     """The transport that consumes leases where the kombu ``connection`` would have consumed messages.
 
@@ -210,7 +216,10 @@ def transport_for(connection: Any) -> type:
         return LeaseTransport
     if (why := own_transport(connection)) is not None:
         raise WorkerRefused(why)
-    raise WorkerRefused(f"this app's broker is {connection.as_uri()}: dispatched workers need Redis or Valkey")
+    raise WorkerRefused(
+        f"this app's broker is {connection.as_uri()}: dispatched workers need Redis or Valkey, so let broker_url begin "
+        "with redis://"
+    )
 
 
 def as_payload(held: Held, lease_id: str) -> Any:

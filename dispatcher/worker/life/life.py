@@ -34,6 +34,7 @@ from dispatcher.worker.life.cut_off import CutOffWatch
 from dispatcher.worker.life.held import Held
 from dispatcher.worker.life.host import Host
 from dispatcher.worker.life.keeper import LeaseKeeper
+from dispatcher.worker.life.leader_watch import LeaderWatch
 from dispatcher.worker.life.lifeline import Lifeline
 from dispatcher.worker.life.loop_lag import LoopLag
 from dispatcher.worker.life.models import ModelMemory
@@ -66,6 +67,7 @@ class WorkerLife:
         memory: ModelMemory,
         lifeline: Lifeline | None = None,
         refusals: Refusals | None = None,
+        leader_watch: LeaderWatch | None = None,
     ) -> None:
         self.registration = registration
         self._resident: tuple[str, ...] | None = None
@@ -78,6 +80,7 @@ class WorkerLife:
         self._memory = memory
         self._lifeline = lifeline
         self._refusals = refusals
+        self._leader_watch = leader_watch
         self._pid = os.getpid()
         """The process that began this life: a child that was forked from it must not end it."""
         self._notes: SimpleQueue[str] = SimpleQueue()  # put() is safe in a signal handler, where an Event's set() is not
@@ -292,6 +295,8 @@ class WorkerLife:
                 self._adopt()
             self._obey(beat)
             self.keeper.answered(beat)
+            if self._leader_watch is not None and not self._leaving:
+                self._leader_watch.answered(is_led=beat.is_led)
             self.revokes.report()  # last: a Redis that is full refuses it, and must not miss a beat for it
 
     def _obey(self, beat: Beat) -> None:
@@ -301,7 +306,7 @@ class WorkerLife:
         elif not beat.draining and self.keeper.paused and not self._leaving:
             log.info("no longer draining: jobs are started again")
             self.keeper.resume()
-            self._host.call_soon(_nothing)  # the loop may be asleep
+            self._host.call_soon(lambda: None)  # the loop may be asleep
         if beat.draining:
             self.keeper.recall(beat.queued & beat.leases)
         if beat.draining == "exit" and not self._leaving:
@@ -392,7 +397,3 @@ class WorkerLife:
                 break
             self._clock.sleep(self.settings.heartbeat_s / 2)
         log.warning("left without a goodbye: %d ended jobs are unknown to Redis and may run again", self.keeper.unsent)
-
-
-def _nothing() -> None:
-    pass

@@ -89,6 +89,12 @@ def force_task(task: Any) -> None:
     task.reject_on_worker_lost = True
 
 
+def free_task(task: Any) -> None:
+    """Undo :func:`force_task`: what the task's class says holds again."""
+    for name in ("acks_late", "reject_on_worker_lost"):
+        vars(task).pop(name, None)
+
+
 def runs_at_most_once(task: Any) -> bool:
     """True if ``acks_late=False`` was said for this task, in its decorator or by its class, and not merely left at the
     default.

@@ -162,3 +162,11 @@ def send_once_from_tasks(app: Any, *, cell: str) -> None:
         app.amqp.__class__ = _of_tasks(kind)
         app.amqp.__dict__.pop("send_task_message", None)  # a cached one of Celery's
     app.amqp.cell = cell
+
+
+def send_as_ever(app: Any) -> None:
+    """Undo :func:`send_once_from_tasks`, and forget the connections that tasks sent by."""
+    if isinstance(app.amqp, _TasksAMQP):
+        app.amqp.__class__ = type(app.amqp).__bases__[1]
+        for name in ("send_task_message", "_pool_of_tasks", "cell"):
+            app.amqp.__dict__.pop(name, None)
