@@ -28,6 +28,7 @@ from dispatcher.errors import DispatcherError, Unavailable
 from dispatcher.provision.base import WorkerKind
 from dispatcher.provision.local_cluster import LocalCluster, LocalWorker
 from dispatcher.settings import Settings
+from dispatcher.store.operator.status import ENDED
 from dispatcher.store.redis_client.connection import celery_url
 from workers.app import make_app
 from workers.corpus import Paragraph, paragraphs, write_batch
@@ -80,7 +81,7 @@ class MidwayKill:
     def _leased(self) -> int | None:
         """Jobs that the victim holds; ``None`` when the dispatcher no longer counts it among the living."""
         for worker in self.cluster.status()["workers"]:
-            if short(worker["name"]) == self.victim and worker["state"] != "dead":
+            if short(worker["name"]) == self.victim and worker["state"] not in ENDED:
                 return int(worker["leased"])
         return None
 

@@ -12,6 +12,7 @@ from dispatcher.cli.output import json_option, say
 from dispatcher.cli.session import Session
 from dispatcher.errors import Invalid, Unavailable
 from dispatcher.observe.flower_client import get_workers
+from dispatcher.store.operator.status import ENDED
 from dispatcher.store.redis_client.redaction import redact, refuse_unquoted
 
 BEAT_AGE_MAX_S: Final = 5.0
@@ -46,7 +47,7 @@ def health(session: Session, worker: str | None, flower: str | None, as_json: bo
 
 
 def _check_worker(status: dict[str, Any], name: str) -> None:
-    lives = [life for life in status["workers"] if life["name"] == name and life["state"] != "dead"]
+    lives = [life for life in status["workers"] if life["name"] == name and life["state"] not in ENDED]
     if not lives:
         raise Unavailable(f"no worker {name!r} lives: `dispatcher status` lists the workers that do")
     life = min(lives, key=lambda life: life["beat_age_s"])

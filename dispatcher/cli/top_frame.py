@@ -15,7 +15,7 @@ from rich.text import Text
 Status = Mapping[str, Any]
 
 STATE_STYLES: Final = {
-    "ready": "green", "starting": "cyan", "draining": "yellow", "ejected": "red", "refused": "red", "dead": "dim",
+    "ready": "green", "starting": "cyan", "draining": "yellow", "ejected": "red", "refused": "red", "left": "dim", "dead": "dim",
 }  # fmt: skip
 GIVE_WAY: Final = ("speeds", "ejected")
 NAME_WIDTH: Final = 16

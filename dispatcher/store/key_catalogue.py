@@ -123,7 +123,7 @@ KEYS: tuple[KeyDoc, ...] = (
         type="string",
         holds="why the epoch ended: silent, goodbye",
         writers="end_epoch",
-        readers="heartbeat, snapshot",
+        readers="heartbeat, snapshot, status",
         lifetime="a day",
     ),
     KeyDoc(
@@ -278,7 +278,7 @@ KEYS: tuple[KeyDoc, ...] = (
         type="string",
         holds="random id of the leading dispatcher",
         writers="elect",
-        readers="every script of the dispatcher",
+        readers="every script of the dispatcher, heartbeat",
         lifetime="leader_ttl_s after the last renewal",
     ),
     KeyDoc(

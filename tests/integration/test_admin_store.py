@@ -101,7 +101,7 @@ def test_status_counts_each_job_where_it_is(cell: Cell) -> None:
 
 
 def test_states_of_a_worker_life(cell: Cell) -> None:
-    """starting, ready, draining, ready again, dead; and dead is still shown when all is settled."""
+    """starting, ready, draining, ready again, left; and that is still shown when all is settled."""
     worker = cell.worker(beat=False)
 
     def state() -> str:
@@ -119,10 +119,35 @@ def test_states_of_a_worker_life(cell: Cell) -> None:
         cell.admin.undrain("w1")
     assert state() == "draining"
     worker.goodbye()
-    assert state() == "dead"
+    assert state() == "left"
     cell.step(2)
     assert cell.client.smembers(KEYS.workers) == set()
-    assert state() == "dead"
+    assert state() == "left"
+
+
+def test_a_name_is_shown_once(cell: Cell) -> None:
+    """Of lives that have ended the last one, which is *dead* where it did not say goodbye, until its name is back; two workers
+    that live under one name are both shown.
+    """
+
+    def states() -> list[str]:
+        return [worker["state"] for worker in cell.admin.status()["workers"]]
+
+    for ends in ("goodbye", "silent", "goodbye", "silent"):
+        worker = cell.worker()
+        assert states() == ["ready"]
+        if ends == "goodbye":
+            worker.goodbye()
+        else:
+            cell.client.set(KEYS.dead(worker.epoch), "silent")
+            cell.client.delete(KEYS.alive(worker.epoch))
+        wanted = ["left" if ends == "goodbye" else "dead"]
+        assert states() == wanted
+        cell.step(2)
+        assert states() == wanted
+    cell.worker()
+    cell.worker()
+    assert states() == ["ready", "ready"]
 
 
 def test_drain_gets_untaken_jobs_back(cell: Cell) -> None:

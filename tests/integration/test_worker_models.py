@@ -41,7 +41,7 @@ def ask(cell: Cell, *names: str) -> list[int]:
 
 def shown(cell: Cell) -> dict[str, Any]:
     """The only worker that lives, as ``status --json`` shows it."""
-    workers = [one for one in AdminStore(cell.client, cell.keys).status()["workers"] if one["state"] != "dead"]
+    workers = [one for one in AdminStore(cell.client, cell.keys).status()["workers"] if one["state"] not in ("left", "dead")]
     assert len(workers) == 1
     return workers[0]
 

@@ -65,7 +65,7 @@ class Home:
 
     def workers(self) -> dict[str, dict[str, Any]]:
         """Workers that are not dead, by short name."""
-        return {one["name"].partition("@")[0]: one for one in self.json("status")["workers"] if one["state"] != "dead"}
+        return {one["name"].partition("@")[0]: one for one in self.json("status")["workers"] if one["state"] not in ("left", "dead")}
 
     def processes(self) -> list[str]:
         """Command lines of all processes of this home that run, by what they inherited."""

@@ -25,7 +25,7 @@ def cell(make_redis: MakeRedis, tmp_path: Path) -> Iterator[Cell]:
 
 def shown(cell: Cell) -> dict[str, Any]:
     """The worker as ``status --json`` shows it."""
-    workers = [worker for worker in AdminStore(cell.client, cell.keys).status()["workers"] if worker["state"] != "dead"]
+    workers = [worker for worker in AdminStore(cell.client, cell.keys).status()["workers"] if worker["state"] not in ("left", "dead")]
     assert len(workers) == 1
     return workers[0]
 

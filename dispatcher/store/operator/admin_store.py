@@ -14,7 +14,7 @@ from dispatcher.store.keys import Keys, text_names
 from dispatcher.store.leader.rollout_store import RolloutStore
 from dispatcher.store.operator.dead_letters import DeadLetters
 from dispatcher.store.operator.emptying import Emptying
-from dispatcher.store.operator.status import read_status
+from dispatcher.store.operator.status import ENDED, read_status
 from dispatcher.store.scripts.call import Scripts
 
 
@@ -63,7 +63,7 @@ class AdminStore:
 
     def _drain(self, worker: str, mode: str) -> str:
         keys = self.keys
-        live: dict[str, str] = {life["epoch"]: life["name"] for life in self.status()["workers"] if life["state"] != "dead"}
+        live: dict[str, str] = {life["epoch"]: life["name"] for life in self.status()["workers"] if life["state"] not in ENDED}
         epochs = [epoch for epoch, name in live.items() if worker in (name, epoch)]
         epochs = epochs or [epoch for epoch, name in live.items() if name.partition("@")[0] == worker]
         names = sorted({live[epoch] for epoch in epochs})

@@ -26,10 +26,13 @@ SNAPSHOT_WORKER_FIELDS = 10
 NOBODY = Registration("", "", 0, 0)
 """Stands in for a registration that is missing or malformed."""
 
-STATES = ("starting", "ready", "draining", "refused", "ejected", "dead")
-"""*starting*: registered, has not beaten yet. *refused*: it beats, but Redis refuses what its consumer needs. *dead*:
-its life has ended; shown for a minute.
+STATES = ("starting", "ready", "draining", "refused", "ejected", "left", "dead")
+"""*starting*: registered, has not beaten yet. *refused*: it beats, but Redis refuses what its consumer needs. *left*:
+its life has ended, and it said goodbye. *dead*: its life has ended otherwise.
 """
+
+ENDED = ("left", "dead")
+"""Those of a life that has ended. It is shown for a minute, or until a worker of its name lives or has ended later."""
 
 
 def read_status(client: redis.Redis, scripts: Scripts, keys: Keys, queues: Sequence[str]) -> dict[str, Any]:
@@ -58,7 +61,7 @@ def read_status(client: redis.Redis, scripts: Scripts, keys: Keys, queues: Seque
         leads, scheduled, dead, named, gone = pipe.execute()
     view = (read_leader_view(client, keys) if leads else None) or LeaderView("")
     holds = {hold.lane: hold for hold in view.holds}
-    epochs = [*rows, *(epoch for epoch in gone if epoch not in rows)]
+    epochs = [*rows, *(epoch for epoch in reversed(gone) if epoch not in rows)]  # that which ended last first
     lists = [key for queue in sorted({*queues, *text_names(named)}) for key in keys.ingress(queue)]
     with client.pipeline(transaction=False) as pipe:
         for key in lists:
@@ -68,13 +71,16 @@ def read_status(client: redis.Redis, scripts: Scripts, keys: Keys, queues: Seque
         pipe.hgetall(keys.totals)
         replies = pipe.execute()
     totals = replies[-1]
+    reasons = _read_reasons(client, keys, [epoch for epoch in epochs if epoch not in rows])
     shown: list[dict[str, Any]] = []
     for epoch, facts in zip(epochs, replies[len(lists) : -1], strict=True):
         row, registration = rows.get(epoch), read_registration(facts.get("registration"))
         if registration is None and row is not None and not row[9]:
             unreadable.append(keys.worker(epoch))
         if facts:
-            shown.append(_worker(epoch, row, facts, registration or NOBODY, totals.get(epoch), view.workers.get(epoch, {})))
+            reason = reasons.get(epoch) if row is None else row[9]
+            learned = view.workers.get(epoch, {})
+            shown.append(_worker(epoch, row, facts, registration or NOBODY, totals.get(epoch), learned, reason))
     shown_lanes: list[dict[str, Any]] = []
     for i in range(0, len(lanes), 3):
         try:
@@ -90,8 +96,34 @@ def read_status(client: redis.Redis, scripts: Scripts, keys: Keys, queues: Seque
         "unroutable": view.unroutable,
         "unreadable": sorted(key.encode(errors="surrogateescape").decode(errors="backslashreplace") for key in unreadable),
         "lanes": sorted(shown_lanes, key=lambda lane: str(lane["lane"])),
-        "workers": sorted(shown, key=lambda worker: (worker["state"] == "dead", worker["name"], worker["epoch"])),
+        "workers": sorted(
+            _without_former(shown), key=lambda worker: (worker["state"] in ENDED, worker["name"], worker["epoch"])
+        ),
     }
+
+
+def _read_reasons(client: redis.Redis, keys: Keys, epochs: Sequence[str]) -> dict[str, str]:
+    """Epoch → why that life ended, of those that are forgotten already; another program's key says nothing."""
+    with client.pipeline(transaction=False) as pipe:
+        for epoch in epochs:
+            pipe.get(keys.dead(epoch))
+        replies = pipe.execute(raise_on_error=False)
+    return {epoch: reply for epoch, reply in zip(epochs, replies, strict=True) if isinstance(reply, str)}
+
+
+def _without_former(workers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """``workers``, those that ended last first, without lives that have ended and have a successor of their name: it
+    lives, or has ended later. What an ended life still owes goes back in line, whoever has its name.
+    """
+    names = {worker["name"] for worker in workers if worker["state"] not in ENDED}
+    kept = []
+    for worker in workers:
+        if worker["state"] in ENDED:
+            if worker["name"] in names:
+                continue
+            names.add(worker["name"])
+        kept.append(worker)
+    return kept
 
 
 def count_unsettled(client: redis.Redis, keys: Keys) -> int:
@@ -120,13 +152,14 @@ def _why(hold: HeldLane | None) -> dict[str, Any] | None:
 
 def _worker(
     epoch: str, row: Sequence[Any] | None, facts: dict[str, str], registration: Registration, totals: str | None,
-    learned: Mapping[str, Any],
+    learned: Mapping[str, Any], reason: str | None,
 ) -> dict[str, Any]:  # fmt: skip
+    """``reason``: why its life has ended, where it has."""
     memory = _memory(totals)
     resident = memory.resident if memory is not None else registration.resident
     alive = row is not None and not row[9]
     if not alive:
-        state = "dead"
+        state = "left" if reason == "goodbye" else "dead"
     elif facts.get("refused"):
         state = "refused"
     elif facts.get("draining"):
