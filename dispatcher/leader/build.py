@@ -21,6 +21,7 @@ from dispatcher.leader.health.watch import HealthWatch
 from dispatcher.leader.ingress import Ingress
 from dispatcher.leader.leadership import Leadership
 from dispatcher.leader.learning import Learning
+from dispatcher.leader.mistyped import MistypedKeys
 from dispatcher.leader.outage import Outage
 from dispatcher.leader.parts import Parts
 from dispatcher.leader.planning import Planner
@@ -101,6 +102,7 @@ def make_dispatcher(
         sleep=Sleep(store, waker, clock, tick_interval_ms=settings.tick_interval_ms, look_at=look_at),
         unbegun=unbegun,
         unreadable=unreadable,
+        mistyped=MistypedKeys(store, unreadable, interval_ms=heartbeat_ms),
         formats=formats,
         ingress=ingress,
         workers=workers,

@@ -126,6 +126,14 @@ class Dispatcher:
         """Look once, decide, apply; safe to call again after any exception. Sleeps only where a job ended the sleep
         before it, which is in :meth:`run`.
         """
+        try:
+            return self._step()
+        except redis.ResponseError as exc:
+            if not self.parts.mistyped.heal(exc):
+                raise
+            return self._step()
+
+    def _step(self) -> StepReport:
         woken = self.parts.sleep.woken()
         if not self._leadership.renew():
             self.parts.sleep.close()
@@ -139,6 +147,7 @@ class Dispatcher:
     def _lead(self, woken: Woken | None) -> StepReport:
         parts, began_ms, limit = self.parts, self._clock.monotonic_ms(), self._look_at["limit"]
 
+        parts.mistyped.step(began_ms)
         seen = self._look(woken, began_ms)
         look = seen.look
         workers = parts.workers.views(look)

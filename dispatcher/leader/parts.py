@@ -11,6 +11,7 @@ from dispatcher.leader.formats import CellFormats
 from dispatcher.leader.health.watch import HealthWatch
 from dispatcher.leader.ingress import Ingress
 from dispatcher.leader.learning import Learning
+from dispatcher.leader.mistyped import MistypedKeys
 from dispatcher.leader.planning import Planner
 from dispatcher.leader.returns.deadlines import LateJobs
 from dispatcher.leader.returns.reap import Reaper
@@ -49,6 +50,8 @@ class Parts:
     """What workers have not begun, as this step reads it; shared by all parts that take jobs back."""
     unreadable: UnreadableReport
     """Reports what in Redis cannot be read."""
+    mistyped: MistypedKeys
+    """Moves aside what is of another type than the cell's keys are."""
     formats: CellFormats
     """Which format is written, and which workers read it."""
     ingress: Ingress

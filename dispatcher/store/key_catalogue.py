@@ -6,7 +6,10 @@ names.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+from dispatcher.store.keys import Keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,14 @@ KEYS: tuple[KeyDoc, ...] = (
         holds="what lay under a lane's key and is not a list",
         writers="admit, promote_scheduled, giveback, reroute",
         readers="nobody",
+        lifetime="until somebody deletes it",
+    ),
+    KeyDoc(
+        "<cell>:<key>:aside",
+        type="any",
+        holds="what lay under one of the keys without a second part, and is of another type",
+        writers="free_keys, admit, giveback, bury_late, promote_scheduled, log_decisions",
+        readers="free_keys (the leader's log names it)",
         lifetime="until somebody deletes it",
     ),
     KeyDoc(
@@ -333,3 +344,9 @@ KEYS: tuple[KeyDoc, ...] = (
         lifetime="30 days",
     ),
 )
+
+
+def typed_keys(keys: Keys) -> tuple[list[str], list[str]]:
+    """The keys of which a cell has one, and the type of each."""
+    single = [(match[1], key.type) for key in KEYS if (match := re.fullmatch(r"<cell>:(\w+)", key.name))]
+    return [getattr(keys, name) for name, _ in single], [type_ for _, type_ in single]

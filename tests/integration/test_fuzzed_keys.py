@@ -12,13 +12,18 @@ import pytest
 from click.testing import CliRunner
 
 from dispatcher.cli import cli
+from dispatcher.core.returns.ending import BadEnd, Cause, GiveBack, verdict
+from dispatcher.events import Unreadable
 from dispatcher.leader.settle import Settler
 from dispatcher.observe.cell_reader import CellReader
+from dispatcher.store.key_catalogue import typed_keys
+from dispatcher.store.keys import Keys
 from dispatcher.store.leader.unsettled_store import UnsettledStore
 from dispatcher.store.operator.admin_store import AdminStore
 from dispatcher.store.worker.revoke_store import RevokeStore
 from dispatcher.worker.life.revokes import Revokes
-from tests.integration.stage import RESULT_DB, Stage
+from tests.integration.stage import RESULT_DB, Stage, Stub, task_id
+from tests.life import Taken
 from tests.messages import TASK, envelope, message
 
 NUMBERS = (0, -1, 1e308, 2**63, 2**70, "NaN", "", None, True, [], {}, "x" * 3_000, "\x00", "\ud800")
@@ -227,14 +232,20 @@ def into_revoked(stage: Stage, rng: Random) -> None:
     stage.client.set(stage.keys.revoked_at, rng.choice((b"5", bytes_of(rng))))
 
 
-SINGLE = ("leader_info", "leader_view", "decisions", "revoked", "revoked_at")
+SINGLE, TYPES = typed_keys(Keys())
+
+
+def write_wrong(client: Any, key: str, rng: Random, *types: bytes) -> None:
+    """A value under ``key`` that is of none of these types."""
+    client.delete(key)
+    writes = {b"string": client.set, b"list": client.rpush, b"set": client.sadd}
+    rng.choice([write for type_, write in writes.items() if type_ not in types])(key, bytes_of(rng))
 
 
 def into_types_of_the_cell(stage: Stage, rng: Random) -> None:
     """A key of which there is one is of another type."""
-    key = getattr(stage.keys, rng.choice(SINGLE))
-    stage.client.delete(key)
-    (stage.client.set if rng.random() < 0.5 else stage.client.rpush)(key, bytes_of(rng))
+    key = rng.choice(("leader_info", "leader_view", "decisions", "revoked", "revoked_at"))
+    write_wrong(stage.client, getattr(stage.keys, key), rng, b"set")
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -319,3 +330,60 @@ def test_the_name_of_the_leaders_host_is_no_markup(stage: Stage) -> None:
     stage.client.hset(stage.keys.leader_info, "info", json.dumps({"host": "[/h]", "pid": 5}))
     result = CliRunner().invoke(cli, ["--redis-url", stage.url, "status"])
     assert (result.exit_code, "on [/h]" in result.stdout) == (0, True)
+
+
+@pytest.mark.parametrize("at", range(len(SINGLE)), ids=[key.partition(":")[2] for key in SINGLE])
+def test_a_key_of_the_cell_that_is_of_another_type(stage: Stage, at: int) -> None:
+    """It is moved aside, the log names it in a sentence, and all goes on: a job is admitted, a retried one comes, one that cannot be read
+    and one that was given up are buried and told, one that waits for its time comes, and a suspect runs alone.
+    """
+    key, type_ = SINGLE[at], TYPES[at].encode()
+    worker = stage.worker("good", concurrency=8)
+    (suspect,) = stage.send()
+    stage.step()
+    for _ in range(2):
+        taken = worker.take()
+        assert taken is not None
+        worker.store.giveback([died(worker, taken)])
+        stage.step()
+    write_wrong(stage.client, key, Random(at), type_)
+
+    given_up = worker.take() if key not in (stage.keys.messages, stage.keys.workers) else None
+    jobs = stage.send(2) + stage.send(countdown=0.001)
+    stage.client.lpush("dispatch", message("late", eta="tomorrow"))
+    for _ in range(4):
+        stage.clock.now_ms += 1_500
+        worker.beat()
+        stage.step()
+    if given_up is not None:
+        assert task_id(given_up) == suspect
+        worker.store.giveback([died(worker, given_up)])
+    if given_up is None:  # Redis has forgotten all workers, or what this one is to run
+        worker = stage.worker("another", concurrency=8)
+    for _ in range(4):
+        stage.clock.now_ms += 1_500
+        worker.beat()
+        stage.step()
+    ran = set(worker.run_all())
+    for _ in range(4):
+        stage.clock.now_ms += 1_500
+        stage.steps()
+        ran |= set(worker.run_all())
+
+    assert set(jobs) <= ran
+    assert stage.client.type(key) in (type_, b"none")
+    assert stage.reasons()["late"] == "bad_eta"
+    if given_up is not None:
+        assert stage.reasons()[suspect] == "process_died"
+    stage.settler.step()
+    assert stage.text.scard(stage.keys.unsettled) == 0
+    assert [event.what for event in stage.events if isinstance(event, Unreadable)] == [f"what is now under {key + ':aside'!r}"]
+
+
+def died(worker: Stub, taken: Taken) -> GiveBack:
+    """Its process died with it, alone."""
+    end = BadEnd(
+        taken.lease_id, Cause.PROCESS_DIED, "its process died", worker.name, worker.epoch, alone=taken.entry.deaths == 2,
+        deaths=taken.entry.deaths, at_most_once=False,
+    )  # fmt: skip
+    return verdict(end, attempts_max=3)

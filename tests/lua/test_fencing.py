@@ -62,7 +62,7 @@ WORKER: dict[str, Callable[[Life, str, str], object]] = {
 ELECTED = {"elect"}
 BEGINS_A_LIFE = {"register_worker"}
 READ_ONLY = {"find_job", "read_ingress", "snapshot"}
-ANYBODY = {"publish", "purge", "release", "requeue_dead", "revoke", "store_retry"}
+ANYBODY = {"free_keys", "publish", "purge", "release", "requeue_dead", "revoke", "store_retry"}
 """At any time: what they change is checked by what is there, not by who asks."""
 
 

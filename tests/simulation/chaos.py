@@ -23,6 +23,10 @@ BY_HOURS = 0.125
 """How many seeds have Redis' clock set by hours, once. Its luck is its own, so the histories of the others do not depend on it."""
 
 
+POPS_LOST = 0.5
+"""How many seeds have Redis forget pops that were answered, before what was popped is taken. Their luck is their own, too."""
+
+
 class Chaos:
     """Each of its events happens now and then, as often as this seed likes it."""
 
@@ -47,6 +51,9 @@ class Chaos:
             self.sim.at(rng.randrange(end_us * 9 // 10), None, self.publish)
         if self.sim.clock_luck.random() < BY_HOURS:
             self.sim.at(self.sim.clock_luck.randrange(end_us // 4, end_us), None, self.set_clock_by_hours)
+        if self.sim.pop_luck.random() < POPS_LOST:
+            for _ in range(3):
+                self.sim.at(self.sim.pop_luck.randrange(end_us), None, self.lose_next_pops)
 
     def publish(self) -> None:
         for _ in range(self.rng.choice((1, 1, 3, 8))):
@@ -136,6 +143,11 @@ class Chaos:
         """With its last writes: the id of a job that runs is in the queue again."""
         if (worker := self._one(WorkerProcess)) and worker._runs and worker.epoch not in self.sim.account.ended:
             self.sim.wire.rpush(worker.life.queue_key, self.rng.choice(sorted(worker._runs)))
+
+    def lose_next_pops(self) -> None:
+        """One of each worker: Redis ends after it has answered, and comes back without its last write."""
+        for worker in self.sim.living(WorkerProcess):
+            worker.loses_pop = True
 
     def set_clock_by_hours(self) -> None:
         """A failover to a host whose clock is wrong, while the leader has just ejected a worker. See ``Simulation._clock_stays_wrong``."""

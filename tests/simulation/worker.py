@@ -62,6 +62,8 @@ class WorkerProcess(Process):
         self._soon: list[Callable[[], None]] = []
         self._runs: dict[str, Run | None] = {}
         self._leaving = False
+        self.loses_pop = False
+        """Redis will lose its next pop."""
         self._is_cut_off = False
         host = Host(
             call_soon=self._soon.append, has_loop=has_loop, stop_warm=self._stop_warm, stop_dead=self._stop_dead,
@@ -152,6 +154,10 @@ class WorkerProcess(Process):
                 keeper.looked()
                 if popped is None:
                     break
+                if self.loses_pop:  # with its last write, before the job is taken: the id is popped, and is in the queue
+                    self.loses_pop = False
+                    self.world.say(f"Redis forgets that {self.name} popped {popped.decode()}")
+                    self.world.wire.rpush(self.life.queue_key, popped)
                 cast("Any", self._channel)._deliver_lease(popped)
         except TRANSIENT:
             self._is_cut_off = True

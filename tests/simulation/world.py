@@ -88,12 +88,16 @@ class ProcessClock:
 class World:
     """One cell and all that happens to it. Everything random comes from one seed, everything happens in one thread."""
 
+    wire: redis.Redis
+    """For whoever stands outside: its commands take no time, and none is lost."""
+
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.rng = Random(seed)
         self.now_us = 0
         self.redis_skew_us = 0
         self.clock_luck = Random(f"clock {seed}")
+        self.pop_luck = Random(f"pop {seed}")
         self.hours_us = 0
         """By how much Redis' clock was set, where that was hours."""
         self.outages = 0

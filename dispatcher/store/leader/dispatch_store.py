@@ -24,6 +24,7 @@ from dispatcher.store.format_store import FormatStore
 from dispatcher.store.formats import FORMATS, Formats, encode_formats
 from dispatcher.store.frame import NEW, Entry, parse_entry
 from dispatcher.store.giveback import LATE_REASON, give_back
+from dispatcher.store.key_catalogue import typed_keys
 from dispatcher.store.keys import Keys
 from dispatcher.store.leader.admit_batch import AdmitBatch, IngressList, admit_records
 from dispatcher.store.leader.decision_store import DECISIONS_LIFETIME_MS
@@ -131,6 +132,15 @@ class DispatchStore(LookStore):
         """Become or stay leader. ``formats``: those that this dispatcher reads."""
         args = [self.token, ttl_ms, msgspec.json.encode(info), "1" if resign else "0", encode_formats(formats)]
         return Lead(self._scripts.run("elect", [self.keys.leader, self.keys.leader_info, self.keys.leader_view], args))
+
+    # -- keys of another type
+
+    def free_keys(self) -> list[str]:
+        """Move aside what lies under the cell's keys and is of another type. Returns the keys beside which something
+        lies, now or since an earlier call. Needs no lead.
+        """
+        names, types = typed_keys(self.keys)
+        return [key.decode(errors="backslashreplace") for key in self._scripts.run("free_keys", names, types)]
 
     # -- looking
 

@@ -38,9 +38,25 @@ local function bump(entry, counter)
   return string.sub(entry, 1, at - 1) .. string.format('%02d', count) .. string.sub(entry, at + 2), count
 end
 
+-- Moves aside whatever lies under a key and is not of the type `wanted`: one such key would stop all jobs. True if it did.
+local function free_key(key, wanted)
+  local type = redis.call('TYPE', key).ok
+  if type == wanted or type == 'none' then return false end
+  redis.call('RENAME', key, key .. ':aside')
+  return true
+end
+
+-- Frees the keys of dead letters: a job that could not be buried would be given back, or admitted, again and again.
+local function free_dead(dead_letters, dead_reasons, unsettled)
+  free_key(dead_letters, 'zset')
+  free_key(dead_reasons, 'hash')
+  free_key(unsettled, 'set')
+end
+
 -- The first writes of a burial. The caller removes the job from where it lay after that. `reason` is a JSON object.
 local function bury(dead_letters, dead_reasons, unsettled, entry, reason, at_ms)
   local job = job_of(entry)
+  free_dead(dead_letters, dead_reasons, unsettled)
   redis.call('HSET', dead_reasons, job, '{"entry":"' .. entry .. '",' .. string.sub(reason, 2))
   redis.call('ZADD', dead_letters, string.format('%d', at_ms), job)
   redis.call('SADD', unsettled, job)
@@ -55,7 +71,7 @@ end
 -- They stay unique when Redis loses its last writes, where a plain counter would repeat itself. Returns the first.
 local function reserve_numbers(sequence, count)
   local now = redis.call('TIME')
-  local first = math.max(now[1] * 1000000 + now[2], tonumber(redis.call('GET', sequence) or '0') + 1)
+  local first = math.max(now[1] * 1000000 + now[2], (tonumber(redis.call('GET', sequence) or '0') or 0) + 1)
   redis.call('SET', sequence, string.format('%d', first + count - 1))
   return first
 end
@@ -63,14 +79,6 @@ end
 -- True if a worker lives and does not drain: only then may it be given jobs.
 local function may_take(alive, worker)
   return redis.call('EXISTS', alive) == 1 and redis.call('HEXISTS', worker, 'draining') == 0
-end
-
--- Moves aside whatever lies under a key and is not of the type `wanted`: one such key would stop all jobs. True if it did.
-local function free_key(key, wanted)
-  local type = redis.call('TYPE', key).ok
-  if type == wanted or type == 'none' then return false end
-  redis.call('RENAME', key, key .. ':aside')
-  return true
 end
 
 local function free_lane(list) return free_key(list, 'list') end

@@ -49,6 +49,12 @@ for i = 10, #KEYS do
   if free_lane(KEYS[i]) then reply[#reply + 1] = KEYS[i] end
 end
 
+for i = 4 + lane_count, #ARGV do
+  local kind = sub(ARGV[i], 1, 1)
+  if kind == 'D' or kind == 'U' then free_dead(dead_letters, dead_reasons, unsettled) end
+  if kind == 'S' then free_key(scheduled, 'zset') end
+end
+
 local now = now_ms()
 local number = reserve_numbers(sequence, matched)
 local admitted_at = format('%013d', now)
@@ -80,11 +86,9 @@ for i = 1, matched do
     if kind == 'U' then redis.call('SADD', unsettled, job) end
   end
 end
+for lane in pairs(pushes) do redis.call('SADD', lanes, ARGV[3 + tonumber(lane)]) end
 redis.call('HSET', messages, unpack(stored))
-for lane, list in pairs(pushes) do
-  redis.call('RPUSH', KEYS[9 + tonumber(lane)], unpack(list))
-  redis.call('SADD', lanes, ARGV[3 + tonumber(lane)])
-end
+for lane, list in pairs(pushes) do redis.call('RPUSH', KEYS[9 + tonumber(lane)], unpack(list)) end
 redis.call('LTRIM', ingress, 0, -(matched + 1))
 reply[2] = number
 return reply

@@ -69,8 +69,8 @@ for a = 6, #ARGV - 5, 6 do
       redis.call('ZADD', scheduled, string.format('%d', due_ms), entry)
     else
       free_lane(lane_prefix .. lane)
+      redis.call('SADD', lanes, lane)  -- first: it may be refused, for a key of another type
       redis.call('LPUSH', lane_prefix .. lane, frame_of(entry))
-      redis.call('SADD', lanes, lane)
     end
     redis.call('HDEL', leases, id)
     if redis.call('HDEL', taken, id) == 0 then redis.call('LREM', queue, 1, id) end

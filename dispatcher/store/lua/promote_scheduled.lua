@@ -18,6 +18,7 @@ local now, buried, aside = now_ms(), 0, 0
 local due = redis.call('ZRANGEBYSCORE', scheduled, '-inf', now, 'LIMIT', 0, limit)
 for _, entry in ipairs(due) do
   if not is_entry(entry) then
+    free_key(scheduled .. ':aside', 'zset')
     redis.call('ZADD', scheduled .. ':aside', now, entry)
     aside = aside + 1
   elseif is_late(entry, now) then
@@ -26,8 +27,8 @@ for _, entry in ipairs(due) do
   else
     local lane = lane_of(entry)
     free_lane(lane_prefix .. lane)
+    redis.call('SADD', lanes, lane)  -- first: it may be refused, for a key of another type
     redis.call('RPUSH', lane_prefix .. lane, frame_of(entry))
-    redis.call('SADD', lanes, lane)
   end
   redis.call('ZREM', scheduled, entry)
 end

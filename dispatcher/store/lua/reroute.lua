@@ -18,8 +18,8 @@ local moved = 0
 for a = 4 + lane_count, #ARGV - 1, 2 do
   local frame, to = ARGV[a], tonumber(ARGV[a + 1])
   if redis.call('LPOS', source, frame, 'RANK', -1) then
+    redis.call('SADD', lanes, ARGV[3 + to])  -- first: it may be refused, for a key of another type
     redis.call('LPUSH', KEYS[3 + to], frame)
-    redis.call('SADD', lanes, ARGV[3 + to])
     redis.call('LREM', source, -1, frame)
     moved = moved + 1
   end
