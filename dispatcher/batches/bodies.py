@@ -11,6 +11,9 @@ DEPTH_MAX: Final = 100
 _BITS_MAX: Final = 64
 _PLACE_MAX: Final = 200
 """Characters of a message that say where in a body a value stands."""
+_TYPED: Final = frozenset({"__type__", "__value__"})
+"""Keys of an object that Celery's JSON reads back as a value with a type, or not at all."""
+_TYPED_NAMES: Final = "__type__ and __value__"
 _CONTAINERS: Final = (dict, list, tuple)
 _Path = tuple[Any, Any] | None
 """Where in a body a part stands: the path of what holds it, and the key or index there; ``None`` at the top."""
@@ -30,6 +33,8 @@ def why_no_body(body: object) -> str | None:
         if level > DEPTH_MAX:
             return f"more than {DEPTH_MAX} levels of nesting, from {_place(path)} on"
         if isinstance(part, dict):
+            if part.keys() == _TYPED:
+                return f"an object of {_TYPED_NAMES} alone {_at(path)}, for Celery a typed value: rename one"
             for key in part:
                 if not isinstance(key, str) or _why_no_value(key):
                     return f"the key {printable(repr(key))[:_PLACE_MAX]}, {kind_of(key)} that is no text, {_at(path)}"

@@ -23,6 +23,19 @@ _TIME_LIMITS = frozenset({"SoftTimeLimitExceeded", "TimeLimitExceeded"})
 _ERROR_CODES = dict.fromkeys(_TIME_LIMITS, "request_timeout") | {"TaskRevokedError": "batch_cancelled"}
 _DEAD_CODES = {DEADLINE_PASSED: "batch_expired", "unknown_model": "model_not_found"}
 """Reason of a dead letter → the code that OpenAI uses for it."""
+_OF_ITS_BODY = frozenset({
+    "too_large", "not_json", "bad_body", "wrong_type", "unreadable", "delivery_failed", "ending_failed",
+    "worker_died", "process_died", "time_limit",
+})  # fmt: skip
+"""Reasons of dead letters that what a line holds, or does where it runs, may have caused."""
+_OF_A_RUN = _TIME_LIMITS | {"WorkerLostError", "MemoryError", "RecursionError", "EncodeError"}
+"""Errors of a chunk's task that a line may have caused: it ran too long, took its process or too much memory with it,
+or no backend can store what it gave.
+"""
+
+
+class Unreadable(Exception):
+    """Stands for the result of a chunk of which the backend holds something that is no result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +79,22 @@ def outcome(meta: dict[str, Any], lines: Sequence[Line], request_prefix: str) ->
 
 
 def may_be_of_one_line(meta: dict[str, Any]) -> bool:
-    """True if the chunk failed of something that one of its lines may have done: it killed its workers, or took longer
-    than there was time. Run by themselves, the other lines may be answered.
+    """True if the chunk failed of something that one of its lines may have done: no worker could be handed the chunk,
+    it killed its workers, took longer than there was time, or left no result that can be read. Run by themselves, the
+    other lines may be answered.
     """
+    if meta["status"] != states.FAILURE:
+        return False
     error = meta["result"]
-    return meta["status"] == states.FAILURE and (isinstance(error, PoisonJob) or type(error).__name__ in _TIME_LIMITS)
+    if isinstance(error, JobDead):
+        return isinstance(error, PoisonJob) or error.reason in _OF_ITS_BODY
+    return isinstance(error, Unreadable) or type(error).__name__ in _OF_A_RUN
+
+
+def not_sent(line: Line, request_prefix: str, why: str) -> ResultLine:
+    """The result of a line that could not be sent."""
+    error = {"code": "invalid_request", "message": printable(f"it was not sent: {why}")}
+    return _line(line, request_prefix, None, error)
 
 
 def _checked(answer: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:

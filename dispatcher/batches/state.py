@@ -8,11 +8,12 @@ again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import redis
@@ -20,6 +21,8 @@ import redis
 from dispatcher.store.keys import Keys
 
 LIFETIME_S = 30 * 24 * 3600
+MESSAGE_BYTES_MAX = 512 * 1024 * 1024
+"""What Redis takes as one value, unless ``proto-max-bulk-len`` says otherwise."""
 
 
 class PlanFacts(msgspec.Struct, frozen=True):
@@ -63,7 +66,9 @@ class SubmissionState:
     def __init__(self, client: redis.Redis, keys: Keys, out: Path) -> None:
         self.digest = digest_of(out)
         self._client = client
+        self._keys = keys
         self._key = keys.submission(self.digest)
+        self._message_bytes_max = 0
 
     def load(self) -> tuple[PlanFacts | None, dict[str, SentChunk]]:
         """The state that an earlier process left; ``(None, {})`` if there is none, or it cannot be read."""
@@ -110,6 +115,26 @@ class SubmissionState:
     def finish(self) -> None:
         """Forget the submission: all its lines are in the files."""
         self._client.delete(self._key)
+
+    def message_bytes_max(self) -> int:
+        """The largest message that Redis takes. Asked once."""
+        if not self._message_bytes_max:
+            limits: dict[str, Any] = {}
+            with contextlib.suppress(redis.ResponseError):  # most managed servers show no options
+                limits = cast("dict[str, Any]", self._client.config_get("proto-max-bulk-len"))
+            self._message_bytes_max = int(limits.get("proto-max-bulk-len", MESSAGE_BYTES_MAX))
+        return self._message_bytes_max
+
+    def is_unled(self, queue: str) -> bool:
+        """True if no dispatcher leads the cell, and one did before, or what was sent to ``queue`` lies there. Where
+        neither is so, workers of plain Celery consume it.
+        """
+        with self._client.pipeline(transaction=False) as pipe:
+            pipe.exists(self._keys.leader)
+            pipe.exists(self._keys.leader_info)
+            pipe.exists(*self._keys.ingress(queue))
+            leads, has_led, waits = pipe.execute()
+        return not leads and bool(has_led or waits)
 
     def _now_s(self) -> int:
         return int(self._client.time()[0])

@@ -21,9 +21,10 @@ from celery.result import denied_join_result
 from kombu.exceptions import OperationalError
 
 from dispatcher.batches.lines import BatchFile, Line, read_batch
-from dispatcher.batches.outcomes import ChunkOutcome, may_be_of_one_line, outcome
+from dispatcher.batches.outcomes import ChunkOutcome, Unreadable, may_be_of_one_line, not_sent, outcome
 from dispatcher.batches.planner import Chunk, cost_s, plan_chunks
 from dispatcher.batches.results import ResultFiles, default_errors_path
+from dispatcher.batches.sending import why_not_sent
 from dispatcher.batches.state import PlanFacts, SentChunk, SubmissionState
 from dispatcher.batches.tokens import ESTIMATOR
 from dispatcher.clock import Clock, SystemClock
@@ -31,7 +32,7 @@ from dispatcher.core.facts.header import job_headers
 from dispatcher.errors import Invalid, Unavailable
 from dispatcher.settings import Settings
 from dispatcher.store.keys import Keys
-from dispatcher.store.redis_client.connection import connect, tls_options
+from dispatcher.store.redis_client.connection import connect, is_lasting, sentence_of, tls_options
 
 TASK = "workers.tasks.infer"
 CHUNKS_IN_FLIGHT_MAX = 1024
@@ -39,8 +40,11 @@ CHUNKS_IN_FLIGHT_MAX = 1024
 RESULTS_READ_AT_ONCE = 16
 SENDS_A_STEP = 32
 OUTAGE_MAX_S = 60.0
+_UNLED = "no dispatcher leads this cell: the chunks wait until one does, so start one with `dispatcher run`"
 _POLL_MIN_S, _POLL_MAX_S = 0.02, 0.25
-_OUTAGE = (redis.ConnectionError, redis.TimeoutError, OperationalError)
+UNLED_AFTER_S = 3.0
+"""Nothing has ended for so long: then a submission looks if anybody leads. A standby takes that long to lead."""
+_OUTAGE = (redis.ConnectionError, redis.TimeoutError, redis.ResponseError, OperationalError)
 
 
 @dataclass(slots=True)
@@ -64,6 +68,8 @@ class Progress:
     failed: int = 0
     chunks: int = 0
     chunks_in_flight: int = 0
+    waits_for: str = ""
+    """Why nothing goes on, in a sentence; empty while it does, or nobody knows why not."""
     usage: dict[str, int] = field(default_factory=dict)
     by_worker: dict[str, WorkerShare] = field(default_factory=dict)
     """Node name → what this worker did, as far as this process collected it; ``""``: chunks that no worker finished."""
@@ -121,7 +127,7 @@ def submit_file(
     everything.
 
     Raises :class:`InvalidBatch` with all mistakes of the file, :class:`Invalid` if a file cannot be used, and
-    :class:`Unavailable` if Redis does not answer for a minute.
+    :class:`Unavailable` if Redis does not answer for a minute, or refuses what a submission needs.
     """
     settings = settings or Settings()
     batch = read_batch(Path(path), model=model, url=url)
@@ -166,7 +172,7 @@ class Submission:
 
     def run(self, *, resume: bool) -> Summary:
         """Send and collect until every line is in the files."""
-        started_ms = last_answer_ms = self._clock.monotonic_ms()
+        started_ms = last_answer_ms = last_moved_ms = self._clock.monotonic_ms()
         pause_s = _POLL_MIN_S
         begun = False
         while True:
@@ -180,8 +186,15 @@ class Submission:
                 if not self._to_send and not self._in_flight:
                     self._state.finish()
                     break
+                last_moved_ms = last_answer_ms if moved else last_moved_ms
+                self._look_for_leader(last_answer_ms - last_moved_ms)
             except _OUTAGE as exc:
                 moved = False
+                cause = exc.__cause__ or exc
+                if is_lasting(cause):
+                    raise Unavailable(
+                        f"Redis refuses what a submission needs ({sentence_of(cause)}): once that is put right, resume"
+                    ) from exc
                 if self._clock.monotonic_ms() - last_answer_ms > OUTAGE_MAX_S * 1000:
                     raise Unavailable(
                         f"Redis has not answered for {OUTAGE_MAX_S:.0f} s ({exc}): once it is back, resume"
@@ -205,6 +218,14 @@ class Submission:
                 self._collect(self._in_flight[task_id], meta)
                 moved = True
         return moved
+
+    def _look_for_leader(self, idle_ms: int) -> None:
+        """Say so where nothing has ended for ``idle_ms`` and no dispatcher leads."""
+        said = self.progress.waits_for
+        is_unled = idle_ms >= UNLED_AFTER_S * 1000 and self._state.is_unled(self._queue)
+        self.progress.waits_for = _UNLED if is_unled else ""
+        if self.progress.waits_for != said:
+            self._report(self.progress)
 
     def _plan(self, *, resume: bool) -> None:
         """Fill ``_to_send`` and ``_in_flight`` from the file, the state in Redis, and what is in the result files."""
@@ -257,17 +278,31 @@ class Submission:
             {"index": line.index, "custom_id": line.custom_id, "body": body}
             for line, body in zip(part.lines, bodies, strict=True)
         ]
+        argument = {"model": chunk.model, "url": chunk.url, "lines": lines}
+        if why := why_not_sent(argument, self._app.conf.task_serializer, self._state.message_bytes_max):
+            self._refuse(part, why)
+            self._to_send.popleft()
+            return
         self._state.sending(part.number, part.task_id)
         # Otherwise Celery subscribes to each result, and Redis pushes to us what we read in bulk.
         with denied_join_result():
             self._app.send_task(
-                TASK, args=[{"model": chunk.model, "url": chunk.url, "lines": lines}], queue=self._queue,
-                task_id=part.task_id, headers=job_headers(model=chunk.model, cost=cost_s(part.lines)),
-                add_to_parent=False, argsrepr=_shown(self._state.digest, part),
+                TASK, args=[argument], queue=self._queue, task_id=part.task_id,
+                headers=job_headers(model=chunk.model, cost=cost_s(part.lines)), add_to_parent=False,
+                argsrepr=_shown(self._state.digest, part),
             )  # fmt: skip
         self._to_send.popleft()
         self._in_flight[part.task_id] = part
         self._state.sent(part.number, part.task_id)
+
+    def _refuse(self, part: _InFlight, why: str) -> None:
+        """The part cannot be sent: its lines are sent by themselves, or the only one fails."""
+        if len(part.lines) > 1:
+            self._split(part)
+            return
+        self._files.append([not_sent(line, self._state.digest, why) for line in part.lines])
+        self._count()
+        self._state.collected(part.number)
 
     def _ready(self, task_ids: list[str]) -> list[tuple[str, dict[str, Any]]]:
         """The tasks that have ended, each with Celery's record of it. One round trip if the backend can read many."""
@@ -286,6 +321,7 @@ class Submission:
     def _collect(self, part: _InFlight, meta: dict[str, Any]) -> None:
         if len(part.lines) > 1 and may_be_of_one_line(meta):
             self._split(part)
+            self._app.backend.forget(part.task_id)
             return
         ended = outcome(meta, part.lines, self._state.digest)
         self._files.append(ended.lines)
@@ -295,18 +331,17 @@ class Submission:
         self._forget(part.number, part.task_id)  # last: until here an interruption loses nothing
 
     def _split(self, whole: _InFlight) -> None:
-        """Send each line of a chunk that killed its worker each time, or ran out of time, by itself, so that only the
+        """Send each line by itself of a chunk that failed, or cannot be sent, for what one of them may be: only the
         guilty line fails.
 
         Not in halves: each half that kills costs more workers, and sending a line costs next to nothing.
         """
         parts = [_InFlight(_part(whole.number, line), whole.chunk, (line,), str(uuid.uuid4())) for line in whole.lines]
         self._state.split(whole.number, [(part.number, part.task_id) for part in parts])
-        del self._in_flight[whole.task_id]
+        self._in_flight.pop(whole.task_id, None)
         self._to_send.extend(parts)
         self.progress.chunks += len(parts) - 1
         self._count()
-        self._app.backend.forget(whole.task_id)
 
     def _forget(self, number: str, task_id: str) -> None:
         self._state.collected(number)
@@ -328,8 +363,8 @@ class Submission:
 
 
 def _record(backend: BaseKeyValueStoreBackend, value: Any) -> dict[str, Any]:
-    """What Celery stored of a task. A record that cannot be read is the failure of its lines: reading it again, now or
-    when the submission is resumed, would not help.
+    """What Celery stored of a task. A record that cannot be read is a failure: reading it again, now or when the
+    submission is resumed, would not help.
     """
     try:
         record: dict[str, Any] = backend.decode_result(value)
@@ -337,10 +372,6 @@ def _record(backend: BaseKeyValueStoreBackend, value: Any) -> dict[str, Any]:
     except Exception as exc:  # noqa: BLE001  # of JSON, of kombu's serializers, or of the error that the record holds
         said = f"its result cannot be read: {type(exc).__name__}: {exc}"
         return {"status": states.FAILURE, "result": Unreadable(said)}
-
-
-class Unreadable(Exception):
-    """Stands for the result of a chunk of which the backend holds something that is no result."""
 
 
 def _shown(digest: str, part: _InFlight) -> str:

@@ -87,22 +87,30 @@ def _say_summary(summary: Summary, *, as_json: bool) -> None:
 
 @contextlib.contextmanager
 def _shown_progress() -> Iterator[Callable[[Progress], None]]:
-    """A bar with rate and time left, on stderr; nothing if stderr is no terminal."""
+    """A bar with rate and time left, on stderr, and why nothing goes on; without the bar if stderr is no terminal."""
     from rich.console import Console
 
     console = Console(stderr=True)
+    said = ""
+
+    def say_wait(progress: Progress) -> None:
+        nonlocal said
+        if progress.waits_for not in ("", said):
+            console.print(f"dispatcher: {progress.waits_for}", markup=False, highlight=False, soft_wrap=True)
+        said = progress.waits_for
+
     if not console.is_terminal:
-        yield lambda _: None
+        yield say_wait
         return
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
-        Progress,
         ProgressColumn,
         Task,
         TextColumn,
         TimeRemainingColumn,
     )
+    from rich.progress import Progress as ProgressBar
     from rich.text import Text
 
     class Rate(ProgressColumn):
@@ -110,6 +118,11 @@ def _shown_progress() -> Iterator[Callable[[Progress], None]]:
             return Text(f"{task.speed:.0f} lines/s" if task.speed else "", style="progress.data.speed")
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with ProgressBar(*columns, console=console, transient=True) as bar:
         task = bar.add_task("lines", total=None)
-        yield lambda progress: bar.update(task, total=progress.lines, completed=progress.done)
+
+        def show(progress: Progress) -> None:
+            say_wait(progress)
+            bar.update(task, total=progress.lines, completed=progress.done)
+
+        yield show

@@ -22,6 +22,7 @@ from celery.signals import task_prerun
 from celery.utils.saferepr import saferepr
 
 from dispatcher.batches import InvalidBatch, Progress, submit_file
+from dispatcher.batches.bodies import why_no_body
 from dispatcher.batches.state import digest_of
 from dispatcher.clock import ManualClock
 from dispatcher.errors import Invalid, JobDead, PoisonJob, Unavailable
@@ -346,28 +347,111 @@ def test_an_odd_answer_keeps_no_other_from_the_file(
     assert leftovers(redis_url) == []
 
 
-@pytest.mark.parametrize("record", [b"{no json", b"[]", b"\xff", b'{"status": "SUCCESS"}', b'{"result": 1}'])
-def test_a_result_that_cannot_be_read_fails_its_lines_and_the_rest_is_done(
-    app: Celery, worker: None, batch: Path, out: Path, redis_url: str, ledger: redis.Redis, record: bytes
+@pytest.mark.parametrize(("record", "lines_max"), [
+    (b"{no json", 4), (b"[]", 4), (b"\xff", 4), (b'{"status": "SUCCESS"}', 4), (b'{"result": 1}', 4), (b"{no json", 1),
+])  # fmt: skip
+def test_a_result_that_cannot_be_read_has_its_lines_sent_one_by_one(
+    app: Celery, worker: None, batch: Path, out: Path, redis_url: str, ledger: redis.Redis, record: bytes, lines_max: int
 ) -> None:
-    """Whoever wrote it: reading it again would not help, and the submission must end."""
+    """Whoever wrote it: reading it again would not help, and the submission must end. A line alone fails of it."""
+    settings = Settings(chunk_lines_max=lines_max)
     ledger.set("slow", 1)
     with pytest.raises(KeyboardInterrupt):
-        submit_file(app, batch, out, settings=SMALL, progress=lambda p: stop_after(0)(p) if p.chunks_in_flight == 0 else None)
+        submit_file(app, batch, out, settings=settings, progress=lambda p: stop_after(0)(p) if p.chunks_in_flight == 0 else None)
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         client.hset(Keys().submission(digest_of(out)), "3", f"garbled {client.time()[0]}")
         client.set("celery-task-meta-garbled", record)
     ledger.delete("slow")
     ledger.rpush("permits", 1)
 
-    submit_file(app, batch, out, settings=SMALL, resume=True)
+    submit_file(app, batch, out, settings=settings, resume=True)
 
     good, bad = read(out), read(errors_of(out))
     assert Counter(line["custom_id"] for line in good + bad) == Counter(f"line-{n}" for n in range(LINES))
     garbled = [line["error"] for line in bad if line["error"]]
-    assert [error["code"] for error in garbled] == ["server_error"] * 4
-    assert {error["message"].partition(": ")[2].partition(":")[0] for error in garbled} == {"its result cannot be read"}
+    assert [error["code"] for error in garbled] == ["server_error"] * (lines_max == 1)
+    assert {error["message"].partition(": ")[2].partition(":")[0] for error in garbled} <= {"its result cannot be read"}
     assert leftovers(redis_url) == []
+
+
+UNSENDABLE = {
+    7: '{"__type__": "nobody\'s", "__value__": 1}', 8: '{"__type__": "bytes", "__value__": "raw"}', 33: json.dumps("long " * 300_000),
+}  # fmt: skip
+"""Line → a value in its body that Celery or Redis cannot carry as it is."""
+
+
+def test_a_line_that_cannot_be_sent_fails_alone(
+    app: Celery, worker: None, batch: Path, out: Path, redis_url: str, ledger: redis.Redis
+) -> None:
+    """Before it is sent, with the reason; its neighbours in the chunk have their answers, and the submission ends."""
+    lines = batch.read_text().splitlines()
+    for n, value in UNSENDABLE.items():
+        lines[n] = lines[n].removesuffix("}}") + f', "odd": {value}}}}}'
+    batch.write_text("\n".join(lines))
+    with redis.Redis.from_url(redis_url) as client:
+        client.config_set("proto-max-bulk-len", 1024 * 1024)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                submit_file(app, batch, out, settings=SMALL, progress=stop_after(30))
+            submit_file(app, batch, out, settings=SMALL, resume=True)
+        finally:
+            client.config_set("proto-max-bulk-len", 512 * 1024 * 1024)
+
+    good, bad = read(out), read(errors_of(out))
+    assert Counter(line["custom_id"] for line in good + bad) == Counter(f"line-{n}" for n in range(LINES))
+    unsent = {int(line["custom_id"][5:]): line["error"] for line in bad if line["error"]}
+    assert unsent.keys() == UNSENDABLE.keys()
+    assert {(error["code"], error["message"].partition(": ")[0]) for error in unsent.values()} == {("invalid_request", "it was not sent")}
+    said = {n: error["message"] for n, error in unsent.items()}
+    assert "ValueError" in said[7]
+    assert "typed value" in said[8]
+    assert "Redis takes 1048576 at most" in said[33]
+    assert set(ledger.hgetall("runs")) == {f"line-{n}" for n in range(LINES)} - {f"line-{n}" for n in UNSENDABLE}
+    assert leftovers(redis_url) == []
+
+
+def test_an_answer_that_celery_reads_as_something_else_fails_alone(tmp_path: Path) -> None:
+    """The model is told which part of it; no backend could give it back."""
+    assert why_no_body({"data": [{"__type__": "nobody's", "__value__": 1}]}) == (
+        "an object of __type__ and __value__ alone at data[0], for Celery a typed value: rename one"
+    )
+
+
+def test_a_queue_that_redis_refuses_is_said_at_once(app: Celery, batch: Path, out: Path, redis_url: str) -> None:
+    """In Redis' own words, and not after a minute."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.set("dispatch", "a string")
+
+    with pytest.raises(Unavailable, match=r"Redis refuses what a submission needs \(.*WRONGTYPE .*resume"):
+        submit_file(app, batch, out, settings=SMALL)
+
+
+@pytest.mark.parametrize("of_plain_celery", [False, True])
+def test_a_cell_without_a_leader_is_said(app: Celery, batch: Path, out: Path, redis_url: str, of_plain_celery: bool) -> None:
+    """Once nothing has ended for some seconds, and no longer once somebody leads. Where plain Celery took the chunks, nobody needs to."""
+    clock, said = ManualClock(), []
+    with redis.Redis.from_url(redis_url) as client:
+        def note(progress: Progress) -> None:
+            if progress.waits_for not in said:
+                said.append(progress.waits_for)
+            if progress.waits_for:
+                client.set(Keys().leader, "somebody")
+            elif len(said) > 1:
+                raise KeyboardInterrupt
+
+        def sleep(seconds: float) -> None:
+            clock.now_ms += round(seconds * 1000)
+            if of_plain_celery:
+                client.delete("dispatch")
+                if clock.now_ms > 60_000:
+                    raise KeyboardInterrupt
+
+        clock.sleep = sleep
+        with pytest.raises(KeyboardInterrupt):
+            submit_file(app, batch, out, settings=SMALL, progress=note, clock=clock)
+
+    sentence = "no dispatcher leads this cell: the chunks wait until one does, so start one with `dispatcher run`"
+    assert said == ([""] if of_plain_celery else ["", sentence])
 
 
 @pytest.mark.parametrize("collected", [1, 12, 40])

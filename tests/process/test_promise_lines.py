@@ -16,7 +16,7 @@ from workers.app import make_app
 LINES = 16
 
 
-def submitted(cluster: Cluster, folder: Path, inputs: dict[int, str], *options: str) -> dict[str, Any]:
+def submitted(cluster: Cluster, folder: Path, inputs: dict[int, Any], *options: str) -> dict[str, Any]:
     """What the file of errors says, by line, of a batch for the deadly model with these inputs; all others succeeded."""
     settings = cluster.start_ready_made(*options, WORKERS_CALLABLES="deadly=tests.deadly_model:answer")
     batch, out = folder / "batch.jsonl", folder / "out.jsonl"
@@ -69,3 +69,17 @@ def test_a_line_over_its_time_limit_fails_alone(make_cluster: MakeCluster, tmp_p
 
     assert said["line-5"]["code"] == "request_timeout"
     assert cluster.dead_letters() == []
+
+
+def test_a_line_that_no_worker_can_be_handed_fails_alone(make_cluster: MakeCluster, tmp_path: Path) -> None:
+    """Its submitter does not send it, or the dispatcher refuses it for its size; the other lines of the chunk are sent by themselves."""
+    cluster = make_cluster(message_bytes_max=3_000)
+
+    said = submitted(cluster, tmp_path, {2: {"__type__": "Deadly", "__value__": ""}, 5: "x" * 1_800, 6: "fail"})
+
+    assert {name: error["code"] if isinstance(error, dict) else error for name, error in said.items()} == {
+        "line-2": "invalid_request", "line-5": "job_dead", "line-6": "ValueError: cannot read this",
+    }  # fmt: skip
+    assert said["line-5"]["message"].startswith("too_large: ")
+    assert {letter["reason"] for letter in cluster.dead_letters()} == {"too_large"}
+    assert cluster.processes[-1].exit_code is None

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from billiard.exceptions import WorkerLostError
 from celery import states
+from celery.exceptions import SoftTimeLimitExceeded
+from kombu.exceptions import EncodeError
 
 from dispatcher.batches.lines import Line
-from dispatcher.batches.outcomes import outcome
+from dispatcher.batches.outcomes import Unreadable, may_be_of_one_line, outcome
 from dispatcher.batches.results import ResultFiles, succeeded
 from dispatcher.core.returns.ending import DEADLINE_PASSED
-from dispatcher.errors import JobDead
+from dispatcher.errors import JobDead, PoisonJob, Unavailable
 
 
 @pytest.mark.parametrize(
@@ -70,3 +73,20 @@ def test_half_a_pair_in_an_error_is_escaped() -> None:
     meta = {"status": states.FAILURE, "result": ValueError("cut \ud83d")}
     (line,) = outcome(meta, [Line(0, "a", "m", "/v1/embeddings", 1, 0, 2)], "p").lines
     assert line["error"]["message"] == "ValueError: cut \\ud83d"
+
+
+@pytest.mark.parametrize(("error", "is_of_a_line"), [
+    *[(JobDead(reason, "why"), True) for reason in ("too_large", "bad_body", "unreadable", "delivery_failed", "worker_died", "time_limit")],
+    (PoisonJob("of another version", "why"), True),
+    (SoftTimeLimitExceeded(), True),
+    (WorkerLostError("exit code 9"), True),
+    (MemoryError(), True),
+    (EncodeError("no JSON"), True),
+    (Unreadable("its result cannot be read"), True),
+    *[(JobDead(reason, "why"), False) for reason in (DEADLINE_PASSED, "unknown_model", "purged", "at_most_once", "content_refused")],
+    (Unavailable("the weights are missing"), False),
+], ids=str)  # fmt: skip
+def test_what_a_line_may_have_caused_is_tried_line_by_line(error: Exception, is_of_a_line: bool) -> None:
+    """Nothing that is as true of each line by itself, and nothing that must not run again."""
+    assert may_be_of_one_line({"status": states.FAILURE, "result": error}) is is_of_a_line
+    assert may_be_of_one_line({"status": states.REVOKED, "result": error}) is False
