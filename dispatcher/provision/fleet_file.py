@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,9 @@ from typing import Any, Final
 
 from dispatcher.errors import Invalid
 from dispatcher.provision.base import WorkerKind
+from dispatcher.settings.toml_file import as_toml, read_toml, strange_tables
 
 POOLS: Final = ("prefork", "threads", "solo")
-TABLES: Final = ("worker", "autoscaler", "dispatcher")
 COUNT_MAX: Final = 1000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _MODEL = re.compile(r"[^\s,]+")
@@ -75,17 +74,8 @@ def load_fleet(path: Path) -> Fleet:
     Raises :class:`Invalid` with all mistakes, each on a line of its own that says where it is.
     :func:`dispatcher.settings.load_settings` reads ``[autoscaler]`` and ``[dispatcher]``.
     """
-    try:
-        document = tomllib.loads(path.read_text("utf-8"))
-    except OSError as exc:
-        raise Invalid(f"cannot read {path}: {exc.strerror}; name a TOML file that is there") from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise Invalid(f"{path} is not TOML: {exc}") from exc
-    mistakes = [
-        f"{path}: there is no table [{name}]; a fleet file has [[worker]], [autoscaler] and [dispatcher]"
-        for name in document
-        if name not in TABLES
-    ]
+    document = read_toml(path)
+    mistakes = list(strange_tables(path, document))
     tables = document.get("worker", [])
     if not isinstance(tables, list):
         mistakes.append(f"{path}: write [[worker]], with two brackets: a fleet may have several")
@@ -119,7 +109,7 @@ def _entry(table: Any, mistakes: list[str]) -> FleetEntry | None:
             try:
                 values[key] = read(table[key])
             except ValueError as exc:
-                mistakes.append(f"{key} = {table[key]!r}: {exc}")
+                mistakes.append(f"{key} = {as_toml(table[key])}: {exc}")
     if len(mistakes) > before:
         return None
     count = values.pop("count", 1)

@@ -192,20 +192,23 @@ class Settings:
         if not 1 <= self.batch_size <= 1000:
             yield f"{name_of('batch_size')} is {self.batch_size}: it must be from 1 to 1000, or a script call blocks Redis too long"
         if 0 < self.decisions_kept < self.batch_size:
-            yield (f"{name_of('decisions_kept')} is {self.decisions_kept}: it must be 0, or at least batch_size "
-                   f"({self.batch_size}), or the log cannot hold what one tick decides")
+            least = f"{name_of('batch_size')}, which is {self.batch_size}"
+            yield (f"{name_of('decisions_kept')} is {self.decisions_kept}: it must be 0, or at least {least}, or the "
+                   "log cannot hold what one tick decides")
         if self.lease_ttl_s <= 2 * self.heartbeat_s:
             yield (f"{name_of('lease_ttl_s')} is {self.lease_ttl_s}: it must exceed two heartbeats "
-                   f"({2 * self.heartbeat_s} s), or one late beat loses a healthy worker its jobs")
+                   f"({name_of('heartbeat_s')} is {self.heartbeat_s}), or one late beat loses a healthy worker its "
+                   "jobs")
         if self.idle_wait_s >= self.leader_ttl_s / 2:
-            yield (f"{name_of('idle_wait_s')} is {self.idle_wait_s}: it must be under half of leader_ttl_s "
-                   f"({self.leader_ttl_s} s), or a sleeping leader loses its lead")
+            most = f"{name_of('leader_ttl_s')}, which is {self.leader_ttl_s}"
+            yield (f"{name_of('idle_wait_s')} is {self.idle_wait_s}: it must be under half of {most}, or a sleeping "
+                   "leader loses its lead")
         if self.flower_url and not self.flower_url.startswith(("http://", "https://")):
             # Its value is not shown: a login may stand in it.
             yield f"{name_of('flower_url')} does not begin with http:// or https://: write http://host:port"
         if self.autoscaler_workers_min > self.autoscaler_workers_max:
             yield (f"{name_of('autoscaler_workers_min')} is {self.autoscaler_workers_min}: it must not exceed "
-                   f"autoscaler_workers_max ({self.autoscaler_workers_max})")
+                   f"{name_of('autoscaler_workers_max')}, which is {self.autoscaler_workers_max}")
 
     def route(self, task: str) -> str:
         """The model of a job of ``task`` that names none; ``default`` where no route does."""

@@ -5,7 +5,7 @@ Nothing else in this package reads ``os.environ`` for settings.
 
 from __future__ import annotations
 
-import tomllib
+import math
 from collections.abc import Mapping
 from dataclasses import Field, fields
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 from dispatcher.errors import Invalid
 from dispatcher.settings.knobs import Settings, env_name, toml_place
+from dispatcher.settings.toml_file import as_toml, read_toml, strange_tables
 
 
 def load_settings(
@@ -21,7 +22,8 @@ def load_settings(
     """Settings from options (``overrides``; ``None`` values are absent), environment, then TOML.
 
     Raises :class:`Invalid` with *all* mistakes: unknown names, values of the wrong type, relations that do not hold. A
-    mistake is named after the place that the value comes from.
+    mistake is named after the place that the value comes from; a default, after its place in the file, if there is a
+    file.
     """
     mistakes: list[str] = []
     in_file = {} if toml_path is None else _from_toml(toml_path, mistakes)
@@ -29,10 +31,10 @@ def load_settings(
     settings = Settings(**in_file | elsewhere)
 
     def name_of(field_name: str) -> str:
-        if field_name not in in_file or field_name in elsewhere:
+        if toml_path is None or field_name in elsewhere:
             return env_name(field_name)
         table, key = toml_place(field_name)
-        return f"[{table}] {key} in {toml_path}"
+        return f"[{table}] {key} in {toml_path}" if field_name in in_file else f"[{table}] {key} (not in {toml_path})"
 
     mistakes += settings.problems(name_of)
     if mistakes:
@@ -52,30 +54,36 @@ def _from_environ(environ: Mapping[str, str], mistakes: list[str]) -> dict[str, 
 
 
 def _from_toml(path: Path, mistakes: list[str]) -> dict[str, Any]:
-    try:
-        document = tomllib.loads(path.read_text())
-    except OSError as exc:
-        raise Invalid(f"cannot read {path}: {exc.strerror}; name a TOML file that is there") from exc
-    except tomllib.TOMLDecodeError as exc:
-        raise Invalid(f"{path} is not TOML: {exc}") from exc
+    document = read_toml(path)
+    mistakes += strange_tables(path, document)
     places = {toml_place(knob.name): knob for knob in fields(Settings)}
     values: dict[str, Any] = {}
     for table in ("dispatcher", "autoscaler"):
         in_table = document.get(table, {})
         if not isinstance(in_table, dict):
-            mistakes.append(f"{path}: {table} is {in_table!r}: write a table, [{table}]")
+            mistakes.append(f"{path}: {table} is {as_toml(in_table)}: write a table, [{table}]")
             continue
         for key, value in in_table.items():
             knob = places.get((table, key))
             if knob is None:
-                mistakes.append(f"{path}: [{table}] has no setting {key!r}; docs/settings.md has them all")
+                mistakes.append(f"{path}: [{table}] has no setting {key!r}; {_hint(table, key)}")
                 continue
             try:
                 values[knob.name] = _convert(value, knob)
             except ValueError as exc:
-                shown = "" if knob.metadata["unit"] == "URL" else f" = {value!r}"  # a URL may hold a login, in a list too
+                # A URL may hold a login, in a list too.
+                shown = "" if knob.metadata["unit"] == "URL" else f" = {as_toml(value)}"
                 mistakes.append(f"{path}: [{table}] {key}{shown}: {exc}")
     return values
+
+
+def _hint(table: str, key: str) -> str:
+    """Where a key belongs that its table does not have."""
+    for name in (key, f"autoscaler_{key}"):
+        place, right = toml_place(name)
+        if name in {knob.name for knob in fields(Settings)} and (place, right) != (table, key):
+            return f"write {right} under [{place}]"
+    return "docs/settings.md has them all"
 
 
 def _parse(text: str, knob: Field[Any]) -> Any:
@@ -103,9 +111,12 @@ def _convert(value: Any, knob: Field[Any]) -> Any:
         return value
     if isinstance(default, float):
         try:
-            return float(value)
+            number = float(value)
         except (TypeError, ValueError):
             raise ValueError("expected a number") from None
+        if isinstance(value, bool) or not math.isfinite(number):
+            raise ValueError("expected a number")
+        return number
     if isinstance(default, tuple):
         if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
             raise ValueError("expected a list of strings")

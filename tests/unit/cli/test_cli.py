@@ -126,17 +126,48 @@ def test_check_tells_every_mistake_at_once(run, tmp_path: Path) -> None:
 
 
 def test_a_mistake_is_named_after_the_place_of_its_value(run, tmp_path: Path) -> None:
-    """Table and key of the file; the environment variable where that overrides the file, and for defaults."""
+    """Table and key of the file, for defaults and both sides of a relation too; the environment variable where that overrides the file."""
     file = tmp_path / "settings.toml"
     file.write_text("[dispatcher]\nlease_ttl_s = 0.5\nbatch_size = 0\n[autoscaler]\nworkers_min = 9\n")
     lines = run("check", str(file), env={"DISPATCHER_BATCH_SIZE": "5000"}).stderr.splitlines()
     assert any(line.startswith(f"[dispatcher] lease_ttl_s in {file} is 0.5: it must exceed two heartbeats") for line in lines)
     assert any(line.startswith("DISPATCHER_BATCH_SIZE is 5000: ") for line in lines)
     assert any(line.startswith(f"[autoscaler] workers_min in {file} is 9: ") for line in lines)
+    assert f"it must not exceed [autoscaler] workers_max (not in {file}), which is 4" in "".join(lines)
     file.write_text("[dispatcher]\nheartbeat_s = 9.0\n")
-    assert "DISPATCHER_LEASE_TTL_S is 5.0: " in run("check", str(file)).stderr
+    assert run("check", str(file)).stderr.startswith(
+        f"[dispatcher] lease_ttl_s (not in {file}) is 5.0: it must exceed two heartbeats ([dispatcher] heartbeat_s in {file} is 9.0), "
+    )
     file.write_text("dispatcher = 3\n")
     assert f"{file}: dispatcher is 3: write a table, [dispatcher]" in run("check", str(file)).stderr
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("[dispatchr]\nlease_ttl_s = 5.0", "there is no table [dispatchr]; "),
+    ("lease_ttl_s = 5.0", "lease_ttl_s stands in no table; "),
+    ("[dispatcher]\nworkers_min = 3", "[dispatcher] has no setting 'workers_min'; write workers_min under [autoscaler]"),
+    ("[dispatcher]\nautoscaler_workers_max = 3", "has no setting 'autoscaler_workers_max'; write workers_max under [autoscaler]"),
+    ("[autoscaler]\nlease_ttl_s = 5.0", "[autoscaler] has no setting 'lease_ttl_s'; write lease_ttl_s under [dispatcher]"),
+    ("[dispatcher]\nlease_ttl_s = true", "[dispatcher] lease_ttl_s = true: expected a number"),
+    ("[dispatcher]\nlease_ttl_s = nan", "[dispatcher] lease_ttl_s = nan: expected a number"),
+    ('[dispatcher]\nmodels = ["a", 1, true]', '[dispatcher] models = ["a", 1, true]: expected a list of strings'),
+    ("[dispatcher]\nlearn_costs = 2026-01-01", "[dispatcher] learn_costs = 2026-01-01: expected true or false"),
+], ids=lambda text: text.partition("\n")[2] or text)  # fmt: skip
+def test_whatever_a_settings_file_has_wrong_is_named_as_it_stands_there(run, tmp_path: Path, text: str, said: str) -> None:
+    """In one line; a command that is handed the file ends with it."""
+    file = tmp_path / "settings.toml"
+    file.write_text(text)
+    for words in (("check", str(file)), ("--config", str(file), "status")):
+        result = run(*words)
+        assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+        assert result.stderr.partition(f"{file}: ")[2].removeprefix("[dispatcher] ").startswith(said.removeprefix("[dispatcher] "))
+
+
+def test_a_settings_file_that_is_no_text(run, tmp_path: Path) -> None:
+    """A sentence, no traceback."""
+    file = tmp_path / "settings.toml"
+    file.write_bytes(b"\xff\xfe")
+    assert "is not TOML" in sentence(run("--config", str(file), "status"))
 
 
 def test_check_of_good_settings(run) -> None:

@@ -88,12 +88,17 @@ def test_every_mistake_is_told_at_once_with_its_place(fleet, tmp_path: Path) -> 
     lines = str(refused.value).splitlines()
     path = tmp_path / "fleet.toml"
     assert [line.removeprefix(f"{path}: ").split(":")[0] for line in lines] == [
-        "there is no table [typo]; a fleet file has [[worker]], [autoscaler] and [dispatcher]",
+        "typo stands in no table; a settings file has [dispatcher] and [autoscaler], a fleet file has [[worker]] besides",
         *["[[worker]] 1"] * 3,
         *["[[worker]] 2 (b c)"] * 5,
         "[[worker]] 3 (solo)",
     ]
     assert "unknown key 'concurency'" in lines[1]
+    assert [line.partition("): ")[2] for line in lines[4:9]][2:] == [
+        'pool = "gevent": expected one of prefork, threads, solo',
+        'models = "minilm": expected a list of names, such as ["hash-384"]',
+        'labels = { region = 1 }: expected names and values without spaces, such as { region = "eu" }',
+    ]
 
 
 def test_two_workers_of_one_name_are_refused(fleet) -> None:
