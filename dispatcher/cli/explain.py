@@ -70,6 +70,8 @@ def _print(facts: dict[str, Any]) -> None:
 
     console = wide_console()
     console.print(escape(f"job {facts['job_id']}: {_sentence(facts)}"))
+    if (revoked := _revoked(facts)) is not None:
+        console.print(revoked)
     if facts.get("came_back"):
         causes = ", ".join(f"{number} × {cause}" for cause, number in facts["came_back"].items())
         console.print(f"it came back: {causes}")
@@ -109,6 +111,22 @@ def _sentence(facts: dict[str, Any]) -> str:
             result = facts["result"]
             done = f" at {result['date_done']}" if result["date_done"] else ""
             return f"{place}{done}" + (f": {result['detail']}" if result["detail"] else "")
+
+
+def _revoked(facts: dict[str, Any]) -> str | None:
+    """What a revoke means for the job where it is; ``None`` without a revoke, or where the result tells of it."""
+    if "revoked_s_ago" not in facts or facts["place"] == "revoked":
+        return None
+    revoked = f"it was revoked {facts['revoked_s_ago']:.1f} s ago"
+    match facts["place"]:
+        case "ingress" | "scheduled" | "lane" | "leased":
+            return f"{revoked}: the worker that takes it will not run it, and store REVOKED"
+        case "running":
+            return f"{revoked}: a run that has begun ends as any other, unless it was revoked with terminate"
+        case "dead":
+            return f"{revoked}: sent back with `dispatcher dead requeue`, it would not run"
+        case _:
+            return revoked
 
 
 def _print_candidates(console: Console, facts: dict[str, Any]) -> None:

@@ -13,9 +13,10 @@ from click.testing import CliRunner
 from dispatcher.cli import cli
 from dispatcher.leader.telling import decision_log, waiting
 from dispatcher.store.operator.admin_store import AdminStore
+from dispatcher.store.worker.revoke_store import RevokeStore, id_members, stamp_members
 from tests.integration.stage import RESULT_DB, Stage
 from tests.lua.cell import nothing_written
-from tests.messages import message
+from tests.messages import TASK, message
 
 Explain = Callable[[str], dict[str, Any]]
 CHAT = {"headers": {"dispatch": {"model": "chat", "cost": 2.0}}}
@@ -158,6 +159,33 @@ def test_failed_and_revoked(stage: Stage, explain: Explain) -> None:
     assert explain(failed)["place"] == "failed"
     assert explain(failed)["result"]["detail"] == "ValueError: a pity"
     assert explain(revoked)["place"] == "revoked"
+
+
+def test_a_revoke_is_told_wherever_the_job_is(stage: Stage, explain: Explain, run: Callable[..., Any]) -> None:
+    """By its id or by a stamp, and what it means there; of a job that nobody revoked nothing is said."""
+    revokes = RevokeStore(stage.text, stage.keys, kept_s=60)
+    worker = stage.worker("good")
+    (runs,) = stage.send()
+    stage.steps()
+    taken = worker.take()
+    assert taken is not None
+    (waits, other) = stage.send(2)
+    stamped = stage.app.send_task(TASK, stamped_headers=["shop"], shop="7").id
+    scheduled = stage.send(countdown=3_600)[0]
+    stage.steps()
+    (unread,) = stage.send()
+    revokes.add(id_members([runs, waits, scheduled, unread, "gone"]) + stamp_members({"shop": "7"}))
+
+    for job, said in (
+        (runs, "a run that has begun ends as any other"), (waits, "will not run it"), (stamped, "will not run it"),
+        (scheduled, "will not run it"), (unread, "will not run it"),
+    ):  # fmt: skip
+        assert explain(job)["revoked_s_ago"] < 60
+        assert "it was revoked" in run(job).stdout
+        assert said in run(job).stdout
+    assert "it was revoked" in run("gone").stdout
+    assert "revoked_s_ago" not in explain(other)
+    assert "revoked" not in run(other).stdout
 
 
 def test_a_dead_letter(stage: Stage, explain: Explain) -> None:

@@ -49,7 +49,8 @@ class Explainer:
 
         ``place``: ingress, scheduled, lane, leased, running or dead for a job in keeping; then done, failed, revoked or
         retrying by its stored result; ended if there is none, but the decision log knows it; else unknown. ``story``:
-        its runs that ended with their worker or process. ``candidates`` is there for what waits, as of now;
+        its runs that ended with their worker or process. ``revoked_s_ago``: if it was revoked, as far as that is
+        remembered (``revokes_kept_s``). ``candidates`` is there for what waits, as of now;
         ``decisions`` are those of the log, the oldest first.
         """
         finder = Finder(self.client, self.keys)
@@ -59,6 +60,9 @@ class Explainer:
         facts: dict[str, Any] = {"job_id": task_id, "job": numbers[-1] if numbers else None, "place": "unknown"}
         facts["decisions"] = [_decision(assignment, now_ms) for assignment in logged]
         job, whereabouts = self._find(finder, task_id, numbers)
+        message = whereabouts.message if isinstance(whereabouts, InIngress) else finder.message(job) if job else None
+        if (revoked_ms := finder.revoked_ms(task_id, message)) is not None:
+            facts["revoked_s_ago"] = _seconds(max(0, now_ms - revoked_ms))
         if whereabouts is not None:
             facts |= {"job": job, "story": finder.story(job) if job else []}
             return facts | self._place(whereabouts, now_ms)
@@ -87,7 +91,7 @@ class Explainer:
 
     def _place(self, whereabouts: Whereabouts, now_ms: int) -> dict[str, Any]:
         match whereabouts:
-            case InIngress(key, before):
+            case InIngress(key, before, _):
                 paused = bool(self.client.exists(self.keys.paused))
                 leads = bool(self.client.exists(self.keys.leader))
                 why = "queues are paused" if paused else "the dispatcher has not come to it" if leads else "no dispatcher leads"

@@ -7,15 +7,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Final, cast
 
 import redis
 
-from dispatcher.core.facts.message import task_id_of
+from dispatcher.core.facts.message import headers_of, task_id_of
 from dispatcher.store.frame import Entry, parse_entry, read_record, story_of
-from dispatcher.store.keys import Keys
-from dispatcher.store.redis_client.connection import if_of_its_type
+from dispatcher.store.keys import Keys, text_names
+from dispatcher.store.redis_client.connection import if_of_its_type, replies_of_its_type
 from dispatcher.store.scripts.call import Scripts
+from dispatcher.store.worker.revoke_store import id_members, stamp_members
 
 MESSAGES_A_CALL: Final = 100
 FRAMES_A_CALL: Final = 1_000
@@ -33,6 +35,7 @@ class InIngress:
     list_key: str
     before: int
     """Messages of this list that are admitted first."""
+    message: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,7 @@ class Finder:
 
     def task_id(self, job: str) -> str | None:
         """The task id of a job in keeping; ``None`` if the job is not in keeping, or its message cannot be read."""
-        raw = cast("bytes | None", self._client.hget(self._keys.messages, job))
+        raw = self.message(job)
         return None if raw is None else task_id_of(raw)
 
     def jobs_of(self, task_id: str) -> list[str]:
@@ -119,7 +122,7 @@ class Finder:
                 page = cast("list[bytes]", self._client.lrange(key, -before - MESSAGES_A_CALL, -before - 1))
                 for at, raw in enumerate(reversed(page)):
                     if any(text in raw for text in texts) and task_id_of(raw) == task_id:
-                        return InIngress(key, before + at)
+                        return InIngress(key, before + at, raw)
                 if len(page) < MESSAGES_A_CALL:
                     break
         return None
@@ -164,6 +167,24 @@ class Finder:
         text = cast("bytes | None", self._client.hget(self._keys.dead_reasons, job))
         record = read_record(text)
         return Dead(str(record.get("reason", "")), str(record.get("detail", "")), int(died_ms), story_of(record))
+
+    def revoked_ms(self, task_id: str, message: bytes | None) -> int | None:
+        """When the job was revoked, by its id or a stamp in its message; ``None`` if it was not, or nobody remembers."""
+        headers = headers_of(message)
+        names, stamps = headers.get("stamped_headers"), headers.get("stamps")
+        stamped: dict[str, Any] = {}
+        if isinstance(names, list) and isinstance(stamps, dict):
+            stamped = {name: stamps.get(name) for name in names if isinstance(name, str)}
+        members = sorted(text_names([*id_members([task_id]), *stamp_members(stamped)]))
+        with self._client.pipeline(transaction=False) as pipe:
+            for member in members:
+                pipe.zscore(self._keys.revoked, member)
+            scores = replies_of_its_type(pipe)
+        return min((int(score) // 1000 for score in scores if score is not None and isfinite(score)), default=None)
+
+    def message(self, job: str) -> bytes | None:
+        """The message of a job in keeping."""
+        return cast("bytes | None", self._client.hget(self._keys.messages, job))
 
     def story(self, job: str) -> list[dict[str, Any]]:
         """The runs of a job in keeping that ended with their worker or process, the oldest first."""
