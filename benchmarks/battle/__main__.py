@@ -19,7 +19,12 @@ battle gets one of its own in, is not empty before.
 default visibility timeout of an hour and once with one of 30 s, ten times the longest job, swept every second; those of the faults that
 hit dispatchers and autoscaler find nobody there.
 
-    python -m benchmarks.battle [--jobs 200000] [--kills 200] [--seed 1] [--vs-celery] [--folder DIR]
+With ``--odd-share 0.01`` one job in a hundred is one that no worker can do (``odd.py``): its arguments cannot be handed to the pool, the
+process that reads it dies, its body cannot be decoded, its sender is to be told by ``rpc://``, or it is a line of a batch that kills its
+worker. Each must become a dead letter of the right reason, and its sender must be told; all other lines have answers; and no worker is down
+for longer than its restart takes.
+
+    python -m benchmarks.battle [--jobs 200000] [--kills 200] [--seed 1] [--odd-share 0.01] [--vs-celery] [--folder DIR]
 """
 
 from __future__ import annotations
@@ -53,7 +58,9 @@ def table(reports: dict[str, Report]) -> str:
         "stuck": lambda r: len(r.verdict.stuck),
         "run again outside a window": lambda r: len(r.verdict.outside),
         "run again inside one": lambda r: len(r.verdict.inside),
-        "dead letters": lambda r: len(r.dead),
+        "dead letters that must not be": lambda r: len(r.dead),
+        "jobs that no worker can do": lambda r: ", ".join(f"{count} {kind}" for kind, count in sorted(r.odd.items()) if count) or 0,
+        "  ended otherwise than they must": lambda r: len(r.wrong),
         "left in Redis": lambda r: sum(r.left.values()),
         "recoveries measured": lambda r: len(r.in_line_ms),
         "back in line p50": lambda r: seconds(r.in_line_ms, 0.5),
@@ -61,6 +68,9 @@ def table(reports: dict[str, Report]) -> str:
         "  with leader or Redis away p99": lambda r: seconds(r.in_line_late_ms, 0.99),
         "started again p50": lambda r: seconds(r.verdict.restarts_ms, 0.5),
         "started again p99": lambda r: seconds(r.verdict.restarts_ms, 0.99),
+        "workers started again": lambda r: len(r.downs),
+        "  down p50, most": lambda r: f"{seconds([d.down_ms for d in r.downs], 0.5)}, {seconds([d.down_ms for d in r.downs], 1.0)}",
+        "  down for longer than a restart": lambda r: sum(down.is_wrong for down in r.downs),
         "processes that ended untouched": lambda r: len(r.exits),
         "declared dead untouched": lambda r: len(r.false_deaths),
         "sends that failed": lambda r: r.unsure,
@@ -81,16 +91,19 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=200_000, help="messages to send")
     parser.add_argument("--kills", type=int, default=200, help="SIGKILLs; two other faults come with five of them")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--odd-share", type=float, default=0.0, metavar="PART", help="of the jobs, those that no worker can do")
     parser.add_argument("--kill-every", type=float, default=5.5, metavar="S", help="mean time between kills")
     parser.add_argument("--quiet", type=float, default=60.0, metavar="S", help="give up when nothing has happened for so long")
     parser.add_argument("--vs-celery", action="store_true", help="the same over plain Celery, with two visibility timeouts")
     parser.add_argument("--only-celery", type=float, metavar="S", help="plain Celery alone, with that visibility timeout")
     parser.add_argument("--folder", type=Path, help="for logs and data; a temporary one otherwise, left where something goes wrong")
     args = parser.parse_args()
+    if args.odd_share and (args.vs_celery or args.only_celery is not None):
+        parser.exit(2, "--odd-share is for the dispatcher alone: plain Celery would be stopped by the first such job.\n")
     args.folder = args.folder and args.folder.absolute()  # the processes of the battle have working folders of their own
     if args.folder and args.folder.exists() and not (args.folder.is_dir() and not any(args.folder.iterdir())):
         parser.exit(2, f"{args.folder} is not an empty folder: name one that is, or that does not exist yet.\n")
-    plan = Plan(args.jobs, args.kills, args.seed, args.kill_every, args.quiet)
+    plan = Plan(args.jobs, args.kills, args.seed, args.kill_every, args.quiet, odd_share=args.odd_share)
     scaled = f"Celery, {SCALED_S:.0f} s visible"
     plans = {"dispatcher": plan}
     if args.only_celery is not None:
@@ -110,6 +123,8 @@ def main() -> None:
             print(f"{name}: {what}", flush=True)
         if not report.ok:
             print(f"{name}: what went wrong is in {report.folder}", flush=True)
+        for sentence in report.wrong[:10]:
+            print(f"{name}: {sentence}", flush=True)
         for exit_ in report.exits[:10]:
             print(f"{name}: {exit_.name} ended with {exit_.code}, and nothing had been done to it", flush=True)
     print(table(reports), flush=True)
@@ -121,6 +136,7 @@ def main() -> None:
         "runs": [round(ms / 1000, 3) for ms in sorted(first.in_line_ms)],
         "jobs": verdict.expected, "kills": first.kills, "faults": len(first.faults), "skipped": first.skipped.total(), "seed": args.seed,
         "lost": len(verdict.lost), "stuck": len(verdict.stuck), "again_outside": len(verdict.outside), "again_inside": len(verdict.inside),
+        "odd": first.odd, "odd_wrong": len(first.wrong), "down_too_long": sum(down.is_wrong for down in first.downs),
     }))  # fmt: skip
     sys.exit(0 if first.ok else 1)
 

@@ -14,10 +14,16 @@ from typing import Any
 import redis
 from billiard.process import current_process
 from celery import Celery, current_task
+from celery.backends.rpc import RPCBackend
 
 from benchmarks.battle.ledger import STREAM
+from benchmarks.battle.odd import register_values
+from dispatcher.core.facts.header import ALONE_HEADER
 from dispatcher.store.redis_client.connection import celery_url
 from dispatcher.worker import attach
+from workers.apart import run_apart
+from workers.chunk import run_chunk
+from workers.runtimes import LoadedRuntimes
 
 BROKER = os.environ.get("BATTLE_BROKER", "redis://127.0.0.1:6379/0")
 DISPATCHED = os.environ.get("BATTLE_DISPATCHED") == "1"
@@ -39,6 +45,8 @@ app.conf.update(
 )
 if DISPATCHED:
     attach(app)
+register_values()
+runtimes = LoadedRuntimes()
 
 
 @functools.cache
@@ -97,3 +105,24 @@ def again(self: Any, times: int) -> None:
         note("end")
         raise self.retry(countdown=0.2 * retries)
     note("end")
+
+
+@app.task(name="battle.odd")
+def odd(*_: object) -> None:
+    """No worker can begin it."""
+    note("start")
+
+
+@app.task(name="battle.told", backend=RPCBackend(app))
+def told() -> None:
+    """The same, and its result goes to where its sender asked."""
+    note("start")
+
+
+@app.task(name="workers.tasks.infer", bind=True)
+def infer(self: Any, chunk: dict[str, Any]) -> dict[str, Any]:
+    """As the ready-made app's, of a batch with lines that kill."""
+    run_again = bool(self.request.get(ALONE_HEADER))
+    task_id = str(self.request.id)
+    result = run_apart(chunk, request_id=task_id) if run_again else run_chunk(chunk, runtimes, request_id=task_id)
+    return result | {"worker": self.request.hostname, "busy_ms": 0}

@@ -27,6 +27,8 @@ class Kind(Enum):
     CRASH_REDIS = "kill redis"
     FREEZE_REDIS = "freeze redis"
     CUT = "kill connections"
+    LINE = "killed by a line"
+    """Not planned: what a line of a batch did to the worker that ran it."""
 
     @property
     def is_kill(self) -> bool:
@@ -72,7 +74,7 @@ class Done:
         return self.kind in BREAKS_RUNS
 
 
-BREAKS_RUNS = {Kind.KILL_WORKER, Kind.KILL_CHILD, Kind.KILL_AUTOSCALER, Kind.FREEZE_WORKER, Kind.FREEZE_MAIN}
+BREAKS_RUNS = {Kind.KILL_WORKER, Kind.KILL_CHILD, Kind.KILL_AUTOSCALER, Kind.FREEZE_WORKER, Kind.FREEZE_MAIN, Kind.LINE}
 """Neither a SIGTERM, nor a freeze shorter than a lease's life, nor anything that happens to Redis or to the dispatcher."""
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import redis
 
+from benchmarks.battle.odd import MODEL
 from benchmarks.private_redis import find_redis_server
 from dispatcher.provision.child import Child, Children
 
@@ -72,6 +73,18 @@ class Post:
 
 
 @dataclass(frozen=True, slots=True)
+class Restart:
+    """A process ended, and its successor was started. ``pid`` is the successor's."""
+
+    name: str
+    ended_ms: int
+    started_ms: int
+    pid: int
+    before: int
+    """The pid of the process that ended."""
+
+
+@dataclass(frozen=True, slots=True)
 class Exit:
     """A process ended though nothing was done to it that explains how."""
 
@@ -84,16 +97,19 @@ class Exit:
 class Field:
     """Everything that runs. Leave it with :meth:`end`: nothing outlives it."""
 
-    def __init__(self, folder: Path, *, dispatched: bool, visibility_s: float = 0.0, **settings: object) -> None:
-        """``settings``: knobs of the dispatcher by name, for every process."""
+    def __init__(self, folder: Path, *, dispatched: bool, visibility_s: float = 0.0, odd: bool = False, **settings: object) -> None:
+        """``settings``: knobs of the dispatcher by name, for every process. ``odd``: prefork workers say that they are, and serve the
+        model of the lines that kill.
+        """
         self.folder = folder
         self.dispatched = dispatched
+        self._odd = odd
         self._children = Children()
         self.broker = Server("broker", folder, self._children, durable=True)
         self.ledger = Server("ledger", folder, self._children, durable=False)
         self.posts: dict[str, Post] = {}
         self.exits: list[Exit] = []
-        self.restarts = 0
+        self.restarts: list[Restart] = []
         self._lock = threading.RLock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
@@ -106,6 +122,7 @@ class Field:
             "DISPATCHER_STATE_DIR": str(folder / "autoscaled"),
             # Workers are killed from outside, every few seconds: no job is to blame, however often it is hit.
             "DISPATCHER_ATTEMPTS_MAX": "50",
+            "WORKERS_CALLABLES": f"{MODEL}=benchmarks.battle.odd:answer",
             "PYTHONWARNINGS": "ignore",
             "PYTHONUNBUFFERED": "1",
             **{f"DISPATCHER_{name.upper()}": str(value) for name, value in settings.items()},
@@ -122,13 +139,15 @@ class Field:
 
     def start_autoscaler(self) -> None:
         fleet = self.folder / "fleet.toml"
-        fleet.write_text('[[worker]]\nname = "scaled"\nconcurrency = 2\n')
+        odd = f'models = ["{MODEL}"]\nlabels = {{ pool = "prefork" }}\n' if self._odd else ""
+        fleet.write_text(f'[[worker]]\nname = "scaled"\nconcurrency = 2\n{odd}')
         self._post("autoscaler", ["-m", "dispatcher", "-A", APP, "autoscale", "--fleet", str(fleet)])
 
     def start_worker(self, name: str, pool: str, concurrency: int) -> None:
+        odd = ("--label", "pool=prefork", "--models", MODEL) if self._odd and pool == "prefork" else ()
         self._post(name, [
             "-m", "celery", "-A", APP, "worker", "-n", f"{name}@battle", "-P", pool, "-c", str(concurrency), "-l", "INFO",
-            "--without-gossip", "--without-mingle",
+            "--without-gossip", "--without-mingle", *odd,
         ])  # fmt: skip
 
     def _post(self, name: str, arguments: Sequence[str]) -> None:
@@ -151,10 +170,11 @@ class Field:
                     self._children.forget(post.child)
                     if code not in post.may_end:
                         self.exits.append(Exit(round(time.time() * 1000), post.name, post.child.pid, code))
-                    end_group(post.child.pid)  # what its pool may have left
+                    ended_ms, before = round(time.time() * 1000), post.child.pid
+                    end_group(before)  # what its pool may have left
                     post.child = self._spawn(post.name, post.command)
                     post.may_end = set()
-                    self.restarts += 1
+                    self.restarts.append(Restart(post.name, ended_ms, round(time.time() * 1000), post.child.pid, before))
 
     def may_end(self, pid: int, *codes: int) -> None:
         """The process of that pid was done something to that explains these exit codes."""

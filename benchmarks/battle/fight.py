@@ -183,6 +183,7 @@ class Life:
     epoch: str
     name: str
     pid: int
+    registered_ms: int = 0
     gone_ms: int | None = None
     ended: str = ""
 
@@ -214,9 +215,12 @@ class Watcher(threading.Thread):
     def look(self) -> None:
         client = self._client
         for epoch in client.smembers(KEYS.workers):
-            if epoch not in self.lives and (text := client.hget(KEYS.worker(epoch), "registration")):
+            if epoch in self.lives:
+                continue
+            text, at_ms = client.hmget(KEYS.worker(epoch), "registration", "registered_ms")
+            if text:
                 registration = json.loads(text)
-                self.lives[epoch] = Life(epoch, registration["name"], registration["pid"])
+                self.lives[epoch] = Life(epoch, registration["name"], registration["pid"], int(at_ms or 0))
         for epoch, at_ms in client.zrange(KEYS.gone, 0, -1, withscores=True):
             if (life := self.lives.get(epoch)) is not None and life.gone_ms is None:
                 life.gone_ms = int(at_ms)

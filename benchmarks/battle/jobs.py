@@ -11,6 +11,7 @@ from uuid import UUID
 
 from celery import Celery, chord
 
+from benchmarks.battle import odd
 from dispatcher.store.redis_client.connection import celery_url
 
 NAP_MAX_S = 3.0
@@ -27,6 +28,8 @@ class Expected:
     """Job → the jobs whose end published it: of a retry the try before, of a chord's body its headers."""
     unsure: set[str] = field(default_factory=set)
     """Jobs whose send failed: they may run or not, for Redis may have had them."""
+    odd: dict[str, str] = field(default_factory=dict)
+    """Task id of a job that no worker can do → its kind; those whose send failed are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +39,13 @@ class Unit:
     task: str
     ids: tuple[str, ...]
     number: float = 0
+    odd: str = ""
+    """The kind of a job that no worker can do; empty for all others."""
 
     def jobs(self) -> dict[str, tuple[str, ...]]:
-        """Every job that follows from it, with those that publish it."""
+        """Every job that follows from it and must end well, with those that publish it."""
+        if self.odd:
+            return {}
         if self.task == "battle.again":
             names = [f"{self.ids[0]}:{retries}" for retries in range(int(self.number) + 1)]
             return {name: tuple(names[at - 1 : at]) for at, name in enumerate(names)}
@@ -70,6 +77,16 @@ def plan_jobs(count: int, rng: Random) -> list[Unit]:
     return units
 
 
+def plan_odd(units: list[Unit], share: float, rng: Random) -> tuple[list[Unit], int]:
+    """The units, with so many of them replaced by jobs that no worker can do; and how many lines of batches besides kill their worker."""
+    count = round(share * sum(len(unit.ids) for unit in units))
+    kinds = [kind for kind, part in odd.SHARES.items() for _ in range(round(part * count))]
+    lines = kinds.count("line")
+    plain = [at for at, unit in enumerate(units) if unit.task == "battle.noop"]
+    replaced = dict(zip(rng.sample(plain, len(kinds) - lines), (kind for kind in kinds if kind != "line"), strict=True))
+    return [Unit("battle.odd", unit.ids, odd=replaced[at]) if at in replaced else unit for at, unit in enumerate(units)], lines
+
+
 class Producer(threading.Thread):
     """Sends the units, in order, over ``seconds``. Knows nothing of a dispatcher. A send that fails is not repeated, for it may have
     arrived: a new one goes on where it stopped.
@@ -88,6 +105,7 @@ class Producer(threading.Thread):
         )
         # It waits for no result, so it subscribes to none.
         self._app.backend.on_task_call = self._app.backend.remove_pending_result = lambda *_: None
+        odd.register_values()
         self._units = units
         self._seconds = seconds
         self._rng = rng
@@ -123,13 +141,16 @@ class Producer(threading.Thread):
                 *headers, body = unit.ids
                 parts = [self._signature("battle.part", id_, number) for number, id_ in enumerate(headers)]
                 chord(parts, app=self._app)(self._signature("battle.total", body))
+            elif unit.odd:
+                odd.send(self._app, unit.odd, unit.ids[0])
+                self.expected.odd[unit.ids[0]] = unit.odd
             else:
                 args = (unit.number,) if unit.task != "battle.noop" else ()
                 self._app.send_task(unit.task, args, task_id=unit.ids[0], ignore_result=True)
             self.sent += len(unit.ids)
         except Exception as exc:  # noqa: BLE001 (whatever it was, it may have arrived)
             self.failures.append((time.time(), f"{unit.task} {unit.ids[0]} {type(exc).__name__}: {exc}"))
-            self.expected.unsure |= jobs.keys()
+            self.expected.unsure |= jobs.keys() or {f"{unit.ids[0]}:0"}
             time.sleep(0.05)
 
     def _signature(self, task: str, id_: str, *args: Any) -> Any:
