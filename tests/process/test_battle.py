@@ -30,6 +30,24 @@ def test_a_small_battle_is_won(tmp_path: Path, seed: int) -> None:
     assert (report.dead, report.left) == ([], {})
 
 
+@pytest.mark.long
+@pytest.mark.timeout(400)
+@pytest.mark.usefixtures("redis_executable")
+def test_jobs_that_no_worker_can_do_end_with_their_reason(tmp_path: Path) -> None:
+    """A line that kills its worker among them: none is lost or stuck, their senders are told, all others run, and no worker is down for
+    longer than its restart takes.
+    """
+    plan = Plan(
+        400, 2, 1, kill_every_s=8, quiet_s=60, workers=(("prefork1", "prefork", 2), ("threads1", "threads", 2), ("solo1", "solo", 1)),
+        others=(Kind.CUT,), odd_share=0.05,
+    )  # fmt: skip
+    report = fight(plan, tmp_path / "battle")
+    assert {kind for kind, count in report.odd.items() if count} == {"unpicklable", "deadly", "undecodable", "told", "line"}
+    assert report.verdict.ok, f"{report.verdict}; the logs are in {report.folder}"
+    assert (report.dead, report.left, report.wrong) == ([], {}, [])
+    assert not any(down.is_wrong for down in report.downs), report.downs
+
+
 @pytest.mark.usefixtures("redis_executable")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_battle_whose_watcher_dies_ends_with_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from kombu import Exchange, Queue
 
 from dispatcher.worker.leasing.celery_host import EXIT_DECLARED_DEAD
 from tests.eventually import eventually
+from tests.interpreters import ROOT
 from tests.unsendable import Deadly, Unpicklable
 from tests.worker_harness import Cell, Sent, WorkerProcess, open_cell
 
@@ -123,6 +126,12 @@ def test_a_job_that_no_pool_can_begin_is_counted_and_buried(cell: Cell, value: o
     eventually(cell.no_leases)
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
+
+
+def test_a_job_is_counted_though_the_connection_breaks_as_its_process_dies() -> None:
+    """The pool is told of the process once it has lost the connection: it has not forgotten the job meanwhile."""
+    ran = subprocess.run([sys.executable, "-m", "tests.process.flushed_pool"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ran.stdout == "Worker exited prematurely: signal 9 (SIGKILL) Job: 0.\n", ran.stderr
 
 
 def goes_on(cell: Cell, worker: WorkerProcess) -> None:

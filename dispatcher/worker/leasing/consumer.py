@@ -101,16 +101,9 @@ class LeaseConsumerMixin:
         task_unknown.send(sender=self, message=message, exc=exc, name=name, id=task_id)
 
     def on_close(self: Any) -> None:
-        """A connection was lost; what was taken is still held. For prefork, let the pool finish half-written jobs, and
-        undo what else its flush does: it forgets jobs that no child has accepted, and the child runs them all the same.
-        """
-        pool: Any = getattr(self.pool, "_pool", None)
-        if hasattr(pool, "outbound_buffer") and self.pool.flush:
-            cache, outbound, busy = dict(pool._cache), list(pool.outbound_buffer), set(pool._busy_workers)
-            pool.flush()
-            pool._cache.update(cache)
-            pool.outbound_buffer.extend(outbound)
-            pool._busy_workers.update(fd for fd in busy if fd in pool._fileno_to_inq)
+        """A connection was lost; what was taken is still held. A prefork pool finishes what is half written."""
+        if self.pool and self.pool.flush:
+            self.pool.flush()
 
     def cancel_active_requests(self: Any) -> None:
         """A cold shutdown. In pools without processes Celery raises, into the job that runs in the loop; there the life

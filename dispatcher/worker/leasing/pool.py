@@ -1,5 +1,5 @@
-"""Celery's prefork pool, with two differences: it forgets a job that it cannot pickle, and a process that dies while it
-reads a job ends that job.
+"""Celery's prefork pool, with three differences: it forgets a job that it cannot pickle, and no other; and a process that
+dies while it reads a job ends that job.
 """
 
 from __future__ import annotations
@@ -29,6 +29,17 @@ class LeasePoolMixin:
             if last != before:
                 self._cache.pop(last, None)
             raise
+
+    def flush(self: Any) -> None:
+        """A connection was lost: finish the jobs that are half written to a process, for the event loop that wrote them
+        ends. Celery's forgets all jobs that no process has accepted, since it expects them from the broker again. Here
+        none comes again; and if its process is gone meanwhile, nobody would hear of the job.
+        """
+        for job in list(self._cache.values()):
+            writer = job._writer() if getattr(job, "_writer", None) is not None else None
+            if writer is not None:
+                self._flush_writer(job._write_to or job._scheduled_for, writer)
+                writer.close()
 
     def on_partial_read(self: Any, job: Any, process: Any) -> None:
         """A process is gone that was written a job to, and has not accepted it. Celery gives the job to the next
