@@ -297,7 +297,8 @@ def _false_deaths(lives: list[Life], faults: list[Done]) -> list[Life]:
 def _recoveries(report: Report, lives: list[Life]) -> None:
     """Of each worker that was killed, had registered, and had not been frozen before."""
     by_pid = {life.pid: life for life in lives}
-    upset = [fault for fault in report.faults if fault.kind in DISPATCHER_FAULTS | REDIS_FAULTS]
+    # Lines kill so often that, with a kill, more than half of the workers may be silent at once: that takes a lease_ttl_s more.
+    upset = [fault for fault in report.faults if fault.kind in DISPATCHER_FAULTS | REDIS_FAULTS | {Kind.LINE}]
     seen: set[int] = set()
     for fault in report.faults:
         for pid in fault.pids if fault.breaks_runs else ():
